@@ -1,0 +1,119 @@
+"""The settings of a GPT-2, under the names that `config.json` on the hub gives them, and the four released sizes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+# The largest number that any setting may be. Far above every GPT-2, and low enough that a file with a nonsensical size
+# is refused with a sentence rather than with an attempt to allocate it.
+LARGEST_SETTING = 2**31 - 1
+
+# Settings that change the arithmetic. The forward pass knows one value of each (a tuple: these names of one value).
+FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+
+
+class CheckpointError(Exception):
+    """A checkpoint's file is not what it should be. One line: the file, the tensor or key, what was seen, expected."""
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The shape of one GPT-2. Everything else about it follows from these numbers.
+
+    Raises ValueError, naming the setting, where a number makes no model.
+    Source: transformers' `GPT2Config`, whose names and defaults these are.
+    """
+
+    vocab_size: int = 50257  # rows of wte: how many different tokens there are
+    n_positions: int = 1024  # rows of wpe: how many tokens the model can look back on, itself included
+    n_embd: int = 768  # width of the residual stream
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int = None  # type: ignore[assignment]  # width inside the MLP; None, or null, means 4 * n_embd
+    layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True  # whether the unembedding is wte itself
+    bos_token_id: int | None = 50256  # <|endoftext|>, which stands between texts: it begins a text
+    eos_token_id: int | None = 50256  # ... and ends one
+
+    def __post_init__(self) -> None:
+        if self.n_inner is None:
+            object.__setattr__(self, "n_inner", 4 * self.n_embd)
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SETTING:
+                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {value!r}.")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head. Got n_embd {self.n_embd}, n_head {self.n_head}.")
+        epsilon = self.layer_norm_epsilon
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
+            raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {epsilon!r}.")
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ValueError(f"tie_word_embeddings must be true or false. Got {self.tie_word_embeddings!r}.")
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} must be a token id or null. Got {value!r}.")
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head's query, key and value."""
+        return self.n_embd // self.n_head
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "GPT2Config":
+        """The config that a hub `config.json` describes, defaults filled in as transformers does.
+
+        Raises ValueError, naming key and value, for a setting that this forward pass does not have.
+        """
+        for name, supported in FIXED_SETTINGS.items():
+            value = settings.get(name, supported[0])
+            if not any(value is known or (isinstance(known, str) and value == known) for known in supported):
+                expected = " or ".join(map(json.dumps, supported))
+                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value)}.")
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
+
+    @classmethod
+    def from_json(cls, path: Path, name: str = "config.json") -> "GPT2Config":
+        """Read a hub `config.json`; `name` is what errors call the file. Raises CheckpointError."""
+        settings = read_json_object(path, name)
+        if "model_type" not in settings:
+            raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
+        try:
+            return cls.from_dict(settings)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The hub's `config.json` of this config, which transformers reads."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+                "n_ctx": self.n_positions, **own}
+
+
+def read_json_object(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file that `name` stands for in errors. Raises CheckpointError."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise CheckpointError(f"{name}: not valid JSON: {reason}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{name}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+SIZES: Mapping[str, GPT2Config] = {
+    "small": GPT2Config(n_layer=12, n_head=12, n_embd=768),
+    "medium": GPT2Config(n_layer=24, n_head=16, n_embd=1024),
+    "large": GPT2Config(n_layer=36, n_head=20, n_embd=1280),
+    "xl": GPT2Config(n_layer=48, n_head=25, n_embd=1600),
+}

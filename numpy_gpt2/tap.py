@@ -1,0 +1,166 @@
+"""The hook: one optional callable that is given every named array of a forward pass.
+
+What it returns is used from there on, so the same hook reads and writes:
+
+    def double_the_pattern(name, value):
+        return 2 * value if name == "h.3.attn.pattern" else value
+
+    numpy_gpt2.forward(model, ids, tap=double_the_pattern)
+
+`STAGES` lists every name in the order of the pass.
+"""
+
+from dataclasses import dataclass
+from typing import Callable, Iterator
+
+import numpy as np
+
+from .config import GPT2Config
+
+Tap = Callable[[str, np.ndarray], np.ndarray]
+
+
+def no_tap(name: str, value: np.ndarray) -> np.ndarray:
+    """The tap of an ordinary pass: look at nothing, change nothing."""
+    return value
+
+
+class Recorder:
+    """A tap that keeps a copy of every array it is given: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
+
+    Over several passes the last one wins; `clear()` forgets everything. Memory: all activations of one pass.
+    """
+
+    def __init__(self) -> None:
+        self.activations: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        self.activations[name] = value.copy()
+        return value
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.activations:
+            raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; numpy_gpt2.STAGES lists all names")
+        return self.activations[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.activations
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def clear(self) -> None:
+        self.activations.clear()
+
+
+def checked(tap: Tap) -> Tap:
+    """The tap, refusing what would go wrong only later and elsewhere: an array of another shape or type, or None."""
+    if tap is no_tap:
+        return no_tap
+
+    def checked_tap(name: str, value: np.ndarray) -> np.ndarray:
+        returned = tap(name, value)
+        if not isinstance(returned, np.ndarray):
+            raise ValueError(f"the tap must return an array at {name!r}. Got {type(returned).__name__}; "
+                             "a tap that only looks returns the value it was given.")
+        if (returned.shape, returned.dtype) != (value.shape, value.dtype):
+            raise ValueError(f"the tap must return shape {value.shape}, {value.dtype} at {name!r}. "
+                             f"Got {returned.shape}, {returned.dtype}.")
+        return returned
+
+    return checked_tap
+
+
+def scoped(tap: Tap, prefix: str) -> Tap:
+    """The tap under a prefix: inside block 3, `attn.pattern` is announced as `h.3.attn.pattern`."""
+    if tap is no_tap:
+        return no_tap
+    return lambda name, value: tap(prefix + name, value)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One named array of the forward pass. Shapes leave out the leading batch axes; `h.i.` stands for every block."""
+
+    name: str
+    equation: str
+    shape: tuple[str, ...]
+    sentence: str
+
+    def concrete_shape(self, config: GPT2Config, n_new: int, n_all: int, n_unembedded: int) -> tuple[int, ...]:
+        """The shape in numbers: n_new tokens go through the pass, n_all are known with those in the cache."""
+        sizes = {"n_new": n_new, "n_all": n_all, "n_unembedded": n_unembedded, "n_head": config.n_head,
+                 "d_head": config.d_head, "n_embd": config.n_embd, "3*n_embd": 3 * config.n_embd,
+                 "n_inner": config.n_inner, "vocab_size": config.vocab_size}
+        return tuple(sizes[axis] for axis in self.shape)
+
+
+RESIDUAL = ("n_new", "n_embd")
+HEADS_NEW = ("n_head", "n_new", "d_head")
+HEADS_ALL = ("n_head", "n_all", "d_head")
+SQUARE = ("n_head", "n_new", "n_all")
+
+STAGES: tuple[Stage, ...] = (
+    Stage("wte", "wte[ids]", RESIDUAL,
+          "Each token's own vector, looked up by its id."),
+    Stage("wpe", "wpe[positions]", RESIDUAL,
+          "Each position's own vector, so that order is visible."),
+    Stage("h.i.resid_pre", "x", RESIDUAL,
+          "The residual stream as it enters the block."),
+    Stage("h.i.ln_1", "layer_norm(resid_pre)", RESIDUAL,
+          "Each token's vector centred and scaled before attention reads it."),
+    Stage("h.i.attn.qkv", "ln_1 @ c_attn.weight + c_attn.bias", ("n_new", "3*n_embd"),
+          "Queries, keys and values of all heads in one product, side by side."),
+    Stage("h.i.attn.q", "split(qkv)[0]", HEADS_NEW,
+          "Queries: what each token looks for, by head."),
+    Stage("h.i.attn.k", "split(qkv)[1]", HEADS_NEW,
+          "Keys: what each token offers to be found by, by head."),
+    Stage("h.i.attn.v", "split(qkv)[2]", HEADS_NEW,
+          "Values: what each token hands over when it is found, by head."),
+    Stage("h.i.attn.k_all", "cache + k", HEADS_ALL,
+          "Keys of all tokens so far, those of earlier passes from the cache."),
+    Stage("h.i.attn.v_all", "cache + v", HEADS_ALL,
+          "Values of all tokens so far, those of earlier passes from the cache."),
+    Stage("h.i.attn.scores", "q @ k_all.T / sqrt(d_head), -inf where key > query", SQUARE,
+          "How well each query matches each key; a later token scores -inf."),
+    Stage("h.i.attn.pattern", "softmax(scores)", SQUARE,
+          "The scores as shares: each row is what one token looks at, and sums to 1."),
+    Stage("h.i.attn.z", "pattern @ v_all", HEADS_NEW,
+          "For each head, the values of the tokens looked at, mixed in those shares."),
+    Stage("h.i.attn.out", "merge_heads(z) @ c_proj.weight + c_proj.bias", RESIDUAL,
+          "The heads' results side by side, projected back to the width of the residual stream."),
+    Stage("h.i.resid_mid", "resid_pre + attn.out", RESIDUAL,
+          "The residual stream after attention has added to it."),
+    Stage("h.i.ln_2", "layer_norm(resid_mid)", RESIDUAL,
+          "Each token's vector centred and scaled before the MLP reads it."),
+    Stage("h.i.mlp.pre", "ln_2 @ c_fc.weight + c_fc.bias", ("n_new", "n_inner"),
+          "The MLP's neurons before their nonlinearity."),
+    Stage("h.i.mlp.post", "gelu(pre)", ("n_new", "n_inner"),
+          "The neurons' activations: most are near zero, a few speak."),
+    Stage("h.i.mlp.out", "post @ c_proj.weight + c_proj.bias", RESIDUAL,
+          "What the active neurons write, back at the width of the residual stream."),
+    Stage("h.i.resid_post", "resid_mid + mlp.out", RESIDUAL,
+          "The residual stream as it leaves the block."),
+    Stage("ln_f", "layer_norm(x)", RESIDUAL,
+          "The last residual stream, centred and scaled for the unembedding."),
+    Stage("logits", "ln_f @ lm_head.T", ("n_unembedded", "vocab_size"),
+          "A score for every token of the vocabulary as the next one."),
+)
+
+
+def stage_names(config: GPT2Config) -> list[str]:
+    """Every name a whole forward pass announces, in order, the blocks' numbers filled in."""
+    before = [stage.name for stage in STAGES if stage.name in ("wte", "wpe")]
+    inside = [stage.name.removeprefix("h.i.") for stage in STAGES if stage.name.startswith("h.i.")]
+    after = [stage.name for stage in STAGES if stage.name in ("ln_f", "logits")]
+    return before + [f"h.{i}.{name}" for i in range(config.n_layer) for name in inside] + after
+
+
+def stage_of(name: str) -> Stage:
+    """The table's row of an announced name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
+    first, _, rest = name.partition(".")
+    row = f"h.i.{rest.partition('.')[2]}" if first == "h" else name
+    return {stage.name: stage for stage in STAGES}[row]
