@@ -1,0 +1,138 @@
+"""From logits to a token: the settings that shape what a model writes.
+
+Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf for the tokens it rules out. The
+order is transformers': repetition penalty, temperature, top-k, top-p, min-p; then softmax, and one draw.
+"""
+
+import math
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ops import softmax
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose the next token, under transformers' names. The defaults leave the model's own probabilities.
+
+    temperature: 0 takes the likeliest token, 1 leaves the probabilities, more flattens them. top_k: 0 is off.
+    top_p, min_p, repetition_penalty: see the functions below. Raises ValueError for a value that makes no sense.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must be 0 (greedy) or a larger finite number. Got {self.temperature}.")
+        if operator.index(self.top_k) < 0:
+            raise ValueError(f"top_k must be 0 (off) or a number of tokens. Got {self.top_k}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1 (off). Got {self.top_p}.")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be from 0 (off) to 1. Got {self.min_p}.")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(f"repetition_penalty must be above 0 and finite; 1 is off. Got {self.repetition_penalty}.")
+
+
+def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """All settings applied: logits [..., vocab_size], previous_ids [..., n_previous] -> logits [..., vocab_size].
+
+    With temperature 0 only the repetition penalty is applied: nothing else changes which token is the likeliest.
+    Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow).
+    """
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the logits are not finite: the checkpoint's weights are not, or they overflow")
+    if sampling.repetition_penalty != 1:
+        logits = penalise_repetition(logits, previous_ids, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return logits
+    if sampling.temperature != 1:
+        logits = apply_temperature(logits, sampling.temperature)
+    if sampling.top_k > 0:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def penalise_repetition(logits: np.ndarray, previous_ids: np.ndarray, penalty: float) -> np.ndarray:
+    """Make every token that was there before less likely: a positive logit is divided, a negative one multiplied.
+
+    Source: Keskar et al., "CTRL: A Conditional Transformer Language Model", section 4.1.
+    """
+    seen = np.zeros(logits.shape, dtype=bool)
+    np.put_along_axis(seen, previous_ids, True, axis=-1)
+    penalised = np.where(logits < 0, logits * penalty, logits / penalty)
+    return np.where(seen, penalised, logits)
+
+
+def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide: below 1 the likely tokens gain, above 1 the unlikely ones do. temperature > 0.
+
+    The largest logit is moved to 0 first, which softmax does not see, so that a tiny temperature cannot overflow.
+    """
+    largest = np.max(logits, axis=-1, keepdims=True)  # [..., 1]
+    with np.errstate(over="ignore"):  # a quotient beyond float32 is -inf, a probability of 0
+        return (logits - largest) / temperature
+
+
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Only the k likeliest tokens, and those as likely as the k-th.
+
+    Source: Fan et al., "Hierarchical Neural Story Generation", section 5.4.
+    """
+    k = min(k, logits.shape[-1])
+    kth_largest = np.partition(logits, -k, axis=-1)[..., -k, np.newaxis]  # [..., 1]
+    return rule_out(logits, logits < kth_largest)
+
+
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """The fewest likeliest tokens whose probabilities reach p together.
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
+    """
+    order = np.argsort(logits, axis=-1, kind="stable")  # the unlikeliest first
+    cumulative = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1)
+    unlikely = cumulative <= 1 - p  # all that the rest reaches p without
+    unlikely[..., -1] = False  # the likeliest token stays, however small p is
+    ruled_out = np.empty_like(unlikely)
+    np.put_along_axis(ruled_out, order, unlikely, axis=-1)
+    return rule_out(logits, ruled_out)
+
+
+def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
+    """Only the tokens at least min_p times as likely as the likeliest.
+
+    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3.
+    """
+    probabilities = softmax(logits)
+    likeliest = np.max(probabilities, axis=-1, keepdims=True)  # [..., 1]
+    return rule_out(logits, probabilities < min_p * likeliest)
+
+
+def rule_out(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """-inf where `tokens` is true: a probability of exactly 0."""
+    return np.where(tokens, logits.dtype.type(-np.inf), logits)
+
+
+def choose(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """One token for each row, by the inverse of the cumulative distribution: the first that passes the draw.
+
+    logits [..., vocab_size], draws [...] from 0 up to but not including 1 -> ids [...].
+    """
+    cumulative = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
+    cumulative = cumulative / cumulative[..., -1:]  # ends at exactly 1, above every draw
+    return np.argmax(cumulative > draws[..., np.newaxis], axis=-1)
+
+
+def choose_greedily(logits: np.ndarray) -> np.ndarray:
+    """The likeliest token of each row, the lowest id among equals: [..., vocab_size] -> [...]."""
+    return np.argmax(logits, axis=-1)
