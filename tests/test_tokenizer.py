@@ -1,0 +1,632 @@
+"""The tokenizer: every text survives, ids are exact, streams join to the text, and wrong files are refused by name."""
+
+import json
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import regex
+import tiktoken
+import tiktoken.load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numpy_gpt2.config import CheckpointError
+from numpy_gpt2.tokenizer import (END_OF_TEXT, SPLIT_PATTERN, Vocabulary, build_tokenizer, byte_alphabet,
+                                  tokenizer_from_files)
+
+# OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
+OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+LETTERS = {byte: letter for letter, byte in byte_alphabet().items()}
+REAL_FILES = Path(__file__).resolve().parents[2] / "shared" / "gpt2-tokenizer"
+REAL_HASHES = {"vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+               "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"}
+SAMPLE = "the cat's on the mat, and the others aren't: über 2001 cafés 日本語 日本 日 …  \n\n  the    end\n" * 3
+
+
+# A slow byte pair encoding, to compare with: pieces and tokens in the letters of GPT-2's byte alphabet.
+
+
+def in_letters(text):
+    return "".join(LETTERS[byte] for byte in text.encode())
+
+
+def pieces_of(text):
+    return [in_letters(piece) for piece in OPENAI_PATTERN.findall(text)]
+
+
+def join_pair(tokens, pair):
+    """`tokens` with `pair` joined wherever it stands, from left to right."""
+    joined, position = [], 0
+    while position < len(tokens):
+        width = 2 if tuple(tokens[position:position + 2]) == pair else 1
+        joined.append("".join(tokens[position:position + width]))
+        position += width
+    return joined
+
+
+def slow_merge(piece, pairs):
+    """The tokens of one piece: as long as a listed pair is there, join the one that is listed first."""
+    rank = {pair: position for position, pair in enumerate(pairs)}
+    tokens = list(piece)
+    while True:
+        present = [pair for pair in zip(tokens, tokens[1:]) if pair in rank]
+        if not present:
+            return tokens
+        tokens = join_pair(tokens, min(present, key=rank.__getitem__))
+
+
+def slow_encode(text, vocab, pairs):
+    return [vocab[token] for piece in pieces_of(text) for token in slow_merge(piece, pairs)]
+
+
+def learn_pairs(text, n_merges):
+    """A byte pair encoding's training: join the most frequent pair of neighbours, again and again."""
+    pieces, pairs = [list(piece) for piece in pieces_of(text)], []
+    for _ in range(n_merges):
+        counts = Counter(pair for piece in pieces for pair in zip(piece, piece[1:]))
+        pairs.append(max(sorted(counts), key=counts.__getitem__))
+        pieces = [join_pair(piece, pairs[-1]) for piece in pieces]
+    return pairs
+
+
+def ids_of(pairs):
+    """A vocabulary in OpenAI's order: the 256 bytes, what the merges make, the end of text."""
+    tokens = [*byte_alphabet(), *(left + right for left, right in pairs), END_OF_TEXT]
+    return {token: token_id for token_id, token in enumerate(tokens)}
+
+
+PAIRS = learn_pairs(SAMPLE, 40)
+VOCAB = ids_of(PAIRS)
+N_TOKENS = len(VOCAB)
+
+
+def from_pairs(pairs):
+    vocab = ids_of(pairs)
+    return build_tokenizer(Vocabulary(vocab, [" ".join(pair) for pair in pairs], {END_OF_TEXT: vocab[END_OF_TEXT]}))
+
+
+TOKENIZER = from_pairs(PAIRS)
+
+
+def tokenizer_json(**changes):
+    """What transformers 5 writes for VOCAB and PAIRS, changed at dotted keys: {"model.dropout": 0.1}."""
+    vocab = {token: token_id for token, token_id in VOCAB.items() if token != END_OF_TEXT}
+    settings = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+        "added_tokens": [added_token(END_OF_TEXT, VOCAB[END_OF_TEXT])],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+                           "pair": [], "special_tokens": {}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": vocab, "merges": [list(pair) for pair in PAIRS]},
+    }
+    for dotted_key, value in changes.items():
+        *sections, key = dotted_key.split(".")
+        holder = settings
+        for section in sections:
+            holder = holder[section]
+        holder[key] = value
+    return settings
+
+
+def added_token(name, token_id, **changes):
+    return {"id": token_id, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": True, **changes}
+
+
+def write_files(folder, **contents):
+    """Files in `folder`, under names as meaningless as in the hub's cache, from str, bytes or what JSON can hold."""
+    files = {}
+    for number, (stem, content) in enumerate(contents.items()):
+        path = folder / f"blob{number}"
+        if not isinstance(content, (str, bytes)):
+            content = json.dumps(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        files[stem + (".txt" if stem == "merges" else ".json")] = path
+    return files
+
+
+MERGES_TXT = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in PAIRS)
+
+
+def refusal(files):
+    """The message with which `files` are refused: one line that names none of the paths."""
+    with pytest.raises(CheckpointError) as caught:
+        tokenizer_from_files(files)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+any_text = st.text()
+assigned_text = st.text(st.characters(exclude_categories=["Cs", "Cn"]))  # the Unicode version changes none of it
+likely_text = st.text(st.sampled_from("the catsonm'dl,:über 2019cafés日本語…\t\n\u3000\x1c\x85\xa0\U0001f600"))
+any_ids = st.lists(st.integers(0, N_TOKENS - 1))
+
+
+# Encoding
+
+
+@given(any_text | likely_text)
+def test_any_text_survives_encoding_and_decoding(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@given(assigned_text | likely_text)
+def test_ids_are_those_of_slow_byte_pair_encoding(text):
+    assert TOKENIZER.encode(text) == slow_encode(text, VOCAB, PAIRS)
+
+
+def test_learned_merges_are_used():
+    assert len(TOKENIZER.encode(SAMPLE)) < len(SAMPLE.encode()) / 2
+
+
+@given(any_text | likely_text)
+def test_split_is_openais(text):
+    ours = regex.findall(SPLIT_PATTERN, text)
+    assert ours == OPENAI_PATTERN.findall(text)
+
+
+WHITE_SPACE = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+
+
+LONG_RUNS = [f"{end}{space * 20_000}{end}" for space in WHITE_SPACE for end in ("", "x")] + [
+    " " * 20_000 + "\x1c", " " * 20_000 + "\x1cx", "\x1c" + "\n" * 20_000 + "\x1c x", " \t" * 10_001 + "\x1f",
+    "a" + " " * 9_999 + "b" + " " * 10_000 + "c" + " " * 10_001 + "d" + "\n" * 10_002 + "!"]
+
+
+@pytest.mark.parametrize("text", LONG_RUNS, ids=lambda text: ascii(text[:1] + text[-1:]))
+def test_long_white_space_is_encoded_as_tiktoken_does(text):
+    assert TOKENIZER.encode(text) == TOKENIZER._encoding.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("space", [" ", "\n"], ids=ascii)
+def test_a_million_white_spaces_are_encoded(space):
+    run = space * 1_050_000
+    assert TOKENIZER.decode(TOKENIZER.encode(run)) == run
+    assert TOKENIZER.decode(TOKENIZER.encode("a" + run + "b")) == "a" + run + "b"
+
+
+def test_a_long_run_before_a_special_token_stays_whole():
+    run = " " * 12_345
+    assert TOKENIZER.encode(run + END_OF_TEXT + run, "all") == [*TOKENIZER.encode(run), TOKENIZER.eot_id,
+                                                                *TOKENIZER.encode(run)]
+
+
+@given(st.text(max_size=5), st.integers(0xD800, 0xDFFF).map(chr), st.text(max_size=5))
+def test_a_lone_surrogate_is_refused(before, surrogate, after):
+    with pytest.raises(ValueError, match="lone surrogate, '.u[^']*', at position [0-9]+"):
+        TOKENIZER.encode(before + surrogate + after)
+
+
+# Special tokens
+
+
+def with_special_tokens(*names):
+    ids = {**VOCAB, **{name: N_TOKENS + number for number, name in enumerate(names)}}
+    special_tokens = {name: ids[name] for name in (END_OF_TEXT, *names)}
+    return build_tokenizer(Vocabulary(ids, [" ".join(pair) for pair in PAIRS], special_tokens))
+
+
+@given(likely_text, likely_text)
+def test_end_of_text_in_a_text_is_text_unless_allowed(before, after):
+    text = before + END_OF_TEXT + after
+    around = TOKENIZER.encode(before), TOKENIZER.encode(after)
+    assert TOKENIZER.eot_id not in TOKENIZER.encode(text)
+    assert TOKENIZER.encode(text) == slow_encode(text, VOCAB, PAIRS)
+    for allowed in ("all", [END_OF_TEXT], {END_OF_TEXT}):
+        assert TOKENIZER.encode(text, allowed) == [*around[0], TOKENIZER.eot_id, *around[1]]
+
+
+def test_only_the_allowed_special_tokens_are_found():
+    tokenizer = with_special_tokens("<pad>")
+    assert tokenizer.encode("<pad>" + END_OF_TEXT, ["<pad>"]) == [N_TOKENS, *TOKENIZER.encode(END_OF_TEXT)]
+    assert tokenizer.encode("<pad>" + END_OF_TEXT, "all") == [N_TOKENS, tokenizer.eot_id]
+
+
+def test_of_two_special_tokens_at_one_place_the_longer_is_found():
+    for names in (["<a>", "<a>+"], ["<a>+", "<a>"]):
+        tokenizer = with_special_tokens(*names)
+        (token_id,) = tokenizer.encode("<a>+", "all")
+        assert tokenizer.token_bytes(token_id) == b"<a>+"
+
+
+def test_a_special_token_is_its_own_even_where_ordinary_tokens_spell_it():
+    tokenizer = with_special_tokens("日")
+    (ordinary,) = tokenizer.encode("日")
+    assert tokenizer.encode("日", "all") == [N_TOKENS] != [ordinary]
+    assert tokenizer.decode([ordinary, N_TOKENS]) == "日日"
+
+
+@pytest.mark.parametrize("names", [["<pad>"], END_OF_TEXT, "ALL"])
+def test_an_unknown_special_token_is_refused(names):
+    with pytest.raises(ValueError, match="allowed_special must be \"all\" or some of .*<.endoftext.>.* Got '.*'"):
+        TOKENIZER.encode("", names)
+
+
+def test_end_of_text_decodes_to_its_name():
+    assert TOKENIZER.decode([TOKENIZER.eot_id]) == END_OF_TEXT
+
+
+# Decoding
+
+
+@given(any_ids)
+def test_decoded_text_is_that_of_the_joined_bytes(ids):
+    assert TOKENIZER.decode(ids) == b"".join(map(TOKENIZER.token_bytes, ids)).decode(errors="replace")
+    assert TOKENIZER.decode(ids) == TOKENIZER._encoding.decode(ids)
+
+
+@given(any_ids | any_text.map(TOKENIZER.encode) | st.lists(st.sampled_from([b"\xf0", b"\x9f", b"\x98", b"\x80", b"\xed",
+       b"\xa0", b"\xc2", b"\xe2", b"a"])).map(lambda parts: [VOCAB[LETTERS[part[0]]] for part in parts]))
+def test_streamed_pieces_join_to_decoded_text(ids):
+    pieces = list(TOKENIZER.decode_stream(ids))
+    assert "".join(pieces) == TOKENIZER.decode(ids)
+    assert "" not in pieces
+
+
+@given(any_text)
+def test_a_streamed_piece_comes_before_the_next_id_is_asked_for(text):
+    n_asked, shown = 0, ""
+
+    def ids():
+        nonlocal n_asked
+        for token_id in TOKENIZER.encode(text):
+            assert shown == TOKENIZER.decode(TOKENIZER.encode(text)[:n_asked]).rstrip("\ufffd") or "\ufffd" in text
+            n_asked += 1
+            yield token_id
+
+    for piece in TOKENIZER.decode_stream(ids()):
+        shown += piece
+    assert shown == text
+
+
+def test_a_character_of_several_tokens_is_streamed_whole():
+    ids = TOKENIZER.encode("a\U0001f600b")
+    assert len(ids) == 6
+    assert list(TOKENIZER.decode_stream(ids)) == ["a", "\U0001f600", "b"]
+    assert list(TOKENIZER.decode_stream(ids[:4])) == ["a", "\ufffd"]
+
+
+@pytest.mark.parametrize("token_id", [-1, N_TOKENS, 2**40])
+def test_an_id_without_a_token_is_refused(token_id):
+    for function in (TOKENIZER.token_bytes, lambda i: TOKENIZER.decode([0, i]),
+                     lambda i: list(TOKENIZER.decode_stream([0, i]))):
+        with pytest.raises(ValueError, match=f"{N_TOKENS}.*Got {token_id}"):
+            function(token_id)
+
+
+def test_sizes_and_bytes_are_the_files():
+    assert TOKENIZER.vocab_size == N_TOKENS
+    assert TOKENIZER.eot_id == N_TOKENS - 1
+    assert [TOKENIZER.token_bytes(i) for i in range(256)] == [bytes([byte]) for byte in byte_alphabet().values()]
+
+
+# Files that load
+
+
+def test_byte_alphabet_is_openais():
+    alphabet = byte_alphabet()
+    assert sorted(alphabet.values()) == list(range(256))
+    assert {letter: alphabet[letter] for letter in "!~¡ÿĀĠĊŃ"} == {
+        "!": 33, "~": 126, "¡": 161, "ÿ": 255, "Ā": 0, "Ġ": 32, "Ċ": 10, "Ń": 173}
+    assert not any(letter.isspace() or unicodedata.category(letter) == "Cc" for letter in alphabet)
+
+
+@pytest.mark.parametrize("merges", [MERGES_TXT, MERGES_TXT.partition("\n")[2], MERGES_TXT.replace("\n", "\r\n"),
+                                    MERGES_TXT.rstrip("\n"), MERGES_TXT + "\n\n"],
+                         ids=["header", "no header", "Windows line ends", "no final line end", "final empty lines"])
+def test_merges_txt_loads_in_every_form(tmp_path, merges):
+    tokenizer = tokenizer_from_files(write_files(tmp_path, vocab=VOCAB, merges=merges))
+    assert tokenizer.encode(SAMPLE) == TOKENIZER.encode(SAMPLE)
+
+
+@pytest.mark.parametrize("merges", ["", "\n", "#version: 0.2", "#version: 0.2\n"])
+def test_a_vocabulary_of_bytes_alone_loads(tmp_path, merges):
+    tokenizer = tokenizer_from_files(write_files(tmp_path, vocab=ids_of([]), merges=merges))
+    assert tokenizer.encode("Ab é") == slow_encode("Ab é", ids_of([]), [])
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_ids_of_bytes_and_of_end_of_text_may_stand_in_any_order(random):
+    free = [END_OF_TEXT, *byte_alphabet()]
+    random.shuffle(free)
+    learned = [left + right for left, right in PAIRS]
+    cut = random.randrange(len(free))
+    vocab = {token: i for i, token in enumerate(free[:cut] + learned + free[cut:])}
+    tokenizer = build_tokenizer(Vocabulary(vocab, [" ".join(pair) for pair in PAIRS],
+                                           {END_OF_TEXT: vocab[END_OF_TEXT]}))
+    assert tokenizer.encode(SAMPLE) == slow_encode(SAMPLE, vocab, PAIRS)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"model.merges": [" ".join(pair) for pair in PAIRS]}, {"model.vocab": VOCAB}, {"model.dropout": 0.0},
+    {"post_processor": None}, {"post_processor": {"type": "ByteLevel", "add_prefix_space": True}},
+    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}, {"truncation": {"max_length": 8}},
+    {"model": {"vocab": VOCAB, "merges": [" ".join(pair) for pair in PAIRS]}},
+], ids=str)
+def test_tokenizer_json_loads_as_vocab_and_merges_do(tmp_path, changes):
+    tokenizer = tokenizer_from_files(write_files(tmp_path, tokenizer=tokenizer_json(**changes)))
+    assert tokenizer.vocab_size == N_TOKENS and tokenizer.eot_id == TOKENIZER.eot_id
+    assert tokenizer.encode(SAMPLE + END_OF_TEXT, "all") == TOKENIZER.encode(SAMPLE + END_OF_TEXT, "all")
+
+
+def test_a_fine_tunes_special_tokens_are_the_tokenizers(tmp_path):
+    added = [added_token(END_OF_TEXT, N_TOKENS - 1), added_token("<|user|>", N_TOKENS)]
+    tokenizer = tokenizer_from_files(write_files(tmp_path, tokenizer=tokenizer_json(added_tokens=added)))
+    assert tokenizer.vocab_size == N_TOKENS + 1
+    assert tokenizer.encode("<|user|>the", "all") == [N_TOKENS, *TOKENIZER.encode("the")]
+    assert tokenizer.encode("<|user|>") == TOKENIZER.encode("<|user|>")
+    assert tokenizer.decode([N_TOKENS]) == "<|user|>"
+
+
+def test_vocab_and_merges_count_where_tokenizer_json_is_there_too(tmp_path):
+    files = write_files(tmp_path, vocab=VOCAB, merges=MERGES_TXT, tokenizer="nonsense")
+    assert tokenizer_from_files(files).vocab_size == N_TOKENS
+    del files["vocab.json"]
+    assert refusal(files).startswith("tokenizer.json: ")
+
+
+# Files that are refused
+
+
+@pytest.mark.parametrize("stem", ["vocab", "merges", "tokenizer"])
+def test_a_missing_file_is_named(tmp_path, stem):
+    files = write_files(tmp_path, **{stem: "{}"})
+    if stem == "tokenizer":
+        files["tokenizer.json"].unlink()
+        assert refusal(files).startswith("tokenizer.json: cannot be read")
+        assert "Got none" in refusal({})
+    else:
+        (name,) = files
+        assert refusal(files).endswith(f"expected the files vocab.json and merges.txt, or tokenizer.json. Got {name}")
+
+
+UNREADABLE = {"not UTF-8": b"\xff\xfe\xfa", "deep": b'{"a":' * 100_000, "a list": b"[]", "a number": b"7", "empty": b""}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_file_that_is_no_json_object_is_refused(tmp_path, content):
+    assert refusal(write_files(tmp_path, vocab=content, merges=MERGES_TXT)).startswith("vocab.json: ")
+    assert refusal(write_files(tmp_path, tokenizer=content)).startswith("tokenizer.json: ")
+
+
+def test_merges_txt_that_cannot_be_read_is_refused(tmp_path):
+    files = write_files(tmp_path, vocab=VOCAB, merges=b"\xff")
+    assert refusal(files).startswith("merges.txt: cannot be read as UTF-8 text: ")
+    files["merges.txt"].unlink()
+    assert refusal(files).startswith("merges.txt: cannot be read as UTF-8 text: ")
+
+
+def without(token):
+    """VOCAB without `token`, its ids closed up."""
+    return {kept: token_id for token_id, kept in enumerate(name for name in VOCAB if name != token)}
+
+
+FIRST = "".join(PAIRS[0])
+WRONG_VOCABS = {
+    "a gap": ({**VOCAB, "a": N_TOKENS + 1}, "the ids of its .* No token has the id"),
+    "a repeat": ({**VOCAB, "a": VOCAB["b"]}, "the ids of its .* No token has the id"),
+    "negative": ({**VOCAB, "a": -1}, "the ids of its .* No token has the id"),
+    "text": ({**VOCAB, "a": "7"}, "the id of 'a' must be a whole number. Got '7'"),
+    "fraction": ({**VOCAB, "a": float(VOCAB["a"])}, "the id of 'a' must be a whole number"),
+    "true": ({**VOCAB, list(VOCAB)[1]: True}, "the id of .* must be a whole number. Got True"),
+    "a list": ({**VOCAB, "a": [1]}, "the id of 'a' must be a whole number"),
+    "no end of text": (without(END_OF_TEXT), "expected the special token <.endoftext.>, found none"),
+    "no byte": (without("ÿ"), "expected a token for every byte. 'ÿ' is missing"),
+    "no letters": ({**VOCAB, "日": N_TOKENS}, "expected bytes in GPT-2's alphabet.* Got '日'"),
+    "a space": ({**VOCAB, " a": N_TOKENS}, "expected bytes in GPT-2's alphabet.* Got ' a'"),
+    "surrogate": ({**VOCAB, "\ud800": N_TOKENS}, "expected bytes in GPT-2's alphabet.* Got '.ud800'"),
+    "no merge": ({**VOCAB, "zzz": N_TOKENS}, ".*what the merges of merges.txt make, and special.* Got 'zzz'"),
+    "empty token": ({**VOCAB, "": N_TOKENS}, "expected bytes in GPT-2's alphabet.* Got ''"),
+    "empty": ({}, "expected the special token"),
+}
+
+
+@pytest.mark.parametrize("vocab, message", WRONG_VOCABS.values(), ids=WRONG_VOCABS.keys())
+def test_a_wrong_vocabulary_is_refused(tmp_path, vocab, message):
+    files = write_files(tmp_path, vocab=vocab, merges=MERGES_TXT)
+    assert regex.match("vocab.json: " + message, refusal(files))
+
+
+LINES = MERGES_TXT.splitlines()[1:]
+WRONG_MERGES = {
+    "repeated": (LINES + LINES[:1], f"merge {len(LINES) + 1} must be .* id of at least"),
+    "repeated at once": (LINES + LINES[-1:], f"merge {len(LINES) + 1} must be .* id of at least"),
+    "swapped": (LINES[1:2] + LINES[:1] + LINES[2:], "merge . must be"),
+    "no token": (LINES + ["z z"], f"merge {len(LINES) + 1} must be a pair that makes a token of vocab.json"),
+    "end of text": (LINES + [f"a {END_OF_TEXT}"], f"merge {len(LINES) + 1} must be a pair of tokens that are bytes"),
+    "unknown part": (["zz z"] + LINES, "merge 1 must be a pair of tokens that are bytes or made by earlier merges"),
+    "one word": (["zz"] + LINES, "merge 1 must be a pair of tokens.* Got 'zz'"),
+    "three words": (["a b c"] + LINES, "merge 1 must be a pair of tokens.* Got 'a b c'"),
+    "two spaces": (["a  b"] + LINES, "merge 1 must be a pair of tokens"),
+    "an empty line": (LINES[:3] + [""] + LINES[3:], "merge 4 must be a pair of tokens.* Got ''"),
+}
+
+
+@pytest.mark.parametrize("lines, message", WRONG_MERGES.values(), ids=WRONG_MERGES.keys())
+def test_wrong_merges_are_refused(tmp_path, lines, message):
+    files = write_files(tmp_path, vocab=VOCAB, merges="\n".join(lines))
+    assert regex.match("merges.txt: " + message, refusal(files))
+
+
+def test_merges_left_out_are_refused(tmp_path):
+    assert refusal(write_files(tmp_path, vocab=VOCAB, merges=MERGES_TXT.rpartition("\n")[0].rpartition("\n")[0]))
+
+
+@pytest.mark.parametrize("pairs, number", [
+    ([("b", "c"), ("a", "b"), ("ab", "c")], 3),  # the first merge leaves a bc
+    ([("a", "a"), ("a", "aa")], 2),  # from the left, "aaa" is aa a
+    ([("a", "b"), ("b", "a"), ("a", "ba")], 3),  # the first merge leaves ab a
+], ids=str)
+def test_a_pair_that_earlier_merges_do_not_make_is_refused(pairs, number):
+    with pytest.raises(CheckpointError, match=f"merge {number} must be "):
+        from_pairs(pairs)
+
+
+@st.composite
+def random_pairs(draw):
+    """Merges of tokens made so far, each making a new token: some are what a training could give, most are not."""
+    tokens, pairs = ["a", "b", "c"], []
+    for _ in range(draw(st.integers(1, 8))):
+        pair = draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))
+        if "".join(pair) not in tokens:
+            pairs.append(pair)
+            tokens.append("".join(pair))
+    return pairs
+
+
+@given(random_pairs(), st.text("abc", max_size=40))
+@settings(max_examples=400)
+def test_merges_are_refused_exactly_where_tiktoken_would_disagree_with_them(pairs, text):
+    for number, pair in enumerate(pairs):
+        if slow_merge("".join(pair), pairs[:number]) != list(pair):
+            with pytest.raises(CheckpointError, match=f"merge {number + 1} must be the pair that the earlier merges"):
+                from_pairs(pairs)
+            return
+    assert from_pairs(pairs).encode(text) == slow_encode(text, ids_of(pairs), pairs)
+
+
+WRONG_SETTINGS = [
+    ("normalizer", {"type": "NFC"}), ("normalizer", "NFC"),
+    ("pre_tokenizer", None), ("pre_tokenizer", "ByteLevel"), ("pre_tokenizer.type", "Sequence"),
+    ("pre_tokenizer.add_prefix_space", True), ("pre_tokenizer.add_prefix_space", None),
+    ("pre_tokenizer.use_regex", False),
+    ("model.type", "Unigram"), ("model.dropout", 0.1), ("model.continuing_subword_prefix", "##"),
+    ("model.end_of_word_suffix", "</w>"), ("model.ignore_merges", True),
+    ("model.vocab", []), ("model.merges", None), ("model.merges", 7), ("model.merges", [7]), ("model.merges", [[1, 2]]),
+    ("model", []), ("model", {}), ("post_processor", "ByteLevel"), ("post_processor.type", "RobertaProcessing"),
+    ("post_processor.single", [{"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}},
+                               {"Sequence": {"id": "A", "type_id": 0}}]),
+    ("decoder", None), ("decoder.type", "WordPiece"), ("added_tokens", {}), ("added_tokens", None),
+]
+
+
+@pytest.mark.parametrize("key, value", WRONG_SETTINGS, ids=str)
+def test_a_tokenizer_json_that_is_not_gpt2s_is_refused_by_key(tmp_path, key, value):
+    message = refusal(write_files(tmp_path, tokenizer=tokenizer_json(**{key: value})))
+    assert regex.match(rf"tokenizer.json: not GPT-2's tokenizer: (model\.)?{key.removeprefix('model.')}", message)
+
+
+WRONG_ADDED = {
+    "not special": added_token("<x>", N_TOKENS, special=False),
+    "lstrip": added_token("<x>", N_TOKENS, lstrip=True),
+    "rstrip": added_token("<x>", N_TOKENS, rstrip=True),
+    "single word": added_token("<x>", N_TOKENS, single_word=True),
+    "no name": added_token("", N_TOKENS),
+    "surrogate": added_token("\ud800", N_TOKENS),
+    "no id": {"content": "<x>", "special": True},
+    "a text": "<x>",
+    "another id": added_token(FIRST, N_TOKENS),
+}
+
+
+@pytest.mark.parametrize("entry", WRONG_ADDED.values(), ids=WRONG_ADDED.keys())
+def test_an_added_token_that_gpt2_cannot_have_is_refused(tmp_path, entry):
+    added = [added_token(END_OF_TEXT, N_TOKENS - 1), entry]
+    message = refusal(write_files(tmp_path, tokenizer=tokenizer_json(added_tokens=added)))
+    assert message.startswith("tokenizer.json: not GPT-2's tokenizer: added token ")
+
+
+@pytest.mark.parametrize("entry, message", [
+    (added_token("<x>", N_TOKENS + 1), "No token has the id"), (added_token("<x>", 5), "No token has the id"),
+    (added_token("<x>", True), "whole number"), (added_token("<x>", float("nan")), "whole number"),
+    (added_token("a", VOCAB["a"]), "'a' is missing"), (added_token(FIRST, VOCAB[FIRST]), "merge 1 must"),
+], ids=lambda value: ascii(value)[:40])
+def test_added_tokens_must_fit_the_vocabulary(tmp_path, entry, message):
+    added = [added_token(END_OF_TEXT, N_TOKENS - 1), entry]
+    assert message in refusal(write_files(tmp_path, tokenizer=tokenizer_json(added_tokens=added)))
+
+
+# OpenAI's own vocabulary
+
+
+@pytest.fixture(scope="module")
+def real_files():
+    if not REAL_FILES.is_dir():
+        pytest.skip(f"OpenAI's vocab.json and merges.txt are not in {REAL_FILES}")
+    return {name: REAL_FILES / name for name in ("vocab.json", "merges.txt")}
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer(real_files):
+    return tokenizer_from_files(real_files)
+
+
+@pytest.fixture(scope="module")
+def tiktokens_gpt2(real_files, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path_factory.mktemp("tiktoken")))
+        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
+            str(real_files["merges.txt"]), str(real_files["vocab.json"]),
+            REAL_HASHES["merges.txt"], REAL_HASHES["vocab.json"])
+    return tiktoken.Encoding("gpt2", pat_str=OPENAI_PATTERN.pattern, mergeable_ranks=ranks,
+                             special_tokens={END_OF_TEXT: 50256})
+
+
+@pytest.mark.parametrize("text, ids", [
+    ("Hello world!", [15496, 995, 0]),
+    ("The dog", [464, 3290]),
+    ("London is", [23421, 318]),
+    (" \n\n  the", [220, 628, 220, 262]),
+    (END_OF_TEXT, [27, 91, 437, 1659, 5239, 91, 29]),
+])
+def test_known_ids_of_gpt2(real_tokenizer, text, ids):
+    assert real_tokenizer.encode(text) == ids
+    assert real_tokenizer.decode(ids) == text
+
+
+@given(text=any_text | likely_text)
+@settings(max_examples=300)
+def test_real_ids_equal_tiktokens(real_tokenizer, tiktokens_gpt2, text):
+    assert real_tokenizer.encode(text) == tiktokens_gpt2.encode_ordinary(text)
+    with_end = text + END_OF_TEXT + text
+    assert real_tokenizer.encode(with_end, "all") == tiktokens_gpt2.encode(with_end, allowed_special="all")
+
+
+@given(ids=st.lists(st.integers(0, 50256)))
+def test_real_text_equals_tiktokens(real_tokenizer, tiktokens_gpt2, ids):
+    assert real_tokenizer.decode(ids) == "".join(real_tokenizer.decode_stream(ids)) == tiktokens_gpt2.decode(ids)
+
+
+# What transformers makes of it
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("extra", [[], ["<pad>", "<|user|>"]], ids=["plain", "fine-tune"])
+def test_what_transformers_saves_loads_and_encodes_the_same(tmp_path, extra):
+    pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPT2Tokenizer(vocab=VOCAB, merges=PAIRS)
+    theirs.add_special_tokens({"additional_special_tokens": extra})
+    theirs.save_pretrained(tmp_path)
+    ours = tokenizer_from_files({"tokenizer.json": tmp_path / "tokenizer.json"})
+    assert ours.vocab_size == len(theirs)
+
+    @given(st.lists(any_text | likely_text | st.sampled_from([END_OF_TEXT, *extra])).map("".join))
+    @settings(max_examples=300)
+    def agree(text):
+        ids = theirs(text).input_ids
+        assert ours.encode(text, "all") == ids
+        assert ours.decode(ids) == theirs.decode(ids, clean_up_tokenization_spaces=False)
+
+    agree()
+
+
+@pytest.fixture(scope="module")
+def tokenizers_gpt2(real_files):
+    tokenizers = pytest.importorskip("tokenizers")
+    return tokenizers.ByteLevelBPETokenizer(str(real_files["vocab.json"]), str(real_files["merges.txt"]))
+
+
+@pytest.mark.parity
+@given(text=assigned_text | likely_text)
+@settings(max_examples=300)
+def test_real_ids_equal_those_of_tokenizers(real_tokenizer, tokenizers_gpt2, text):
+    assert real_tokenizer.encode(text) == tokenizers_gpt2.encode(text).ids
