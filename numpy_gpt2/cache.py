@@ -30,21 +30,28 @@ class KVCache:
         if not 1 <= operator.index(n_positions) <= config.n_positions:
             raise ValueError(f"n_positions must be from 1 to {config.n_positions}, the model's context. "
                              f"Got {n_positions}.")
-        if any(operator.index(size) < 1 for size in batch):
-            raise ValueError(f"batch must be sizes of 1 or more. Got {batch}.")
         self.batch = tuple(batch)
+        if any(operator.index(size) < 1 for size in self.batch):
+            raise ValueError(f"batch must be sizes of 1 or more. Got {self.batch}.")
         self.n_positions = n_positions
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, n_positions, config.d_head)
         self.k = np.zeros(shape, model.wte.dtype)
         self.v = np.zeros(shape, model.wte.dtype)
 
-    def check_room(self, batch: tuple[int, ...], n_new: int) -> None:
-        """Raise ValueError, before anything is written, unless `n_new` tokens of this batch fit."""
+    def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
+        """Raise ValueError, before anything is written, unless `n_new` tokens of this batch and this model fit."""
+        config = model.config
+        of_model = (config.n_layer, config.n_head, config.d_head, model.wte.dtype)
+        of_cache = (self.k.shape[0], self.k.shape[-3], self.k.shape[-1], self.k.dtype)
+        if of_model != of_cache:
+            raise ValueError(f"the cache must be one of this model, with layers, heads, d_head and type {of_model}. "
+                             f"Got {of_cache}.")
         if batch != self.batch:
             raise ValueError(f"ids must have the cache's leading axes {self.batch}. Got {batch}.")
-        if self.length + n_new > self.n_positions:
-            raise ValueError(f"{n_new} new tokens do not fit: the cache holds {self.length} of {self.n_positions}. "
+        room = min(self.n_positions, config.n_positions)
+        if self.length + n_new > room:
+            raise ValueError(f"{n_new} new tokens do not fit: the cache holds {self.length} of {room}. "
                              "Make a larger one (at most the model's context), or crop it.")
 
     def append(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

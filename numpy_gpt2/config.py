@@ -43,10 +43,11 @@ class GPT2Config:
     eos_token_id: int | None = 50256  # ... and ends one
 
     def __post_init__(self) -> None:
-        if self.n_inner is None:
-            object.__setattr__(self, "n_inner", 4 * self.n_embd)
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
+            if name == "n_inner" and value is None:
+                value = 4 * self.n_embd
+                object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SETTING:
                 raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {value!r}.")
         if self.n_embd % self.n_head:
@@ -54,6 +55,7 @@ class GPT2Config:
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
             raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {epsilon!r}.")
+        object.__setattr__(self, "layer_norm_epsilon", float(epsilon))  # a NumPy scalar would make the pass float64
         if not isinstance(self.tie_word_embeddings, bool):
             raise ValueError(f"tie_word_embeddings must be true or false. Got {self.tie_word_embeddings!r}.")
         for name in ("bos_token_id", "eos_token_id"):
@@ -76,7 +78,7 @@ class GPT2Config:
             value = settings.get(name, supported[0])
             if not any(value is known or (isinstance(known, str) and value == known) for known in supported):
                 expected = " or ".join(map(json.dumps, supported))
-                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value)}.")
+                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)}.")
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     @classmethod

@@ -110,15 +110,15 @@ def transform(model: GPT2, ids: Any, cache: KVCache | None = None, tap: Tap = no
     *batch, n_new = ids.shape
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
-    cache.check_room(tuple(batch), n_new)
+    cache.check_room(model, tuple(batch), n_new)
     tap = checked(tap)
 
     x = embed(model, ids, cache.length, tap)  # [n_new, n_embd]
     for layer, weights in enumerate(model.h):
         x = block(x, weights, model.config, cache, layer, scoped(tap, f"h.{layer}."))
-    cache.length += n_new
     hidden = layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon)
     hidden = tap("ln_f", hidden)
+    cache.length += n_new
     return hidden
 
 

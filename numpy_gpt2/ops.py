@@ -17,7 +17,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     [..., n] -> [..., n]. Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
     largest = np.max(x, axis=-1, keepdims=True)  # [..., 1]
-    exponentials = np.exp(x - largest)  # at most 1, so that nothing overflows; the quotient is the same
+    exponentials = np.exp(x - largest)  # at most 1, where exp(x) could overflow; the quotient is the same
     total = np.sum(exponentials, axis=-1, keepdims=True)  # [..., 1]
     return exponentials / total
 

@@ -10,6 +10,7 @@ What it returns is used from there on, so the same hook reads and writes:
 `STAGES` lists every name in the order of the pass.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Callable, Iterator
 
@@ -83,7 +84,10 @@ def scoped(tap: Tap, prefix: str) -> Tap:
 
 @dataclass(frozen=True)
 class Stage:
-    """One named array of the forward pass. Shapes leave out the leading batch axes; `h.i.` stands for every block."""
+    """One named array of the forward pass; `h.i.` stands for every block.
+
+    Shapes leave out the leading batch axes, which every array but `wpe` has: positions are the same in each row.
+    """
 
     name: str
     equation: str
@@ -101,7 +105,7 @@ class Stage:
 RESIDUAL = ("n_new", "n_embd")
 HEADS_NEW = ("n_head", "n_new", "d_head")
 HEADS_ALL = ("n_head", "n_all", "d_head")
-SQUARE = ("n_head", "n_new", "n_all")
+QUERY_BY_KEY = ("n_head", "n_new", "n_all")
 
 STAGES: tuple[Stage, ...] = (
     Stage("wte", "wte[ids]", RESIDUAL,
@@ -124,9 +128,9 @@ STAGES: tuple[Stage, ...] = (
           "Keys of all tokens so far, those of earlier passes from the cache."),
     Stage("h.i.attn.v_all", "cache + v", HEADS_ALL,
           "Values of all tokens so far, those of earlier passes from the cache."),
-    Stage("h.i.attn.scores", "q @ k_all.T / sqrt(d_head), -inf where key > query", SQUARE,
+    Stage("h.i.attn.scores", "q @ k_all.T / sqrt(d_head), -inf where key > query", QUERY_BY_KEY,
           "How well each query matches each key; a later token scores -inf."),
-    Stage("h.i.attn.pattern", "softmax(scores)", SQUARE,
+    Stage("h.i.attn.pattern", "softmax(scores)", QUERY_BY_KEY,
           "The scores as shares: each row is what one token looks at, and sums to 1."),
     Stage("h.i.attn.z", "pattern @ v_all", HEADS_NEW,
           "For each head, the values of the tokens looked at, mixed in those shares."),
@@ -153,14 +157,14 @@ STAGES: tuple[Stage, ...] = (
 
 def stage_names(config: GPT2Config) -> list[str]:
     """Every name a whole forward pass announces, in order, the blocks' numbers filled in."""
-    before = [stage.name for stage in STAGES if stage.name in ("wte", "wpe")]
-    inside = [stage.name.removeprefix("h.i.") for stage in STAGES if stage.name.startswith("h.i.")]
-    after = [stage.name for stage in STAGES if stage.name in ("ln_f", "logits")]
-    return before + [f"h.{i}.{name}" for i in range(config.n_layer) for name in inside] + after
+    names = [stage.name for stage in STAGES]
+    inside = [name for name in names if name.startswith("h.i.")]
+    start = names.index(inside[0])
+    blocks = [name.replace("h.i.", f"h.{i}.") for i in range(config.n_layer) for name in inside]
+    return names[:start] + blocks + names[start + len(inside):]
 
 
 def stage_of(name: str) -> Stage:
     """The table's row of an announced name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
-    first, _, rest = name.partition(".")
-    row = f"h.i.{rest.partition('.')[2]}" if first == "h" else name
+    row = re.sub(r"^h\.\d+\.", "h.i.", name)
     return {stage.name: stage for stage in STAGES}[row]

@@ -1,0 +1,19 @@
+"""GPT-2 in pure NumPy: a forward pass to read, exact and fast enough to use. Start with model.py."""
+
+from .cache import KVCache
+from .checkpoint import HubError, build_model, load, load_model, load_tokenizer, parameter_shapes, random_model, save
+from .config import SIZES, CheckpointError, GPT2Config
+from .decoding import generate_tokens, stream_samples, stream_text
+from .model import GPT2, forward, named_parameters, transform, unembed
+from .sampling import Sampling
+from .tap import STAGES, Recorder, no_tap
+from .tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GPT2", "GPT2Config", "SIZES", "load", "load_model", "load_tokenizer", "random_model", "build_model", "save",
+    "named_parameters", "parameter_shapes", "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
+    "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "generate_tokens", "stream_text", "stream_samples",
+    "Sampling",
+]

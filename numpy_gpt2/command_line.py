@@ -1,0 +1,129 @@
+"""What every `python -m numpy_gpt2.NAME` shares: how it ends, and how it reads its prompt.
+
+Exit 0: done, or the reader closed the pipe. 1: the world refused (a corrupt file, the network, no memory, no disk).
+2: bad input. 130: Ctrl-C. In each case but the first, one line on standard error; a traceback only for our own bugs.
+"""
+
+import argparse
+import os
+import sys
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NoReturn
+
+import numpy as np
+
+from .checkpoint import HubError
+from .config import CheckpointError
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used; the message is the whole line that says so."""
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Where arguments are checked: a ValueError raised inside is the user's mistake, anywhere else it is ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with one line for a mistake; `--help` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see python -m {self.prog} --help)")
+
+
+def whole_number(smallest: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, `smallest` or more."""
+    def parse(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {smallest} or more. Got {text!r}.")
+        return int(text)
+
+    return parse
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="fairytale", metavar="NAME",
+                        help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
+                             "an owner/repo on the hub, or a folder")
+
+
+def announce_model(name: str, is_default: bool, n_parameters: int) -> None:
+    """Say on standard error which model is at work, and, by default, how to get another."""
+    line = f"model: {name}, {n_parameters:,} parameters"
+    if is_default:
+        line += " (bundled; for OpenAI's GPT-2: --model gpt2)"
+    say(line)
+
+
+def say(line: str) -> None:
+    """One line on standard error, where all goes that is not the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+    """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
+
+    Line ends are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
+    """
+    if prompt_file is None:
+        return utf8_text((prompt or "").encode(sys.getfilesystemencoding(), "surrogateescape"), "the prompt")
+    try:
+        if prompt_file == "-":
+            data, source = sys.stdin.buffer.read(), "standard input"
+        else:
+            with open(prompt_file, "rb") as file:
+                data, source = file.read(), prompt_file
+    except OSError as error:
+        raise BadInput(f"{prompt_file}: {error.strerror}") from error
+    return utf8_text(data, source).replace("\r\n", "\n").removesuffix("\n")
+
+
+def utf8_text(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Run a command line's main function and exit as this module's docstring says."""
+    sys.exit(exit_status(main))
+
+
+def exit_status(main: Callable[[], Any]) -> int:
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    try:
+        with np.errstate(all="ignore"):  # numbers that are not finite are reported once, as an error
+            main()
+            sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        abandon_stdout()
+        return 0
+    except KeyboardInterrupt:
+        say("")
+        return 130
+    except BadInput as error:
+        say(f"error: {error}")
+        return 2
+    except (CheckpointError, HubError, FloatingPointError) as error:
+        say(f"error: {error}")
+        return 1
+    except MemoryError as error:
+        say(f"error: not enough memory: {error or 'the model does not fit'}")
+        return 1
+    except OSError as error:
+        say(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}")
+        abandon_stdout()
+        return 1
+
+
+def abandon_stdout() -> None:
+    """Nobody reads, or nothing can be written: keep Python from trying once more, with a traceback, when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

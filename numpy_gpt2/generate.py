@@ -1,0 +1,131 @@
+"""Write on from a prompt: `python -m numpy_gpt2.generate "Once upon a time"`."""
+
+import argparse
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Iterator
+
+from . import command_line
+from .checkpoint import load
+from .command_line import ArgumentParser, bad_input, say, whole_number
+from .decoding import TextStream, stream_samples
+from .model import GPT2, named_parameters
+from .sampling import Sampling
+from .tokenizer import Tokenizer
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="numpy_gpt2.generate", description="Write on from a prompt with a GPT-2 in NumPy. "
+                            "The text goes to standard output, everything else to standard error.")
+    parser.add_argument("prompt", nargs="?", help="the beginning of the text; without one the model begins by itself")
+    command_line.add_model_argument(parser)
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
+    parser.add_argument("--interactive", action="store_true", help="ask for prompts, line by line")
+    parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T",
+                        help="below 1 safer, above 1 wilder, 0 greedy (default: %(default)s)")
+    parser.add_argument("--top-k", type=whole_number(0), default=40, metavar="K",
+                        help="draw from the K likeliest tokens, 0 is off (default: %(default)s)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P",
+                        help="draw from the likeliest tokens that reach probability P together, 1 is off (the default)")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P",
+                        help="draw from tokens at least P times as likely as the likeliest, 0 is off (the default)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R",
+                        help="above 1 makes tokens that were there before less likely, 1 is off (the default)")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
+    parser.add_argument("--seed", type=whole_number(0), metavar="S", help="the same seed writes the same text")
+    parser.add_argument("--num-samples", type=whole_number(1), default=1, metavar="N",
+                        help="write N continuations of the prompt")
+    parser.add_argument("--stop", action="append", type=stop_string, default=[], metavar="TEXT",
+                        help="end where this text appears, which is left out; may be given several times")
+    parser.add_argument("--stats", action="store_true", help="say how many tokens were read and written, and how fast")
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if args.interactive and (args.prompt is not None or args.prompt_file is not None):
+        raise command_line.BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
+    if args.prompt is not None and args.prompt_file is not None:
+        raise command_line.BadInput("a prompt and --prompt-file were both given: give one")
+    with bad_input():
+        sampling = Sampling(0.0 if args.greedy else args.temperature, args.top_k, args.top_p, args.min_p,
+                            args.repetition_penalty)
+    if args.interactive:
+        prompts = ask_for_prompts()
+    else:
+        prompts = iter([command_line.read_prompt(args.prompt, args.prompt_file)])
+    with bad_input():
+        model, tokenizer = load(args.model)
+    n_parameters = sum(array.size for _, array in named_parameters(model))
+    command_line.announce_model(args.model, args.model == "fairytale", n_parameters)
+    for prompt in prompts:
+        try:
+            write_samples(model, tokenizer, prompt, sampling, args)
+        except command_line.BadInput as error:
+            if not args.interactive:
+                raise
+            say(f"error: {error}")  # one prompt was wrong; the next may be right
+
+
+def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, sampling: Sampling, args: Any) -> None:
+    """Every continuation of one prompt, in full and one after another, each as it is made."""
+    started = time.perf_counter()
+    with bad_input():
+        streams = stream_samples(model, tokenizer, prompt, args.num_samples, args.max_new_tokens,
+                                 stop_strings=args.stop, seed=args.seed, **asdict(sampling))
+    first_piece = None
+    for number, stream in enumerate(streams, start=1):
+        if args.num_samples > 1:
+            say(f"--- sample {number} of {args.num_samples} ---")
+        write(prompt)
+        for piece in stream:
+            first_piece = first_piece or time.perf_counter()
+            write(piece)
+        write("\n")
+    if args.stats:
+        say(statistics(len(tokenizer.encode(prompt)), streams, started, first_piece or time.perf_counter()))
+
+
+def stop_string(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def statistics(n_prompt: int, streams: list[TextStream], started: float, first_piece: float) -> str:
+    n_new = sum(len(stream.ids) for stream in streams)
+    seconds = time.perf_counter() - started
+    reasons = ", ".join(stream.finish_reason for stream in streams)
+    return (f"stats: {n_prompt} prompt tokens, {n_new} new tokens in {seconds:.2f} s ({n_new / seconds:.1f} tokens/s, "
+            f"first text after {first_piece - started:.2f} s), finished by {reasons}")
+
+
+def ask_for_prompts() -> Iterator[str]:
+    """A prompt for each line typed, until the end of input."""
+    on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if on_a_terminal:
+        with suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  (gives input() line editing and history)
+    while True:
+        try:
+            if on_a_terminal:
+                line = input("prompt> ")
+            else:
+                print("prompt> ", end="", file=sys.stderr, flush=True)
+                line = command_line.utf8_text(next(sys.stdin.buffer), "standard input").rstrip("\r\n")
+        except (EOFError, StopIteration):
+            say("")
+            return
+        yield line
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,190 @@
+"""The settings: defaults, refusals by key and value, and the file they are read from."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+
+from numpy_gpt2 import SIZES, CheckpointError, GPT2Config
+from strategies import configs
+
+
+def refusal(**settings) -> str:
+    with pytest.raises(ValueError) as refused:
+        GPT2Config.from_dict(settings)
+    return str(refused.value)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_those_of_small():
+    assert GPT2Config() == GPT2Config.from_dict({}) == SIZES["small"]
+    assert GPT2Config().layer_norm_epsilon == 1e-5
+    assert GPT2Config().tie_word_embeddings is True
+
+
+@pytest.mark.parametrize("size, n_layer, n_head, n_embd", [
+    ("small", 12, 12, 768), ("medium", 24, 16, 1024), ("large", 36, 20, 1280), ("xl", 48, 25, 1600)])
+def test_the_four_sizes(size, n_layer, n_head, n_embd):
+    config = SIZES[size]
+    assert (config.n_layer, config.n_head, config.n_embd) == (n_layer, n_head, n_embd)
+    assert (config.vocab_size, config.n_positions, config.n_inner) == (50257, 1024, 4 * n_embd)
+
+
+def test_heads_are_64_wide_in_all_four_sizes_and_divide_the_width():
+    assert list(SIZES) == ["small", "medium", "large", "xl"]
+    for config in SIZES.values():
+        assert config.d_head == 64
+        assert config.n_head * config.d_head == config.n_embd
+
+
+def test_n_inner_absent_or_null_is_four_times_the_width():
+    assert GPT2Config(n_embd=24).n_inner == 96
+    assert GPT2Config.from_dict({"n_embd": 24, "n_inner": None}).n_inner == 96
+    assert GPT2Config.from_dict({"n_embd": 24, "n_inner": 7}).n_inner == 7
+
+
+def test_a_config_cannot_be_changed():
+    config = GPT2Config()
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, 1)
+
+
+@given(configs())
+def test_a_config_comes_back_from_its_own_dict(config):
+    settings = config.to_dict()
+    assert GPT2Config.from_dict(json.loads(json.dumps(settings))) == config
+    assert (settings["model_type"], settings["activation_function"]) == ("gpt2", "gelu_new")
+    assert (settings["architectures"], settings["n_ctx"]) == (["GPT2LMHeadModel"], config.n_positions)
+
+
+def test_settings_that_change_no_logit_are_let_through():
+    config = GPT2Config.from_dict({
+        "model_type": "gpt2", "activation_function": "gelu_pytorch_tanh", "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "reorder_and_upcast_attn": True,
+        "n_ctx": 1024, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "task_specific_params": {"text-generation": {}}})
+    assert config == GPT2Config()
+
+
+def test_token_ids_may_be_null():
+    config = GPT2Config.from_dict({"bos_token_id": None, "eos_token_id": None})
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key, value", [
+    ("model_type", "llama"), ("model_type", None), ("model_type", ["gpt2"]),
+    ("activation_function", "gelu"), ("activation_function", "relu"), ("activation_function", None),
+    ("scale_attn_weights", False), ("scale_attn_weights", None), ("scale_attn_weights", 1),
+    ("scale_attn_by_inverse_layer_idx", True), ("scale_attn_by_inverse_layer_idx", 0),
+    ("add_cross_attention", True), ("add_cross_attention", "no"),
+])
+def test_another_arithmetic_is_refused_by_key_and_value(key, value):
+    message = refusal(**{key: value})
+    assert message.startswith(f"{key} must be ")
+    assert message.endswith(f"Got {json.dumps(value)}.")
+
+
+def test_refusal_gives_both_names_of_the_one_activation():
+    assert refusal(activation_function="relu") == (
+        'activation_function must be "gelu_new" or "gelu_pytorch_tanh". Got "relu".')
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, "8", True, [8], 2**31, float("nan")])
+def test_a_size_that_is_no_count_is_refused_by_key_and_value(key, value):
+    assert refusal(**{key: value}) == f"{key} must be a whole number from 1 to 2147483647. Got {value!r}."
+
+
+def test_only_n_inner_may_be_null():
+    for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+        for value in (None, {}):
+            assert refusal(**{key: value}) == f"{key} must be a whole number from 1 to 2147483647. Got {value!r}."
+
+
+def test_the_smallest_and_the_largest_size_are_taken():
+    ones = GPT2Config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1, n_inner=1)
+    assert ones.d_head == 1
+    assert GPT2Config(vocab_size=2**31 - 1).vocab_size == 2**31 - 1
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    assert refusal(n_embd=10, n_head=3) == "n_embd must be a multiple of n_head. Got n_embd 10, n_head 3."
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1e-5, 1, 1.0, True, "1e-5", None, float("nan"), float("inf")])
+def test_an_epsilon_out_of_range_is_refused(value):
+    assert refusal(layer_norm_epsilon=value) == f"layer_norm_epsilon must be a number between 0 and 1. Got {value!r}."
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", None])
+def test_tying_is_true_or_false(value):
+    assert refusal(tie_word_embeddings=value) == f"tie_word_embeddings must be true or false. Got {value!r}."
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [True, 1.0, "0", [0]])
+def test_a_token_id_is_a_whole_number_or_null(key, value):
+    assert refusal(**{key: value}) == f"{key} must be a token id or null. Got {value!r}."
+
+
+# The file -------------------------------------------------------------------------------------------------------------
+
+
+def file_refusal(tmp_path, content: bytes) -> str:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        GPT2Config.from_json(path, "some/config.json")
+    message = str(refused.value)
+    assert message.startswith("some/config.json: ")
+    assert "\n" not in message
+    return message.removeprefix("some/config.json: ")
+
+
+def test_a_file_says_what_it_holds(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": null, "vocab_size": 9}')
+    assert GPT2Config.from_json(path) == GPT2Config(vocab_size=9, n_embd=24, n_layer=2, n_head=3)
+
+
+def test_a_refused_setting_is_refused_in_the_name_of_the_file(tmp_path):
+    assert file_refusal(tmp_path, b'{"model_type": "gpt2", "scale_attn_weights": false}') == (
+        "scale_attn_weights must be true. Got false.")
+    assert file_refusal(tmp_path, b'{"model_type": "llama"}') == 'model_type must be "gpt2". Got "llama".'
+
+
+def test_a_file_without_model_type_is_refused(tmp_path):
+    assert 'no key "model_type"' in file_refusal(tmp_path, b'{"n_embd": 24}')
+
+
+@pytest.mark.parametrize("content, kind", [(b"[]", "list"), (b'"gpt2"', "str"), (b"null", "NoneType"), (b"1", "int")])
+def test_a_file_that_is_no_object_is_refused(tmp_path, content, kind):
+    assert file_refusal(tmp_path, content) == f"expected a JSON object, found {kind}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"model_type": "gpt2",}', b"gpt2", b'{"model_type": "gpt2"} {}'])
+def test_a_file_that_is_no_json_is_refused(tmp_path, content):
+    assert file_refusal(tmp_path, content).startswith("not valid JSON: ")
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    assert "utf-8" in file_refusal(tmp_path, b'{"model_type": "gpt2\xff"}')
+
+
+@pytest.mark.parametrize("key", ["model_type", "n_embd", "anything"])
+def test_a_file_nested_a_hundred_thousand_deep_is_refused(tmp_path, key):
+    nested = b"[" * 100_000 + b"]" * 100_000
+    assert file_refusal(tmp_path, b'{"%s": %s}' % (key.encode(), nested)) == "not valid JSON: nested too deeply"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
+        GPT2Config.from_json(tmp_path / "absent.json")
+    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
+        GPT2Config.from_json(tmp_path)
