@@ -22,7 +22,7 @@ from numpy_gpt2.checkpoint import (CheckpointError, build_model, load, load_mode
 from numpy_gpt2.config import SIZES, GPT2Config
 from numpy_gpt2.hub import look_up
 from numpy_gpt2.model import GPT2, forward, named_parameters
-from numpy_gpt2.tokenizer import byte_alphabet
+from numpy_gpt2.vocabulary import byte_alphabet
 
 TINY = GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=2, n_head=2)
 UNTIED = replace(TINY, tie_word_embeddings=False)

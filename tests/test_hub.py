@@ -24,7 +24,7 @@ from safetensors.numpy import save as to_safetensors
 from numpy_gpt2.checkpoint import random_model, save
 from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.hub import HubError, explained, within
-from numpy_gpt2.tokenizer import byte_alphabet
+from numpy_gpt2.vocabulary import byte_alphabet
 
 CHILD = """
 import json, sys, time

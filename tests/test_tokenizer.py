@@ -10,12 +10,12 @@ import pytest
 import regex
 import tiktoken
 import tiktoken.load
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from numpy_gpt2.config import CheckpointError
-from numpy_gpt2.tokenizer import (END_OF_TEXT, SPLIT_PATTERN, Vocabulary, build_tokenizer, byte_alphabet,
-                                  tokenizer_from_files)
+from numpy_gpt2.tokenizer import SPLIT_PATTERN, build_tokenizer, tokenizer_from_files
+from numpy_gpt2.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
 
 # OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -185,11 +185,10 @@ def test_long_white_space_is_encoded_as_tiktoken_does(text):
     assert TOKENIZER.encode(text) == TOKENIZER._encoding.encode_ordinary(text)
 
 
-@pytest.mark.parametrize("space", [" ", "\n"], ids=ascii)
-def test_a_million_white_spaces_are_encoded(space):
-    run = space * 1_050_000
-    assert TOKENIZER.decode(TOKENIZER.encode(run)) == run
-    assert TOKENIZER.decode(TOKENIZER.encode("a" + run + "b")) == "a" + run + "b"
+@pytest.mark.parametrize("word", ["", "b"], ids=["at the end", "before a word"])
+def test_a_million_spaces_are_encoded(word):
+    text = "a" + " " * 1_050_000 + word
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
 def test_a_long_run_before_a_special_token_stays_whole():
@@ -270,7 +269,7 @@ def test_streamed_pieces_join_to_decoded_text(ids):
     assert "" not in pieces
 
 
-@given(any_text)
+@given(st.text(max_size=20))
 def test_a_streamed_piece_comes_before_the_next_id_is_asked_for(text):
     n_asked, shown = 0, ""
 
@@ -483,7 +482,10 @@ def random_pairs(draw):
 
 
 @given(random_pairs(), st.text("abc", max_size=40))
-@settings(max_examples=400)
+@example([("a", "a"), ("aa", "a")], "aaa" * 5)
+@example([("a", "a"), ("aa", "aa")], "aaaa" * 5)
+@example([("a", "b"), ("b", "c"), ("ab", "c")], "abcbc")
+@settings(max_examples=100)
 def test_merges_are_refused_exactly_where_tiktoken_would_disagree_with_them(pairs, text):
     for number, pair in enumerate(pairs):
         if slow_merge("".join(pair), pairs[:number]) != list(pair):
@@ -583,7 +585,7 @@ def test_known_ids_of_gpt2(real_tokenizer, text, ids):
 
 
 @given(text=any_text | likely_text)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_real_ids_equal_tiktokens(real_tokenizer, tiktokens_gpt2, text):
     assert real_tokenizer.encode(text) == tiktokens_gpt2.encode_ordinary(text)
     with_end = text + END_OF_TEXT + text
@@ -610,7 +612,7 @@ def test_what_transformers_saves_loads_and_encodes_the_same(tmp_path, extra):
     assert ours.vocab_size == len(theirs)
 
     @given(st.lists(any_text | likely_text | st.sampled_from([END_OF_TEXT, *extra])).map("".join))
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     def agree(text):
         ids = theirs(text).input_ids
         assert ours.encode(text, "all") == ids
@@ -627,6 +629,6 @@ def tokenizers_gpt2(real_files):
 
 @pytest.mark.parity
 @given(text=assigned_text | likely_text)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_real_ids_equal_those_of_tokenizers(real_tokenizer, tokenizers_gpt2, text):
     assert real_tokenizer.encode(text) == tokenizers_gpt2.encode(text).ids
