@@ -1,0 +1,202 @@
+"""`python -m numpy_gpt2.generate` as a user meets it: a process with arguments, pipes and an exit status."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numpy_gpt2
+from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model
+
+BUNDLED = Path(numpy_gpt2.__file__).parent / "checkpoints" / "fairytale"
+COMMAND = [sys.executable, "-m", "numpy_gpt2.generate"]
+
+
+def generate(*arguments, stdin=b"", env=None):
+    """Run the command to its end; a process with stdout and stderr as bytes."""
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60,
+                          env={**os.environ, **(env or {})})
+
+
+def last_line(process):
+    return process.stderr.decode().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def fairytale():
+    return numpy_gpt2.load("fairytale")
+
+
+def text_of(fairytale, prompt, **options):
+    options = {"max_new_tokens": 40, "temperature": 0.8, "top_k": 40, **options}
+    return "".join(numpy_gpt2.stream_text(*fairytale, prompt, **options))
+
+
+def test_standard_output_is_the_prompt_and_the_library_s_text_and_nothing_else(fairytale):
+    process = generate("Once upon a time", "--seed", "1")
+    assert process.returncode == 0
+    assert process.stdout.decode() == "Once upon a time" + text_of(fairytale, "Once upon a time", seed=1) + "\n"
+
+
+def test_the_default_model_is_named_with_the_way_to_openai_s():
+    lines = generate("Hello", "--max-new-tokens", "1").stderr.decode().splitlines()
+    assert len(lines) == 1 and "fairytale" in lines[0] and "--model gpt2" in lines[0]
+
+
+def test_every_option_reaches_the_library(fairytale):
+    options = {"temperature": 1.3, "top_k": 9, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2, "seed": 5}
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    process = generate("The king", "--max-new-tokens", "25", *flags)
+    assert process.stdout.decode() == "The king" + text_of(fairytale, "The king", max_new_tokens=25, **options) + "\n"
+
+
+def test_greedy_is_temperature_0():
+    assert generate("The king", "--greedy").stdout == generate("The king", "--temperature", "0").stdout
+
+
+def test_several_samples_are_printed_in_full_one_after_another(fairytale):
+    process = generate("The king", "--num-samples", "3", "--seed", "2", "--max-new-tokens", "10")
+    streams = numpy_gpt2.stream_samples(*fairytale, "The king", 3, 10, temperature=0.8, top_k=40, seed=2)
+    assert process.stdout.decode() == "".join("The king" + "".join(stream) + "\n" for stream in streams)
+    assert "sample 3 of 3" in process.stderr.decode()
+
+
+def test_a_stop_string_ends_the_text_and_is_left_out(fairytale):
+    whole = text_of(fairytale, "The king", max_new_tokens=60, seed=3)
+    stop = whole[20:24]
+    process = generate("The king", "--seed", "3", "--max-new-tokens", "60", "--stop", stop, "--stats")
+    assert process.stdout.decode() == "The king" + whole[:whole.index(stop)] + "\n"
+    assert last_line(process).endswith("finished by stop")
+
+
+def test_the_prompt_can_come_from_a_file_or_from_standard_input(tmp_path):
+    path = tmp_path / "prompt with spaces é.txt"
+    path.write_bytes(b"The king\r\nsaid\r\n")
+    from_file = generate("--prompt-file", str(path), "--seed", "1")
+    from_input = generate("--prompt-file", "-", "--seed", "1", stdin=b"The king\nsaid\n")
+    assert from_file.stdout == from_input.stdout
+    assert from_file.stdout.startswith(b"The king\nsaid") and not from_file.stdout.startswith(b"The king\nsaid\n\n")
+
+
+@pytest.mark.parametrize("arguments", [[""], []])
+def test_an_empty_prompt_starts_from_the_end_of_text(fairytale, arguments):
+    process = generate(*arguments, "--seed", "4", "--max-new-tokens", "8")
+    assert process.stdout.decode() == text_of(fairytale, "", seed=4, max_new_tokens=8) + "\n"
+
+
+def test_interactive_answers_each_line_and_ends_with_the_input(fairytale):
+    process = generate("--interactive", "--seed", "1", "--max-new-tokens", "5", stdin=b"The king\nA fox\n")
+    texts = [prompt + text_of(fairytale, prompt, seed=1, max_new_tokens=5) + "\n" for prompt in ("The king", "A fox")]
+    assert process.returncode == 0
+    assert process.stdout.decode() == "".join(texts)
+
+
+def test_interactive_goes_on_after_a_prompt_it_cannot_use():
+    process = generate("--interactive", "--max-new-tokens", "1", stdin=b"word " * 600 + b"\nA fox\n")
+    assert process.returncode == 0
+    assert process.stdout.startswith(b"A fox") and b"error: " in process.stderr
+
+
+BAD_INPUT = {
+    "prompt that is not UTF-8": ([b"caf\xe9"], b"", "UTF-8"),
+    "file that is not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "UTF-8"),
+    "prompt longer than the context": (["word " * 600], b"", "512"),
+    "file that is not there": (["--prompt-file", "no/such/file"], b"", "no/such/file"),
+    "folder as a file": (["--prompt-file", "."], b"", "directory"),
+    "two prompts": (["a", "--prompt-file", "-"], b"", "give one"),
+    "prompt and interactive": (["a", "--interactive"], b"", "--interactive"),
+    "unknown model": (["--model", "no-such-model"], b"", "no-such-model"),
+    "unknown option": (["--no-such-option"], b"", "--no-such-option"),
+    "temperature below 0": (["--temperature", "-1"], b"", "temperature"),
+    "temperature that is no number": (["--temperature", "warm"], b"", "temperature"),
+    "temperature that is not a number": (["--temperature", "nan"], b"", "temperature"),
+    "temperature without end": (["--temperature", "inf"], b"", "temperature"),
+    "top-k below 0": (["--top-k", "-1"], b"", "top-k"),
+    "top-p of 0": (["--top-p", "0"], b"", "top_p"),
+    "top-p above 1": (["--top-p", "1.5"], b"", "top_p"),
+    "min-p below 0": (["--min-p", "-0.1"], b"", "min_p"),
+    "repetition penalty of 0": (["--repetition-penalty", "0"], b"", "repetition_penalty"),
+    "max-new-tokens below 0": (["--max-new-tokens", "-1"], b"", "max-new-tokens"),
+    "no samples": (["--num-samples", "0"], b"", "num-samples"),
+    "seed below 0": (["--seed", "-1"], b"", "seed"),
+    "empty stop string": (["--stop", ""], b"", "stop"),
+}
+
+
+def test_bad_input_gets_one_clear_line_and_exit_2():
+    with ThreadPoolExecutor(2) as pool:
+        processes = pool.map(lambda case: generate(*case[0], stdin=case[1]), BAD_INPUT.values())
+        for (name, (_, _, clue)), process in zip(BAD_INPUT.items(), processes):
+            lines = [line for line in process.stderr.decode().splitlines() if not line.startswith("model:")]
+            assert (name, process.returncode, process.stdout) == (name, 2, b"")
+            assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0], (name, lines)
+
+
+def test_a_corrupt_checkpoint_is_one_line_and_exit_1(tmp_path, fairytale):
+    for name in ("vocab.json", "merges.txt", "config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((BUNDLED / name).read_bytes()[:100_000])
+    process = generate("--model", str(tmp_path))
+    lines = process.stderr.decode().splitlines()
+    assert process.returncode == 1 and process.stdout == b""
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "model.safetensors" in lines[0]
+
+
+def test_weights_that_are_not_finite_are_one_line_and_exit_1(tmp_path, fairytale):
+    small = GPT2Config(fairytale[0].config.vocab_size, 16, 8, 1, 2)
+    arrays = {name: np.full_like(array, np.nan) for name, array in named_parameters(random_model(small))}
+    numpy_gpt2.save(build_model(small, arrays), tmp_path)
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).symlink_to(BUNDLED / name)
+    process = generate("The king", "--model", str(tmp_path))
+    lines = process.stderr.decode().splitlines()
+    assert process.returncode == 1 and len(lines) == 2 and "not finite" in lines[1]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    with subprocess.Popen([*COMMAND, "Once", "--max-new-tokens", "400", "--top-k", "0"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.stderr.read().count(b"\n") == 1  # the line that names the model
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_ctrl_c_keeps_what_was_written_and_exits_130():
+    with subprocess.Popen([*COMMAND, "Once upon", "--max-new-tokens", "500", "--num-samples", "50"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        written = process.stdout.read(len("Once upon") + 1)  # one character of the continuation is out
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, written[:9]) == (130, b"Once upon")
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_exit_1():
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([*COMMAND, "Once", "--max-new-tokens", "3"], stdout=full, stderr=subprocess.PIPE)
+    lines = process.stderr.decode().splitlines()
+    assert process.returncode == 1 and len(lines) == 2 and "space" in lines[1]
+
+
+def test_a_terminal_that_cannot_show_a_character_is_no_error():
+    process = generate("naïve ☃", "--max-new-tokens", "1", env={"PYTHONIOENCODING": "ascii"})
+    assert process.returncode == 0 and process.stdout.startswith(b"na?ve ?")
+
+
+def test_stats_tell_tokens_and_the_finish_reason():
+    line = last_line(generate("The king", "--max-new-tokens", "7", "--seed", "1", "--stats"))
+    assert line.startswith("stats: ") and " 7 new tokens " in line and line.endswith("finished by length")
+
+
+def test_help_names_every_option():
+    text = generate("--help").stdout.decode()
+    for option in ("model interactive max-new-tokens temperature top-k top-p min-p repetition-penalty greedy seed "
+                   "num-samples stop prompt-file stats").split():
+        assert f"--{option}" in text
