@@ -6,6 +6,7 @@ from .config import SIZES, CheckpointError, GPT2Config
 from .decoding import generate_tokens, stream_samples, stream_text
 from .model import GPT2, forward, named_parameters, transform, unembed
 from .sampling import Sampling
+from .scoring import Scores, score_tokens
 from .tap import STAGES, Recorder, no_tap
 from .tokenizer import Tokenizer
 
@@ -15,5 +16,5 @@ __all__ = [
     "GPT2", "GPT2Config", "SIZES", "load", "load_model", "load_tokenizer", "random_model", "build_model", "save",
     "named_parameters", "parameter_shapes", "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
     "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "generate_tokens", "stream_text", "stream_samples",
-    "Sampling",
+    "Sampling", "score_tokens", "Scores",
 ]

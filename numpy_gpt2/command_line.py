@@ -14,6 +14,7 @@ import numpy as np
 
 from .checkpoint import HubError
 from .config import CheckpointError
+from .model import GPT2, named_parameters
 
 
 class BadInput(Exception):
@@ -52,10 +53,10 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
                              "an owner/repo on the hub, or a folder")
 
 
-def announce_model(name: str, is_default: bool, n_parameters: int) -> None:
+def announce_model(name: str, model: GPT2) -> None:
     """Say on standard error which model is at work, and, by default, how to get another."""
-    line = f"model: {name}, {n_parameters:,} parameters"
-    if is_default:
+    line = f"model: {name}, {sum(array.size for _, array in named_parameters(model)):,} parameters"
+    if name == "fairytale":
         line += " (bundled; for OpenAI's GPT-2: --model gpt2)"
     say(line)
 
@@ -72,15 +73,19 @@ def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
     """
     if prompt_file is None:
         return utf8_text((prompt or "").encode(sys.getfilesystemencoding(), "surrogateescape"), "the prompt")
+    return utf8_text(*read_bytes(prompt_file)).replace("\r\n", "\n").removesuffix("\n")
+
+
+def read_bytes(file: str) -> tuple[bytes, str]:
+    """What a file, or standard input (-), holds, and what errors call it. Raises BadInput."""
+    source = "standard input" if file == "-" else file
     try:
-        if prompt_file == "-":
-            data, source = sys.stdin.buffer.read(), "standard input"
-        else:
-            with open(prompt_file, "rb") as file:
-                data, source = file.read(), prompt_file
+        if file == "-":
+            return sys.stdin.buffer.read(), source
+        with open(file, "rb") as opened:
+            return opened.read(), source
     except OSError as error:
-        raise BadInput(f"{prompt_file}: {error.strerror}") from error
-    return utf8_text(data, source).replace("\r\n", "\n").removesuffix("\n")
+        raise BadInput(f"{source}: {error.strerror}") from error
 
 
 def utf8_text(data: bytes, source: str) -> str:

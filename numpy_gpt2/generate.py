@@ -11,7 +11,7 @@ from . import command_line
 from .checkpoint import load
 from .command_line import ArgumentParser, bad_input, say, whole_number
 from .decoding import TextStream, stream_samples
-from .model import GPT2, named_parameters
+from .model import GPT2
 from .sampling import Sampling
 from .tokenizer import Tokenizer
 
@@ -59,8 +59,7 @@ def main() -> None:
         prompts = iter([command_line.read_prompt(args.prompt, args.prompt_file)])
     with bad_input():
         model, tokenizer = load(args.model)
-    n_parameters = sum(array.size for _, array in named_parameters(model))
-    command_line.announce_model(args.model, args.model == "fairytale", n_parameters)
+    command_line.announce_model(args.model, model)
     for prompt in prompts:
         try:
             write_samples(model, tokenizer, prompt, sampling, args)

@@ -1,0 +1,181 @@
+"""How well a model predicts a text: `python -m numpy_gpt2.score story.txt`."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from typing import Any, Iterable, Iterator
+
+from . import command_line
+from .checkpoint import load
+from .command_line import ArgumentParser, BadInput, bad_input, whole_number
+from .scoring import Scores, checked_stride, join_scores, score_in_pieces
+from .tokenizer import Tokenizer
+
+N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` shows in each place
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="numpy_gpt2.score", description="Score a text: mean loss, perplexity, bits per byte. "
+                            "A text longer than the model's context is read in windows that overlap.",
+                            epilog="What the numbers mean, how windows are laid, and how to measure WikiText-2 and "
+                            "LAMBADA beside the GPT-2 paper's figures: python -m pydoc numpy_gpt2.scoring")
+    parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
+                        "ends too, and <|endoftext|> in the text is text")
+    command_line.add_model_argument(parser)
+    parser.add_argument("--stride", type=whole_number(1), metavar="N",
+                        help="tokens from one window to the next, less than the context; fewer give each token more "
+                             "tokens before it, and take longer (default: half the context)")
+    parser.add_argument("--no-bos", action="store_true",
+                        help="do not put <|endoftext|> before the text; its first token is then not scored")
+    parser.add_argument("--tokens", action="store_true",
+                        help=f"a line for each token: its log-probability (natural), its rank (1: the likeliest), its "
+                             f"id, the token, and the {N_ALTERNATIVES} likeliest tokens there with their probabilities")
+    parser.add_argument("--json", action="store_true", help="one JSON object, numbers unrounded; losses are in nats")
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    text = read_text(args.file)
+    with bad_input():
+        model, tokenizer = load(args.model)
+    command_line.announce_model(args.model, model)
+
+    ids = tokenizer.encode(text)
+    n_bytes = len(text.encode())
+    if args.no_bos:
+        n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
+    else:
+        ids = [tokenizer.eot_id, *ids]
+    with bad_input():
+        stride = checked_stride(args.stride, model.config.n_positions)
+        n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens else 0
+        pieces = score_in_pieces(model, ids, stride, n_top)
+    scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
+
+    facts = {"model": args.model, "n_positions": model.config.n_positions, "stride": stride,
+             **measures(scores, n_bytes)}
+    if args.json:
+        print_json(facts, scores, ids[1:], tokenizer, args.tokens)
+    else:
+        if args.tokens:
+            print_table(scores, ids[1:], tokenizer)
+        print_measures(facts)
+
+
+def read_text(file: str) -> str:
+    """A file's text, or that of standard input (-), to the last byte. Raises BadInput."""
+    data, source = command_line.read_bytes(file)
+    if not data:
+        raise BadInput(f"{source} is empty: there is nothing to score")
+    return command_line.utf8_text(data, source)
+
+
+def measures(scores: Scores, n_bytes: int) -> dict[str, Any]:
+    return {"n_tokens": len(scores.log_probs), "n_bytes": n_bytes, "total_loss": -float(scores.log_probs.sum()),
+            "mean_loss": scores.mean_loss, "perplexity": scores.perplexity,
+            "bits_per_byte": scores.bits_per_byte(n_bytes)}
+
+
+# Printing -------------------------------------------------------------------------------------------------------------
+
+
+def print_measures(facts: dict[str, Any]) -> None:
+    print(f"tokens scored  {facts['n_tokens']:,} (context {facts['n_positions']:,}, stride {facts['stride']:,})")
+    print(f"bytes scored   {facts['n_bytes']:,}")
+    print(f"mean loss      {facts['mean_loss']:.4f} nats per token")
+    print(f"perplexity     {facts['perplexity']:.2f}")
+    print(f"bits per byte  {facts['bits_per_byte']:.4f}")
+
+
+def print_table(scores: Scores, ids: list[int], tokenizer: Tokenizer) -> None:
+    """A line for each token, and an empty one. On a terminal, only the alternatives that fit in the line."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    print("log-prob    rank     id  token           likeliest, with probabilities"[:width])
+    for i, token_id in enumerate(ids):
+        line = f"{scores.log_probs[i]:8.3f}  {scores.ranks[i]:6}  {token_id:5}  {quoted(tokenizer, token_id):14}"
+        for other_id, log_prob in zip(scores.top_ids[i].tolist(), scores.top_log_probs[i].tolist()):
+            alternative = f"  {quoted(tokenizer, other_id)} {math.exp(log_prob):.3f}"
+            if len(line) + len(alternative) > width:
+                break
+            line += alternative
+        print(line)
+    print()
+
+
+def quoted(tokenizer: Tokenizer, token_id: int) -> str:
+    r"""A token on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    if token_id >= tokenizer.vocab_size:
+        return "(none)"  # a model may have more ids than its tokenizer has tokens
+    text = tokenizer.token_bytes(token_id).decode("utf-8", errors="surrogateescape")
+    return '"' + "".join(map(escaped, text)) + '"'
+
+
+def escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how surrogateescape stands in for a byte that is no character
+        return f"\\x{ord(character) - 0xdc00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def print_json(facts: dict[str, Any], scores: Scores, ids: list[int], tokenizer: Tokenizer, with_tokens: bool) -> None:
+    if not math.isfinite(facts["perplexity"]):
+        facts = {**facts, "perplexity": None}  # JSON has no infinity
+    if with_tokens:
+        facts = {**facts, "tokens": [token_facts(scores, i, token_id, tokenizer) for i, token_id in enumerate(ids)]}
+    print(json.dumps(facts))
+
+
+def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    top = [{**named_token(other_id, tokenizer), "log_prob": log_prob}
+           for other_id, log_prob in zip(scores.top_ids[i].tolist(), scores.top_log_probs[i].tolist())]
+    return {**named_token(token_id, tokenizer), "log_prob": float(scores.log_probs[i]), "rank": int(scores.ranks[i]),
+            "top": top}
+
+
+def named_token(token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The id, and its text for people to read: parts of a character become U+FFFD, an id without a token None."""
+    return {"id": token_id, "text": tokenizer.decode([token_id]) if token_id < tokenizer.vocab_size else None}
+
+
+# The progress bar -----------------------------------------------------------------------------------------------------
+
+
+def with_progress_bar(pieces: Iterable[Scores], n_tokens: int) -> Iterator[Scores]:
+    """The same pieces; on a terminal, a bar on standard error tells how many of the tokens they hold so far."""
+    if not sys.stderr.isatty():
+        yield from pieces
+        return
+    n_done = 0
+    try:
+        draw("\r" + progress_bar(0.0, terminal_width()))
+        for piece in pieces:
+            n_done += len(piece.log_probs)
+            draw("\r" + progress_bar(n_done / n_tokens, terminal_width()))
+            yield piece
+    finally:
+        draw("\r" + " " * (terminal_width() - 1) + "\r")
+
+
+def progress_bar(share: float, width: int) -> str:
+    """" 40% [####......]", at most 60 characters and less than the width: a full line would begin another."""
+    room = max(min(60, width - 1) - len("100% []"), 0)
+    bar = "#" * int(share * room)
+    return f"{share:4.0%} [{bar:.<{room}}]"[:width - 1]
+
+
+def terminal_width() -> int:
+    return os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know, and say 0
+
+
+def draw(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,201 @@
+"""`python -m numpy_gpt2.score` as a user meets it: a process with a file or a pipe, a table or JSON, an exit status."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import numpy_gpt2
+from numpy_gpt2.score import escaped, progress_bar, quoted
+from numpy_gpt2.scoring import score_tokens
+
+COMMAND = [sys.executable, "-m", "numpy_gpt2.score"]
+TEXT = 'Once upon a time there was a king — and he said: "Où?"\r\n\n'
+LONG_TEXT = "Once upon a time there was a king who had a daughter. " * 50  # longer than the context
+
+
+def score(*arguments, stdin=b""):
+    """Run the command to its end; a process with stdout and stderr as bytes."""
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def fairytale():
+    return numpy_gpt2.load("fairytale")
+
+
+def expected_scores(fairytale, text, stride=None, bos=True, n_top=0):
+    model, tokenizer = fairytale
+    return score_tokens(model, [tokenizer.eot_id] * bos + tokenizer.encode(text), stride, n_top)
+
+
+def assert_measures(facts, scores, n_bytes):
+    assert (facts["n_tokens"], facts["n_bytes"]) == (len(scores.log_probs), n_bytes)
+    assert facts["total_loss"] == pytest.approx(-scores.log_probs.sum())
+    assert facts["mean_loss"] == pytest.approx(scores.mean_loss)
+    assert facts["perplexity"] == pytest.approx(scores.perplexity)
+    assert facts["bits_per_byte"] == pytest.approx(scores.bits_per_byte(n_bytes))
+
+
+def test_json_is_the_library_s_result_and_every_byte_of_the_file_counts(fairytale, tmp_path):
+    path = tmp_path / "text with spaces é.txt"
+    path.write_bytes(TEXT.encode())
+    process = score(str(path), "--json")
+    assert process.returncode == 0
+    facts = json.loads(process.stdout)
+    assert (facts["model"], facts["n_positions"], facts["stride"]) == ("fairytale", 512, 256)
+    assert_measures(facts, expected_scores(fairytale, TEXT), len(TEXT.encode()))
+
+
+def test_a_long_text_comes_through_a_pipe_and_the_stride_reaches_the_library(fairytale):
+    facts = json.loads(score("-", "--json", "--stride", "511", stdin=LONG_TEXT.encode()).stdout)
+    assert facts["n_tokens"] > facts["n_positions"]
+    assert facts["stride"] == 511
+    assert_measures(facts, expected_scores(fairytale, LONG_TEXT, stride=511), len(LONG_TEXT))
+
+
+def test_without_bos_the_first_token_is_not_scored_and_its_bytes_do_not_count(fairytale):
+    facts = json.loads(score("-", "--json", "--no-bos", stdin=TEXT.encode()).stdout)
+    first = len(fairytale[1].token_bytes(fairytale[1].encode(TEXT)[0]))
+    assert_measures(facts, expected_scores(fairytale, TEXT, bos=False), len(TEXT.encode()) - first)
+
+
+def test_json_holds_each_token_with_its_rank_and_alternatives(fairytale):
+    tokens = json.loads(score("-", "--json", "--tokens", stdin=TEXT.encode()).stdout)["tokens"]
+    scores = expected_scores(fairytale, TEXT, n_top=5)
+    assert [token["id"] for token in tokens] == fairytale[1].encode(TEXT)
+    assert [token["text"] for token in tokens[:3]] == ["Once", " upon", " a"]
+    assert [token["rank"] for token in tokens] == scores.ranks.tolist()
+    assert [token["log_prob"] for token in tokens] == pytest.approx(scores.log_probs.tolist())
+    assert [[other["id"] for other in token["top"]] for token in tokens] == scores.top_ids.tolist()
+    assert tokens[1]["top"][0]["log_prob"] == pytest.approx(scores.top_log_probs[1, 0])
+
+
+def test_the_table_has_a_line_for_each_token_and_the_measures_below(fairytale):
+    process = score("-", "--tokens", stdin=TEXT.encode())
+    head, *lines = process.stdout.decode().splitlines()
+    scores = expected_scores(fairytale, TEXT, n_top=5)
+    n = len(scores.log_probs)
+    assert head.split()[:4] == ["log-prob", "rank", "id", "token"]
+    assert lines[1].split()[:3] == [f"{scores.log_probs[1]:.3f}", str(scores.ranks[1]),
+                                    str(fairytale[1].encode(TEXT)[1])]
+    assert '  " upon"  ' in lines[1]
+    assert lines[1].endswith(f"{math.exp(scores.top_log_probs[1, 4]):.3f}")
+    assert lines[n] == ""
+    assert lines[n + 1:] == [f"tokens scored  {n} (context 512, stride 256)",
+                             f"bytes scored   {len(TEXT.encode())}",
+                             f"mean loss      {scores.mean_loss:.4f} nats per token",
+                             f"perplexity     {scores.perplexity:.2f}",
+                             f"bits per byte  {scores.bits_per_byte(len(TEXT.encode())):.4f}"]
+
+
+def test_without_options_only_the_measures_are_printed_and_the_model_is_named(fairytale):
+    process = score("-", stdin=TEXT.encode())
+    assert process.stdout.decode().startswith("tokens scored  ") and process.stdout.count(b"\n") == 5
+    errors = process.stderr.decode()
+    assert errors.count("\n") == 1 and errors.startswith("model: fairytale") and "--model gpt2" in errors
+
+
+def test_end_of_text_in_a_file_is_text():
+    facts = json.loads(score("-", "--json", stdin=b"<|endoftext|>").stdout)
+    assert facts["n_tokens"] > 1 and facts["n_bytes"] == 13
+
+
+BAD_INPUT = {
+    "not UTF-8": (["-"], b"caf\xe9", "not UTF-8"),
+    "nothing in the pipe": (["-"], b"", "standard input is empty"),
+    "nothing in the file": ([os.devnull], b"", "is empty"),
+    "one token and nothing before it": (["-", "--no-bos"], b"king", "two tokens"),
+    "file that is not there": (["no/such/file"], b"", "no/such/file"),
+    "folder": (["."], b"", "directory"),
+    "no file": ([], b"", "FILE"),
+    "stride of the whole context": (["-", "--stride", "512"], b"king", "512"),
+    "stride of 0": (["-", "--stride", "0"], b"king", "--stride"),
+    "unknown model": (["-", "--model", "no-such-model"], b"king", "no-such-model"),
+}
+
+
+def test_bad_input_gets_one_clear_line_and_exit_2():
+    with ThreadPoolExecutor(2) as pool:
+        processes = pool.map(lambda case: score(*case[0], stdin=case[1]), BAD_INPUT.values())
+        for (name, (_, _, clue)), process in zip(BAD_INPUT.items(), processes):
+            lines = [line for line in process.stderr.decode().splitlines() if not line.startswith("model:")]
+            assert (name, process.returncode, process.stdout) == (name, 2, b"")
+            assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0], (name, lines)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    with subprocess.Popen([*COMMAND, "-", "--tokens"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        process.stdin.write(LONG_TEXT.encode())  # its table is more than a pipe holds
+        process.stdin.close()
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.stderr.read().count(b"\n") == 1  # the line that names the model
+        assert process.wait(timeout=120) == 0
+
+
+def run_on_a_terminal(columns, stream):
+    """The command on a long text with standard output or standard error a terminal: all that it writes there."""
+    fcntl, pty, struct, termios = map(pytest.importorskip, ("fcntl", "pty", "struct", "termios"))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen([*COMMAND, "-", "--tokens"], stdin=subprocess.PIPE, env=environment, **streams) as process:
+        os.close(theirs)
+        process.stdin.write(LONG_TEXT.encode())
+        process.stdin.close()
+        written = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # what Linux says at the end
+                chunk = b""
+            if not chunk:
+                break
+            written += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    return written.decode()
+
+
+def test_a_terminal_gets_a_progress_bar_that_respects_its_width_and_goes_away():
+    announcement, _, bars = run_on_a_terminal(20, "stderr").partition("\n")
+    *drawn, blank, end = bars.split("\r")[1:]
+    assert announcement.startswith("model: ")
+    assert len(drawn) > 3 and drawn[0] == "  0% [............]" and drawn[-1] == "100% [############]"
+    assert all(len(bar) == 19 for bar in drawn)
+    assert (blank, end) == (" " * 19, "")
+
+
+def test_a_terminal_gets_only_the_alternatives_that_fit_in_its_line():
+    *table, _, _, _, _, _, _, end = run_on_a_terminal(70, "stdout").split("\r\n")
+    assert end == "" and len(table) > 500
+    assert 60 < max(map(len, table)) <= 70
+
+
+@pytest.mark.parametrize("width, bar", [(1, ""), (8, " 50% []"), (20, " 50% [######......]"),
+                                        (500, " 50% [" + 26 * "#" + 27 * "." + "]")])
+def test_a_bar_is_less_than_the_width_of_the_terminal(width, bar):
+    assert progress_bar(0.5, width) == bar
+
+
+def test_a_token_is_shown_on_one_line_and_without_doubt(fairytale):
+    assert quoted(fairytale[1], fairytale[1].encode(" king")[0]) == '" king"'
+    assert quoted(fairytale[1], fairytale[1].encode("\n")[0]) == r'"\n"'
+    assert quoted(fairytale[1], fairytale[1].eot_id) == '"<|endoftext|>"'
+    assert quoted(fairytale[1], fairytale[1].vocab_size) == "(none)"
+    text = b'a" \\n\n\t\x07\xc3\xa9\xe2\x80'.decode(errors="surrogateescape")
+    assert "".join(map(escaped, text)) == r'a\" \\n\n\t\x07é\xe2\x80'
+
+
+def test_help_names_every_option_and_the_documentation():
+    text = score("--help").stdout.decode()
+    for option in "model stride no-bos tokens json".split():
+        assert f"--{option}" in text
+    assert "pydoc numpy_gpt2.scoring" in " ".join(text.split())
