@@ -27,13 +27,19 @@ class Stream(Iterator[T]):
 
     def __init__(self, steps: Generator[T, None, Any]) -> None:
         self._steps = steps
+        self._error: Exception | None = None
         self.finish_reason: Any = None
 
     def __next__(self) -> T:
+        if self._error is not None:
+            raise self._error  # a generator that has failed would go on as if it had ended
         try:
             return next(self._steps)
         except StopIteration as end:
             self.finish_reason = self.finish_reason or end.value
+            raise
+        except Exception as error:
+            self._error = error
             raise
 
 
@@ -67,8 +73,8 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     for logits that are not finite.
     """
     settings = Sampling(**sampling)  # type: ignore[arg-type]
-    prompt = check_ids(model, ids)
-    *batch, n_prompt = prompt.shape
+    prompt = check_ids(model, ids).copy()  # the caller may change theirs between two steps
+    n_prompt = prompt.shape[-1]
     n_steps = model.config.n_positions - n_prompt + 1
     if max_new_tokens is not None:
         if operator.index(max_new_tokens) < 0:
@@ -80,13 +86,21 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
         raise ValueError(f"seed must be 0 or more. Got {seed}.")
     if vocab_size is None:
         vocab_size = model.config.vocab_size
-    if eos_token_id is None:
-        eos_token_id = model.config.eos_token_id
-    eos_ids = np.array([] if eos_token_id is None else eos_token_id).reshape(-1)
+    if not 1 <= operator.index(vocab_size) <= model.config.vocab_size:
+        raise ValueError(f"vocab_size must be from 1 to {model.config.vocab_size}, the model's. Got {vocab_size}.")
+    eos_ids = as_ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
     return Stream(_steps(model, prompt, n_steps, num_return_sequences, seed, eos_ids, vocab_size, settings))
 
 
-def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, n_samples: int | None, seed: int | None, eos_ids: np.ndarray,
+def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
+    """One id, several or none, as a list. Raises ValueError for what is no whole number."""
+    ids = [] if eos_token_id is None else np.ravel(eos_token_id).tolist()
+    if not all(type(token_id) is int for token_id in ids):
+        raise ValueError(f"eos_token_id must be a token id or a list of them. Got {eos_token_id!r}.")
+    return ids
+
+
+def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, n_samples: int | None, seed: int | None, eos_ids: list[int],
            vocab_size: int, sampling: Sampling) -> Generator[Any, None, Any]:
     """The loop itself, with arguments that have been checked. Returns the finish reasons."""
     *batch, n_prompt = prompt.shape
@@ -110,7 +124,7 @@ def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, n_samples: int | None,
             token = choose(processed, draws.reshape(rows))  # [*rows]
         token = np.where(ended, history[..., -1], token)  # an ended row repeats its end
         ended = ended | np.isin(token, eos_ids)
-        yield int(token) if token.ndim == 0 else token
+        yield int(token) if token.ndim == 0 else token.copy()  # whoever gets it may write to it
         if ended.all() or step == n_steps - 1:
             break
         history = np.concatenate([history, token[..., np.newaxis]], axis=-1)  # [*rows, n_so_far]
@@ -145,16 +159,15 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
                    eos_token_id: int | Sequence[int] | None = None, **options: Any) -> list[TextStream]:
     """Several continuations of one prompt, a stream for each. They are drawn together, whichever is read first."""
     stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
-    if "" in stop_strings:
-        raise ValueError("stop_strings must not contain an empty string, which stands everywhere.")
+    if not all(isinstance(stop, str) and stop for stop in stop_strings):
+        raise ValueError(f"stop_strings must be texts, none empty. Got {stop_strings!r}.")
     ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
     if eos_token_id is None:
-        config_end = model.config.eos_token_id
-        eos_token_id = [tokenizer.eot_id] if config_end is None else [tokenizer.eot_id, config_end]
-    eos_ids = set(np.array(eos_token_id).reshape(-1).tolist())
+        eos_token_id = [tokenizer.eot_id, *as_ids(model.config.eos_token_id)]
+    eos_ids = as_ids(eos_token_id)
     vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
     steps = generate_tokens(model, ids, max_new_tokens, num_return_sequences=num_return_sequences,
-                            eos_token_id=sorted(eos_ids), vocab_size=vocab_size, **options)
+                            eos_token_id=eos_ids, vocab_size=vocab_size, **options)
     streams = []
     for row, branch in enumerate(itertools.tee(steps, num_return_sequences)):  # tee keeps what a slower reader needs
         drawn: list[int] = []
@@ -162,7 +175,7 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
     return streams
 
 
-def _text(tokenizer: Tokenizer, steps: Iterable[np.ndarray], row: int, eos_ids: set[int], stop_strings: list[str],
+def _text(tokenizer: Tokenizer, steps: Iterable[np.ndarray], row: int, eos_ids: list[int], stop_strings: list[str],
           drawn: list[int]) -> Generator[str, None, str]:
     """One row's text up to its end. Returns the finish reason."""
     ended = False

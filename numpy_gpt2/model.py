@@ -239,4 +239,4 @@ def check_ids(model: GPT2, ids: Any) -> np.ndarray:
     if array.shape[-1] > model.config.n_positions:
         raise ValueError(f"ids must be at most {model.config.n_positions} tokens, the model's context. "
                          f"Got {array.shape[-1]}.")
-    return array
+    return array.astype(np.int64, copy=False)

@@ -38,6 +38,8 @@ class Sampling:
             raise ValueError(f"min_p must be from 0 (off) to 1. Got {self.min_p}.")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise ValueError(f"repetition_penalty must be above 0 and finite; 1 is off. Got {self.repetition_penalty}.")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # a NumPy scalar would make the logits float64
 
 
 def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -46,10 +48,10 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampl
     With temperature 0 only the repetition penalty is applied: nothing else changes which token is the likeliest.
     Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow).
     """
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the logits are not finite: the checkpoint's weights are not, or they overflow")
+    check_finite(logits, "the checkpoint's weights are not, or they overflow")
     if sampling.repetition_penalty != 1:
         logits = penalise_repetition(logits, previous_ids, sampling.repetition_penalty)
+        check_finite(logits, "the repetition penalty makes them overflow")
     if sampling.temperature == 0:
         return logits
     if sampling.temperature != 1:
@@ -63,14 +65,23 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampl
     return logits
 
 
+def check_finite(logits: np.ndarray, reason: str) -> None:
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(f"the logits are not finite: {reason}")
+
+
 def penalise_repetition(logits: np.ndarray, previous_ids: np.ndarray, penalty: float) -> np.ndarray:
     """Make every token that was there before less likely: a positive logit is divided, a negative one multiplied.
 
     Source: Keskar et al., "CTRL: A Conditional Transformer Language Model", section 4.1.
     """
-    seen = np.zeros(logits.shape, dtype=bool)
+    vocab_size = logits.shape[-1]
+    n_ids = max(vocab_size, 1 + np.max(previous_ids, initial=-1))  # a prompt may hold ids that are not to be drawn
+    seen = np.zeros((*logits.shape[:-1], n_ids), dtype=bool)
     np.put_along_axis(seen, previous_ids, True, axis=-1)
-    penalised = np.where(logits < 0, logits * penalty, logits / penalty)
+    seen = seen[..., :vocab_size]
+    with np.errstate(over="ignore"):
+        penalised = np.where(logits < 0, logits * penalty, logits / penalty)
     return np.where(seen, penalised, logits)
 
 
@@ -80,8 +91,9 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     The largest logit is moved to 0 first, which softmax does not see, so that a tiny temperature cannot overflow.
     """
     largest = np.max(logits, axis=-1, keepdims=True)  # [..., 1]
+    smallest_divisor = float(np.finfo(logits.dtype).tiny)  # below it, the temperature might become 0 in float32
     with np.errstate(over="ignore"):  # a quotient beyond float32 is -inf, a probability of 0
-        return (logits - largest) / temperature
+        return (logits - largest) / max(temperature, smallest_divisor)
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -100,7 +112,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
     """
     order = np.argsort(logits, axis=-1, kind="stable")  # the unlikeliest first
-    cumulative = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1)
+    cumulative = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1, dtype=np.float64)
     unlikely = cumulative <= 1 - p  # all that the rest reaches p without
     unlikely[..., -1] = False  # the likeliest token stays, however small p is
     ruled_out = np.empty_like(unlikely)
