@@ -270,9 +270,10 @@ def random_model(config: GPT2Config, seed: int = 0) -> GPT2:
 
 def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
          tokenizer_files: Mapping[str, Path] | None = None) -> None:
-    """Write the model as a folder that `load`, and transformers, can read: config.json and model.safetensors.
+    """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
-    dtype: "float32" or "float16", of the tensors in the file. tokenizer_files: name -> file, copied beside them.
+    dtype: "float32" or "float16", of the tensors in the file. tokenizer_files: name -> file, copied beside them
+    (`checkpoint_files(name, None, [TOKENIZER])` has those of a checkpoint), which `load` needs too.
     A file appears under its name when it is whole, config.json last, without which the folder is no checkpoint.
     Raises ValueError where a weight is too large for the type, OSError where the folder cannot be written.
     """

@@ -37,11 +37,12 @@ class ArgumentParser(argparse.ArgumentParser):
         raise BadInput(f"{message} (see python -m {self.prog} --help)")
 
 
-def whole_number(smallest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, `smallest` or more."""
+def whole_number(smallest: int, largest: int = 10**18 - 1) -> Callable[[str], int]:
+    """An argparse type: a whole number from `smallest` to `largest`."""
     def parse(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {smallest} or more. Got {text!r}.")
+        if not text.isdecimal() or len(text) > 18 or not smallest <= int(text) <= largest:
+            limits = f"{smallest} or more" if largest == 10**18 - 1 else f"from {smallest} to {largest:,}"
+            raise argparse.ArgumentTypeError(f"must be a whole number, {limits}. Got {text[:40]!r}.")
         return int(text)
 
     return parse
@@ -66,13 +67,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
     Line ends are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
     """
     if prompt_file is None:
-        return utf8_text((prompt or "").encode(sys.getfilesystemencoding(), "surrogateescape"), "the prompt")
+        return utf8_text(os.fsencode(prompt or ""), "the prompt")
     return utf8_text(*read_bytes(prompt_file)).replace("\r\n", "\n").removesuffix("\n")
 
 
@@ -101,6 +102,9 @@ def run(main: Callable[[], Any]) -> NoReturn:
 
 
 def exit_status(main: Callable[[], Any]) -> int:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, mode))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
@@ -121,7 +125,7 @@ def exit_status(main: Callable[[], Any]) -> int:
         say(f"error: {error}")
         return 1
     except MemoryError as error:
-        say(f"error: not enough memory: {error or 'the model does not fit'}")
+        say(f"error: not enough memory: {str(error) or 'ask for less, or take a smaller model'}")
         return 1
     except OSError as error:
         say(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}")

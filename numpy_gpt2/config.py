@@ -40,7 +40,7 @@ class GPT2Config:
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # whether the unembedding is wte itself
     bos_token_id: int | None = 50256  # <|endoftext|>, which stands between texts: it begins a text
-    eos_token_id: int | None = 50256  # ... and ends one
+    eos_token_id: int | tuple[int, ...] | None = 50256  # ... and ends one. Some fine-tunes have several
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
@@ -58,10 +58,13 @@ class GPT2Config:
         object.__setattr__(self, "layer_norm_epsilon", float(epsilon))  # a NumPy scalar would make the pass float64
         if not isinstance(self.tie_word_embeddings, bool):
             raise ValueError(f"tie_word_embeddings must be true or false. Got {self.tie_word_embeddings!r}.")
-        for name in ("bos_token_id", "eos_token_id"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{name} must be a token id or null. Got {value!r}.")
+        several = isinstance(self.eos_token_id, (list, tuple))
+        ends = tuple(self.eos_token_id) if several else (self.eos_token_id,)  # type: ignore[arg-type]
+        for name, values in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", ends)):
+            if not all(value is None or type(value) is int for value in values):
+                raise ValueError(f"{name} must be a token id or null. Got {getattr(self, name)!r}.")
+        if several:
+            object.__setattr__(self, "eos_token_id", ends)  # a tuple, so that the config stays hashable
 
     @property
     def d_head(self) -> int:

@@ -106,14 +106,15 @@ def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, n_samples: int | None,
     *batch, n_prompt = prompt.shape
     rows = tuple(batch) if n_samples is None else (n_samples, *batch)
     ended = np.zeros(rows, dtype=bool)
-    if n_steps > 0:
-        history = np.broadcast_to(prompt, (*rows, n_prompt))
-        generators = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(ended.size)]
-        cache = KVCache(model, n_positions=n_prompt + n_steps - 1, batch=tuple(batch))  # the last token is not read
-        logits = next_logits(model, prompt, cache)  # [*batch, vocab_size]
-        if n_samples is not None:
-            cache = cache.repeat(n_samples)
-            logits = np.broadcast_to(logits, (*rows, logits.shape[-1]))
+    if n_steps == 0:
+        return np.where(ended, "eos", "length").tolist()
+    history = np.broadcast_to(prompt, (*rows, n_prompt))
+    generators = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(ended.size)]
+    cache = KVCache(model, n_positions=n_prompt + n_steps - 1, batch=tuple(batch))  # the last token is not read
+    logits = next_logits(model, prompt, cache)  # [*batch, vocab_size]
+    if n_samples is not None:
+        cache = cache.repeat(n_samples)
+        logits = np.broadcast_to(logits, (*rows, logits.shape[-1]))
 
     for step in range(n_steps):
         processed = process_logits(logits[..., :vocab_size], history, sampling)
@@ -149,16 +150,17 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
     """The continuation of a prompt, in pieces of text as they are made. An empty prompt starts from the end of text.
 
     stop_strings: a list of texts, the first of which to appear ends the run; it is left out, and what may be the
-    beginning of one is held back until it is decided. Other options and errors as for `generate_tokens`.
+    beginning of one is held back until it is decided. Other options (seed, eos_token_id, temperature, top_k, top_p,
+    min_p, repetition_penalty) and errors as for `generate_tokens`; only ids that the tokenizer knows are drawn.
     """
     return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, **options)[0]
 
 
 def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_sequences: int,
-                   max_new_tokens: int | None = None, *, stop_strings: Sequence[str] = (),
+                   max_new_tokens: int | None = None, *, stop_strings: Sequence[str] | None = None,
                    eos_token_id: int | Sequence[int] | None = None, **options: Any) -> list[TextStream]:
     """Several continuations of one prompt, a stream for each. They are drawn together, whichever is read first."""
-    stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+    stop_strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings or ())
     if not all(isinstance(stop, str) and stop for stop in stop_strings):
         raise ValueError(f"stop_strings must be texts, none empty. Got {stop_strings!r}.")
     ids = tokenizer.encode(prompt) or [tokenizer.eot_id]

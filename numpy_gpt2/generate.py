@@ -1,6 +1,7 @@
 """Write on from a prompt: `python -m numpy_gpt2.generate "Once upon a time"`."""
 
 import argparse
+import os
 import sys
 import time
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any, Iterator
 
 from . import command_line
 from .checkpoint import load
-from .command_line import ArgumentParser, bad_input, say, whole_number
+from .command_line import ArgumentParser, bad_input, read_prompt, say, whole_number
 from .decoding import TextStream, stream_samples
 from .model import GPT2
 from .sampling import Sampling
@@ -36,7 +37,7 @@ def make_parser() -> ArgumentParser:
                         help="above 1 makes tokens that were there before less likely, 1 is off (the default)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
     parser.add_argument("--seed", type=whole_number(0), metavar="S", help="the same seed writes the same text")
-    parser.add_argument("--num-samples", type=whole_number(1), default=1, metavar="N",
+    parser.add_argument("--num-samples", type=whole_number(1, 10_000), default=1, metavar="N",
                         help="write N continuations of the prompt")
     parser.add_argument("--stop", action="append", type=stop_string, default=[], metavar="TEXT",
                         help="end where this text appears, which is left out; may be given several times")
@@ -56,13 +57,13 @@ def main() -> None:
     if args.interactive:
         prompts = ask_for_prompts()
     else:
-        prompts = iter([command_line.read_prompt(args.prompt, args.prompt_file)])
+        prompts = iter([read_prompt(args.prompt, args.prompt_file)])
     with bad_input():
         model, tokenizer = load(args.model)
     command_line.announce_model(args.model, model)
     for prompt in prompts:
         try:
-            write_samples(model, tokenizer, prompt, sampling, args)
+            write_samples(model, tokenizer, read_prompt(prompt), sampling, args)
         except command_line.BadInput as error:
             if not args.interactive:
                 raise
@@ -119,7 +120,7 @@ def ask_for_prompts() -> Iterator[str]:
                 line = input("prompt> ")
             else:
                 print("prompt> ", end="", file=sys.stderr, flush=True)
-                line = command_line.utf8_text(next(sys.stdin.buffer), "standard input").rstrip("\r\n")
+                line = os.fsdecode(next(sys.stdin.buffer)).rstrip("\r\n")  # as an argument would come
         except (EOFError, StopIteration):
             say("")
             return

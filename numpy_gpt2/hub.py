@@ -290,7 +290,7 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "
                         "another place.")
-    reason = one_line(error) or type(error).__name__
+    reason = (one_line(error) or type(error).__name__).rstrip(".") + "."
     return HubError(f"the hub ({constants.ENDPOINT}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
 
 

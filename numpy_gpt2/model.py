@@ -12,7 +12,7 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners", s
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Iterator
 
@@ -26,50 +26,60 @@ from .tap import Tap, checked, no_tap, scoped
 # The weights ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class LayerNorm:
+class Weights:
+    """Arrays under their names. A debugger shows their shapes, not thousands of numbers."""
+
+    def __repr__(self) -> str:
+        shown = [(part.name, getattr(self, part.name)) for part in fields(self) if part.repr]  # type: ignore[arg-type]
+        texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
+                 for name, value in shown]
+        return f"{type(self).__name__}({', '.join(texts)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerNorm(Weights):
     """A gain and a shift for each channel."""
 
     weight: np.ndarray  # [n_embd]
     bias: np.ndarray  # [n_embd]
 
 
-@dataclass(frozen=True, eq=False)
-class Conv1D:
+@dataclass(frozen=True, eq=False, repr=False)
+class Conv1D(Weights):
     """A linear layer stored input first, so that `x @ weight` needs no transpose. (The name is OpenAI's.)"""
 
     weight: np.ndarray  # [n_in, n_out]
     bias: np.ndarray  # [n_out]
 
 
-@dataclass(frozen=True, eq=False)
-class Attention:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention(Weights):
     c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
     c_proj: Conv1D  # [n_embd, n_embd]
 
 
-@dataclass(frozen=True, eq=False)
-class MLP:
+@dataclass(frozen=True, eq=False, repr=False)
+class MLP(Weights):
     c_fc: Conv1D  # [n_embd, n_inner]
     c_proj: Conv1D  # [n_inner, n_embd]
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
+@dataclass(frozen=True, eq=False, repr=False)
+class Block(Weights):
     ln_1: LayerNorm
     attn: Attention
     ln_2: LayerNorm
     mlp: MLP
 
 
-@dataclass(frozen=True, eq=False)
-class GPT2:
+@dataclass(frozen=True, eq=False, repr=False)
+class GPT2(Weights):
     """The whole model. Where the checkpoint ties the two, `lm_head` is the very array `wte`."""
 
     config: GPT2Config
     wte: np.ndarray  # [vocab_size, n_embd]: the token embedding
     wpe: np.ndarray  # [n_positions, n_embd]: the position embedding
-    h: tuple[Block, ...]  # n_layer blocks
+    h: tuple[Block, ...] = field(repr=False)  # n_layer blocks
     ln_f: LayerNorm
     lm_head: np.ndarray  # [vocab_size, n_embd]: the unembedding
 
@@ -216,9 +226,9 @@ def mlp(x: np.ndarray, weights: MLP, tap: Tap = no_tap) -> np.ndarray:
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """How well each token of the vocabulary would go on from here: [n, n_embd] -> logits [n, vocab_size]."""
-    rows = hidden.reshape(-1, hidden.shape[-1])  # leading axes folded, as in `linear`
-    logits = rows @ model.lm_head.T  # [n, vocab_size]
-    logits = logits.reshape(*hidden.shape[:-1], model.lm_head.shape[0])
+    rows = hidden.reshape(-1, hidden.shape[-1])  # [n_rows, n_embd]: leading axes folded, as in `linear`
+    logits = rows @ model.lm_head.T  # [n_rows, vocab_size]
+    logits = logits.reshape(*hidden.shape[:-1], model.lm_head.shape[0])  # [n, vocab_size]
     logits = checked(tap)("logits", logits)
     return logits
 

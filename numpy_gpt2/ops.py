@@ -53,4 +53,4 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """
     rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]: one product for the whole batch reads each weight once
     y = rows @ weight + bias  # [n_rows, n_out]
-    return y.reshape(*x.shape[:-1], weight.shape[-1])
+    return y.reshape(*x.shape[:-1], weight.shape[-1])  # [..., n_out]

@@ -128,7 +128,7 @@ def test_tying_is_true_or_false(value):
 
 
 @pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id"])
-@pytest.mark.parametrize("value", [True, 1.0, "0", [0]])
+@pytest.mark.parametrize("value", [True, 1.0, "0", ["0"]])
 def test_a_token_id_is_a_whole_number_or_null(key, value):
     assert refusal(**{key: value}) == f"{key} must be a token id or null. Got {value!r}."
 
@@ -188,3 +188,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         GPT2Config.from_json(tmp_path / "absent.json")
     with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
         GPT2Config.from_json(tmp_path)
+
+
+def test_several_ends_of_text_are_taken_and_written_as_a_list():
+    config = GPT2Config.from_dict({"model_type": "gpt2", "eos_token_id": [1, 2]})
+    assert config.eos_token_id == (1, 2)
+    assert json.loads(json.dumps(config.to_dict()))["eos_token_id"] == [1, 2]

@@ -102,6 +102,21 @@ def test_interactive_goes_on_after_a_prompt_it_cannot_use():
     assert process.stdout.startswith(b"A fox") and b"error: " in process.stderr
 
 
+def test_interactive_goes_on_after_a_line_that_is_not_utf_8():
+    process = generate("--interactive", "--max-new-tokens", "1", stdin=b"\xff\nA fox\n")
+    assert process.returncode == 0
+    assert process.stdout.startswith(b"A fox") and b"error: the prompt is not UTF-8" in process.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell is POSIX's")
+@pytest.mark.parametrize("closing, status", [(">&-", 0), ("2>&-", 0), ("--prompt-file - <&-", 0), ("--no 2>&-", 2)])
+def test_streams_that_were_closed_make_no_traceback(closing, status):
+    command = " ".join([*COMMAND, "" if "-file" in closing else "Once", "--max-new-tokens", "1", closing])
+    process = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60)
+    assert process.returncode == status
+    assert b"Traceback" not in process.stderr and b"model:" not in process.stdout and b"error:" not in process.stdout
+
+
 BAD_INPUT = {
     "prompt that is not UTF-8": ([b"caf\xe9"], b"", "UTF-8"),
     "file that is not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "UTF-8"),
@@ -122,6 +137,8 @@ BAD_INPUT = {
     "min-p below 0": (["--min-p", "-0.1"], b"", "min_p"),
     "repetition penalty of 0": (["--repetition-penalty", "0"], b"", "repetition_penalty"),
     "max-new-tokens below 0": (["--max-new-tokens", "-1"], b"", "max-new-tokens"),
+    "more samples than memory": (["--num-samples", "9999999999999"], b"", "num-samples"),
+    "seed without end": (["--seed", "9" * 5000], b"", "seed"),
     "no samples": (["--num-samples", "0"], b"", "num-samples"),
     "seed below 0": (["--seed", "-1"], b"", "seed"),
     "empty stop string": (["--stop", ""], b"", "stop"),

@@ -383,3 +383,9 @@ def test_unembed_does_not_change_the_hidden_states():
     hidden = transform(model, [1, 2, 3])
     hidden.flags.writeable = False
     assert unembed(model, hidden).shape == (3, 11)
+
+
+def test_a_model_shows_its_shapes_and_not_its_numbers():
+    model = lively_model(SMALLEST)
+    assert "wte [11, 6]" in repr(model) and len(repr(model)) < 1000
+    assert repr(model.h[0].attn.c_attn) == "Conv1D(weight [6, 18], bias [18])"
