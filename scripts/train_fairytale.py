@@ -298,6 +298,9 @@ dashes are the keyboard's; each tale or chapter begins after `<|endoftext|>`.
 
 **Made by** `python scripts/train_fairytale.py BOOKS --steps {steps} --seed {seed}`.
 
+**In transformers**, `GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)` gives the same logits; without the
+type it computes in the file's float16.
+
 **What it cannot do.** It knows a few million words of old tales and nothing else: no facts, no modern words, no
 instructions. It keeps a scene going for a few sentences and a plot not at all. The tales carry the views of their time.
 

@@ -278,3 +278,12 @@ def test_a_pass_that_fails_leaves_the_length_where_it_was(stage):
     with pytest.raises(ValueError, match=stage):
         forward(MODEL, [3], cache, tap=failing)
     assert cache.length == 2
+
+
+@given(passes(), st.integers(1, 3))
+def test_the_positions_of_a_channel_lie_side_by_side_in_memory(model_and_ids, n):
+    model, ids = model_and_ids
+    cache = KVCache(model, batch=ids.shape[:-1])
+    for one in (cache, cache.repeat(n)):
+        for array in (one.k, one.v):
+            assert np.swapaxes(array, -1, -2).flags.c_contiguous
