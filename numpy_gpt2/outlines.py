@@ -1,0 +1,111 @@
+"""What is known of a checkpoint before its weights are read.
+
+    name -> outline: the config, verified against the header of the weights' file (or, for a built-in size, the config)
+
+A header is the first few kilobytes of the file: the name, type and shape of every tensor. No weights are downloaded.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Mapping
+
+from .checkpoint import StoredTensor, check_tensors, parameter_shapes, same_values, stored_tensors
+from .config import SIZES, CheckpointError, GPT2Config
+from .hub import (CONFIG, RELEASED, WEIGHTS, HubError, IncompleteCheckpoint, cached_file, checkpoint_files,
+                  choose_files, explained, look_up, within)
+
+HEADER_S = 20  # how long the hub may take to show all headers of a checkpoint, in seconds
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What can be known of a checkpoint before its weights are read."""
+
+    name: str
+    config: GPT2Config
+    source: str  # where this is known from, in words
+    types: Mapping[str, str] = field(default_factory=dict)  # each parameter's type in the file; empty: no file was seen
+    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # tensors in the file that are no parameters
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a header was read, and has every parameter of the config in its shape."""
+        return bool(self.types)
+
+
+def outline(name: str | Path, revision: str | None = None) -> Outline:
+    """The outline of a checkpoint: a built-in name, a folder, or owner/repo, as for `load`.
+
+    A file on this machine shows its own header. Of others the hub shows the header; where it cannot be reached, the
+    four released sizes are known all the same (and the outline says that nothing was verified).
+    Raises CheckpointError (a file), HubError (the network) or ValueError (an argument).
+    """
+    place = look_up(str(name))
+    if isinstance(place, Path):
+        return outline_of_files(str(name), checkpoint_files(name, revision, (CONFIG, WEIGHTS)))
+    try:
+        files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main"), place)
+    except IncompleteCheckpoint:
+        return outline_from_hub(str(name), place, revision)
+    return outline_of_files(str(name), files)
+
+
+def outline_of_size(size: str, source: str = "the released settings (numpy_gpt2.SIZES)") -> Outline:
+    """One of the four released sizes, from its settings alone."""
+    return Outline(size, SIZES[size], source)
+
+
+def outline_of_files(name: str, files: Mapping[str, Path]) -> Outline:
+    config = GPT2Config.from_json(files["config.json"], str(files["config.json"]))
+    tensors = stored_tensors(files)
+    place = next(path for file_name, path in files.items() if file_name != "config.json")
+    if config.tie_word_embeddings and "lm_head.weight" in tensors:
+        # the one case that a header leaves open: two tensors which may be equal, or not (then `load` unties them)
+        check_tensors(replace(config, tie_word_embeddings=False), tensors, place)
+        config = replace(config, tie_word_embeddings=same_values(tensors["wte.weight"], tensors["lm_head.weight"]))
+    return outline_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
+
+
+def outline_from_hub(name: str, repo: str, revision: str | None) -> Outline:
+    size_of_repo = {RELEASED[size]: size for size in SIZES}
+    try:
+        config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
+        commit = config_path.parent.name  # the cache's layout: snapshots/<commit>/config.json
+        tensors = header_on_hub(repo, commit)
+    except HubError as error:
+        if repo not in size_of_repo or revision is not None:
+            raise
+        source = f"the released settings (numpy_gpt2.SIZES), not verified: {str(error).partition(' Ways out:')[0]}"
+        return replace(outline_of_size(size_of_repo[repo], source), name=name)
+    config = GPT2Config.from_json(config_path, f"{repo}: config.json")
+    return outline_of_tensors(name, config, tensors, Path(repo), f"config.json and the header on the hub: {repo} at "
+                              f"commit {commit[:8]}")
+
+
+def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
+    """What the weights' files of a repository say they hold. It always asks the network."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    try:
+        metadata = within(HEADER_S, lambda: get_safetensors_metadata(repo, revision=commit, timeout=5))
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise CheckpointError(f"{repo}: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        raise explained(error, repo, commit) from error
+    tensors = {}
+    for file_name, file in metadata.files_metadata.items():
+        for name, info in file.tensors.items():
+            tensors[name.removeprefix("transformer.")] = StoredTensor(
+                Path(repo, file_name), name, info.dtype, tuple(info.shape), info.data_offsets[0])
+    return tensors
+
+
+def outline_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,
+                       source: str) -> Outline:
+    """The outline, once the headers are found to have what the config says. Raises CheckpointError if they have not."""
+    check_tensors(config, tensors, place)
+    names = parameter_shapes(config)
+    types = {name: tensors[name].dtype for name in names}
+    extras = {name: tensor.shape for name, tensor in tensors.items() if name not in names}
+    return Outline(name, config, source, types, extras)

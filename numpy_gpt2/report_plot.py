@@ -1,0 +1,73 @@
+"""Reports as a picture, with a panel for each section that can be drawn. It needs matplotlib, of the extra `plot`."""
+
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from .report import KINDS, ROLES, Reports
+
+
+def check_plot(path: Path, sections: Sequence[str], has_loss: bool) -> None:
+    """Before anything is computed: whether a picture could be drawn at all. Raises ValueError where it could not."""
+    if not has_loss and not PANELS.keys() & set(sections):
+        raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: name one of them")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'numpy_gpt2[plot]'") from error
+
+
+def draw(reports: Reports, path: Path) -> None:
+    """One picture, with a panel for each section that can be drawn."""
+    from matplotlib.figure import Figure
+    panels = [panel for section, panel in PANELS.items() if any(section in found for found in reports.values())]
+    figure = Figure(figsize=(5 * len(panels), 5), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        panel(axes, reports)
+    figure.savefig(path, dpi=150)
+
+
+def legend_below(axes: Any) -> None:
+    """Where it hides nothing."""
+    axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+
+
+def draw_counts(axes: Any, reports: Reports) -> None:
+    bottom = dict.fromkeys(reports, 0.0)
+    for kind, label in KINDS.items():
+        heights = {name: found["counts"]["shares"].get(kind, 0.0) for name, found in reports.items()}
+        if any(heights.values()):
+            axes.bar(list(reports), list(heights.values()), bottom=list(bottom.values()), label=label)
+        bottom = {name: bottom[name] + heights[name] for name in reports}
+    axes.set(title="What the parameters are", ylabel="share of all parameters")
+    legend_below(axes)
+
+
+def draw_biases(axes: Any, reports: Reports) -> None:
+    for role in ("biases", "gains"):
+        shares = [100 * found["biases"]["shares"][role] for found in reports.values()]
+        axes.plot(list(reports), shares, "o-", label=ROLES[role])
+    axes.set(title="Biases and gains", ylabel="% of all parameters", ylim=(0, None))
+    legend_below(axes)
+
+
+def draw_depth(axes: Any, reports: Reports) -> None:
+    for name, found in reports.items():
+        for profile in found["values"].get("depth", []):
+            label = profile["name"] if len(reports) == 1 else f"{name}: {profile['name']}"
+            axes.plot(profile["std"], ".-", label=label)
+    axes.set(title="The weights with depth", xlabel="block", ylabel="standard deviation")
+    legend_below(axes)
+
+
+def draw_loss(axes: Any, reports: Reports) -> None:
+    for name, found in reports.items():
+        if "bits_per_byte" in found["loss"]:
+            axes.plot(found["n_parameters"], found["loss"]["bits_per_byte"], "o")
+            axes.annotate(name, (found["n_parameters"], found["loss"]["bits_per_byte"]))
+    axes.set(title="What more parameters bring", xlabel="parameters", ylabel="bits per byte", xscale="log")
+
+
+PANELS: dict[str, Callable[[Any, Reports], None]] = {
+    "counts": draw_counts, "biases": draw_biases, "values": draw_depth, "loss": draw_loss}
