@@ -1,0 +1,323 @@
+"""The survey's experiments, run as a student runs them; their figures against other ways to compute them."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import numpy_gpt2
+from numpy_gpt2 import GPT2Config, Recorder, build_model, forward, generate_tokens, named_parameters, random_model
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+STORY = SCRIPTS / "story.txt"
+BUNDLED = Path(numpy_gpt2.__file__).parent / "checkpoints" / "fairytale"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+QUICK = {  # little work, and the same code
+    "bias_study": ["--tokens", "40"],
+    "coherence_study": ["--tokens", "200", "--samples", "1", "--length", "24"],
+    "five_steps": ["--rounds", "3"],
+    "projection": ["--tokens", "30"],
+    "qkv_split": ["--tokens", "30", "--rounds", "2"],
+    "temperature_study": ["--temperatures", "30", "0.1", "1", "--samples", "2", "--length", "20", "--tokens", "100"],
+    "untied_twin": ["--tokens", "20"],
+    "weight_tying": ["--tokens", "40"],
+}
+
+
+def script(name, *arguments, env=None):
+    """Run a script to its end, from the root of the repository. On one thread: others run beside it."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1", **(env or {})}
+    return subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], capture_output=True, timeout=600,
+                          cwd=ROOT, env=env)
+
+
+def script_runs(cases):
+    """Several, two at a time: {key: (name, *arguments)} -> {key: process}."""
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(cases, pool.map(lambda case: script(*case), cases.values())))
+
+
+@pytest.fixture(scope="module")
+def fairytale():
+    return numpy_gpt2.load("fairytale")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Where the scripts of `outputs` draw, if they can."""
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module")
+def outputs(pictures):
+    """What every script prints about the bundled model."""
+    cases = {name: [name, *flags] for name, flags in QUICK.items()}
+    if find_spec("matplotlib"):
+        cases = {name: [*case, "--plot", str(pictures / f"{name}.png")] for name, case in cases.items()}
+    processes = script_runs(cases)
+    for name, process in processes.items():
+        assert process.returncode == 0, (name, process.stderr.decode())
+    return {name: process.stdout.decode() for name, process in processes.items()}
+
+
+def row(output, name, at=0):
+    """The cells after a row's name, as texts; `at`: of the lines that begin so, which."""
+    lines = [line for line in output.splitlines() if re.match(re.escape(name) + "(  |$)", line)]
+    return re.split(r"\s{2,}", lines[at][len(name):].strip())
+
+
+def number(cell):
+    value = float(cell.rstrip("%").replace(",", ""))
+    return value / 100 if cell.endswith("%") else value
+
+
+def story_ids(tokenizer, n):
+    return [tokenizer.eot_id, *tokenizer.encode(STORY.read_text(encoding="utf-8"))[:n]]
+
+
+def losses(model, ids):
+    """Of every token but the first, by the definition."""
+    logits = forward(model, ids[:-1]).astype(np.float64)
+    return np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids) - 1), ids[1:]]
+
+
+def imported(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return __import__(name)
+
+
+# All of them ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_experiment_is_here():
+    own = {path.stem for path in SCRIPTS.glob("*.py") if "import experiment\n" in path.read_text(encoding="utf-8")}
+    assert own == set(QUICK)
+
+
+def test_every_experiment_ends_with_a_sentence_and_names_the_model(outputs):
+    for name, output in outputs.items():
+        last_paragraph = output.rstrip().split("\n\n")[-1]
+        assert last_paragraph.endswith((".", ")")) and len(last_paragraph.split()) > 15, name
+        assert name == "temperature_study" or "nan" not in output.split(), name  # in a sample it may be a word
+
+
+def test_every_experiment_draws_a_picture(outputs, pictures):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `plot`")
+    for name in outputs:
+        assert (pictures / f"{name}.png").read_bytes().startswith(PNG), name
+
+
+def test_every_experiment_takes_a_folder_untied_and_with_a_short_context(tmp_path, fairytale):
+    config = GPT2Config(fairytale[0].config.vocab_size, 40, 16, 2, 2, tie_word_embeddings=False)
+    files = {name: BUNDLED / name for name in ("vocab.json", "merges.txt")}
+    numpy_gpt2.save(random_model(config), tmp_path, tokenizer_files=files)
+    processes = script_runs({name: (name, *flags, "--model", str(tmp_path)) for name, flags in QUICK.items()})
+    for name, process in processes.items():
+        assert process.returncode == 0, (name, process.stderr.decode())
+    assert "model.lm_head is model.wte: False" in processes["weight_tying"].stdout.decode()
+    assert "untied already" in " ".join(processes["untied_twin"].stdout.decode().split())
+
+
+def test_without_matplotlib_a_plot_is_one_line_that_says_how_to_get_it_and_exit_2(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    process = script("untied_twin", "--plot", str(tmp_path / "x.png"), env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    lines = process.stderr.decode().splitlines()
+    assert (process.returncode, process.stdout, len(lines)) == (2, b"", 1)
+    assert "pip install" in lines[0] and "matplotlib" in lines[0]
+
+
+def test_bad_input_gets_one_clear_line_and_exit_2(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    cases = {
+        **{f"unknown model, {name}": (name, "--model", "no-such-model") for name in QUICK},
+        "unknown option": ("bias_study", "--no-such-option"),
+        "text that is not there": ("bias_study", "--text", "no/such/file"),
+        "text that is not UTF-8": ("projection", "--text", str(tmp_path / "latin.txt")),
+        "empty text": ("weight_tying", "--text", str(tmp_path / "empty.txt")),
+        "short text": ("coherence_study", "--tokens", "20"),
+        "plot in no folder": ("untied_twin", "--plot", "no/such/folder/x.png"),
+        "temperature 0": ("temperature_study", "--temperatures", "0"),
+        "too long": ("temperature_study", "--length", "99999"),
+        "temperature below 0": ("five_steps", "--temperature", "-1"),
+        "temperature that is no number": ("coherence_study", "--temperature", "warm"),
+        "empty prompt": ("five_steps", "--prompt", ""),
+        "more rounds than room": ("five_steps", "--rounds", "99999"),
+        "seed below 0": ("bias_study", "--seed", "-1"),
+    }
+    for name, process in script_runs(cases).items():
+        lines = [line for line in process.stderr.decode().splitlines() if not line.startswith("model:")]
+        assert (name, process.returncode, process.stdout) == (name, 2, b"")
+        assert len(lines) == 1 and lines[0].startswith("error: "), (name, lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_every_experiment_runs_as_it_stands(name):
+    process = script(name)
+    assert process.returncode == 0, process.stderr.decode()
+
+
+# Each by itself -------------------------------------------------------------------------------------------------------
+
+
+def test_bias_study_s_losses_are_those_of_models_without_these_biases(outputs, fairytale):
+    model, tokenizer = fairytale
+    ids = story_ids(tokenizer, 40)
+    arrays = dict(named_parameters(model))
+    biases = {name: np.zeros_like(array) for name, array in arrays.items() if name.endswith("bias")}
+    gains = {name: np.ones_like(array) for name, array in arrays.items() if ".ln_" in "." + name and "weight" in name}
+    without = {"nothing": {}, "all biases": biases, "the layer norms' gains to 1": gains,
+               "all biases and gains": {**biases, **gains}}
+    for name, changed in without.items():
+        cells = row(outputs["bias_study"], name)
+        expected = losses(build_model(model.config, {**arrays, **changed}), ids).mean()
+        assert number(cells[0]) == sum(array.size for array in changed.values()), name
+        assert number(cells[2]) == pytest.approx(expected, abs=2e-4), name
+    assert abs(number(row(outputs["bias_study"], "  of them the keys'")[3])) < 1e-4
+
+
+def test_random_weights_set_to_zero_are_as_many_as_asked(monkeypatch, fairytale):
+    model, _ = fairytale
+    arrays = imported("bias_study", monkeypatch).without_random_weights(model, 1000, seed=0)
+    before = dict(named_parameters(model))
+    assert sum(np.sum((array == 0) & (before[name] != 0)) for name, array in arrays.items()) >= 990  # few were 0
+    assert sum(np.sum(array != before[name]) for name, array in arrays.items()) <= 1000
+
+
+def test_coherence_study_s_losses_are_the_definition_s(outputs, fairytale):
+    model, tokenizer = fairytale
+    of_each = losses(model, story_ids(tokenizer, 200))
+    for name, places in (("1-7", slice(0, 7)), ("32-63", slice(31, 63)), ("128-255", slice(127, 200))):
+        cells = row(outputs["coherence_study"], name)
+        assert number(cells[0]) == len(of_each[places])
+        assert number(cells[-1]) == pytest.approx(of_each[places].mean(), abs=2e-3)
+    assert row(outputs["coherence_study"], "1-7")[1:4] == ["-", "-", "-"]
+
+
+def test_a_short_context_sees_half_of_it_to_all(monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    ids = story_ids(tokenizer, 40)
+    short = imported("coherence_study", monkeypatch).losses(model, ids, 8)
+    assert len(short) == len(ids) - 1
+    np.testing.assert_allclose(short[:7], losses(model, ids[:8]), atol=1e-4)
+    np.testing.assert_allclose(short[7:11], losses(model, ids[4:12])[3:], atol=1e-4)
+
+
+def test_coherence_study_s_attention_is_the_pattern_s(outputs, fairytale):
+    model, tokenizer = fairytale
+    acts = Recorder()
+    ids = story_ids(tokenizer, 200)
+    forward(model, ids, tap=acts)
+    pattern = acts["h.1.attn.pattern"].mean(axis=0)
+    far = np.mean([sum(pattern[q, k] * (q - k) for k in range(q + 1)) for q in range(len(ids))])
+    near = np.mean([sum(pattern[q, k] for k in range(max(q - 7, 1), q + 1)) for q in range(len(ids))])
+    cells = row(outputs["coherence_study"], "1")
+    assert number(cells[0]) == pytest.approx(far, abs=0.06)
+    assert number(cells[1]) == pytest.approx(pattern[:, 0].mean(), abs=6e-4)
+    assert number(cells[2]) == pytest.approx(near, abs=6e-4)
+
+
+def test_five_steps_draws_what_generate_tokens_draws(outputs, fairytale):
+    model, tokenizer = fairytale
+    prompt = tokenizer.encode("Once upon a time")
+    drawn = list(generate_tokens(model, prompt, 3, temperature=0.8, seed=1))
+    assert repr(tokenizer.decode([*prompt, drawn[0]])) in outputs["five_steps"]
+    assert repr(tokenizer.decode([*prompt, *drawn])) in " ".join(outputs["five_steps"].split("\n"))
+    assert "draws the same tokens" in " ".join(outputs["five_steps"].split())
+
+
+def test_projection_s_shares_are_each_head_s_rows_of_the_matrix(outputs, fairytale):
+    model, tokenizer = fairytale
+    acts = Recorder()
+    forward(model, story_ids(tokenizer, 30), tap=acts)
+    c_proj, d_head = model.h[2].attn.c_proj, model.config.d_head
+    out = acts["h.2.attn.out"]
+    cells = row(outputs["projection"], "2")
+    for head in range(model.config.n_head):
+        part = acts["h.2.attn.z"][head] @ c_proj.weight[head * d_head:(head + 1) * d_head]
+        assert number(cells[head]) == pytest.approx(np.sum(part * out) / np.sum(out * out), abs=6e-3)
+    assert number(cells[model.config.n_head]) == pytest.approx(np.sum(c_proj.bias * out) / np.sum(out * out), abs=6e-3)
+    assert cells[model.config.n_head + 1] == "100%"
+
+
+def test_qkv_split_takes_apart_and_times(outputs, fairytale):
+    width = fairytale[0].config.n_embd
+    assert f"c_attn {width} x {3 * width} = 3 of {width} x {width}" in outputs["qkv_split"]
+    assert float(re.search(r"([\d.e+-]+) of the\s+largest", outputs["qkv_split"]).group(1)) < 1e-5
+    for n in (1, 16):
+        fused, separate, ratio, _, traffic = row(outputs["qkv_split"], str(n))
+        assert min(number(fused), number(separate), number(ratio)) > 0
+        one = 3 * width * width + 3 * width + n * width + 3 * n * width
+        assert number(traffic) == pytest.approx((one + 2 * n * width) / one, abs=6e-3)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
+def test_the_longest_repeat_is_the_longest_run_found_twice(ids):
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        from temperature_study import longest_repeat
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    runs = [(ids[a:b], ids[c:c + b - a]) for a in range(len(ids)) for b in range(a, len(ids) + 1)
+            for c in range(a + 1, len(ids) - (b - a) + 1)]
+    assert longest_repeat(ids) == max((len(one) for one, other in runs if one == other), default=0)
+
+
+def test_temperature_study_measures_what_was_drawn(outputs, fairytale):
+    model, tokenizer = fairytale
+    prompt = [tokenizer.eot_id, *tokenizer.encode("Once upon a time")]
+    for temperature in (0.1, 1.0):
+        steps = list(generate_tokens(model, prompt, 20, temperature=temperature, num_return_sequences=2, seed=1,
+                                     eos_token_id=-1))
+        samples = np.stack(steps, axis=1).tolist()
+        own_loss = np.mean([losses(model, [*prompt, *sample])[-20:].mean() for sample in samples])
+        distinct = np.mean([len(set(zip(sample, sample[1:]))) / 19 for sample in samples])
+        logits = np.stack([forward(model, [*prompt, *sample[:-1]])[len(prompt) - 1:] for sample in samples])
+        weights = np.exp(logits.astype(np.float64) / temperature)
+        shares = weights / weights.sum(axis=-1, keepdims=True)
+        cells = list(map(number, row(outputs["temperature_study"], f"{temperature:g}")))
+        assert cells[0] == pytest.approx(distinct, abs=6e-4)
+        assert cells[2] == pytest.approx(-np.sum(shares * np.log2(shares + 1e-300), axis=-1).mean(), abs=6e-3)
+        assert cells[3] == pytest.approx(np.sort(shares, axis=-1)[..., -10:].sum(axis=-1).mean(), abs=6e-4)
+        assert cells[4] == pytest.approx(own_loss, abs=1e-3)
+        assert f"\n  {temperature:g}:\n" in outputs["temperature_study"]
+    assert number(row(outputs["temperature_study"], "30")[2]) > 0.9 * math.log2(model.config.vocab_size)
+
+
+def test_untied_twin_has_the_course_s_sum_and_the_size_table_s(outputs, fairytale):
+    model, _ = fairytale
+    assert "163,037,184 - 38,597,376 = 124,439,808" in outputs["untied_twin"]
+    assert row(outputs["untied_twin"], "medium")[:3] == ["406,286,336", "51,463,168", "354,823,168"]
+    assert row(outputs["untied_twin"], "large")[:3] == ["838,359,040", "64,328,960", "774,030,080"]
+    assert row(outputs["untied_twin"], "xl")[:3] == ["1,638,022,400", "80,411,200", "1,557,611,200"]
+    as_it_is, twin = row(outputs["untied_twin"], "as it is"), row(outputs["untied_twin"], "twin")
+    assert number(twin[0]) - number(as_it_is[0]) == model.wte.size
+    assert (as_it_is[2], twin[2]) == ("True", "False") and as_it_is[3] == twin[3]
+
+
+def test_weight_tying_breaks_only_where_names_part(outputs, fairytale):
+    model, tokenizer = fairytale
+    rows = {name: row(outputs["weight_tying"], name) for name in (
+        "as it is", "untied, two equal matrices", "lm_head permuted", "both permuted alike",
+        "both, and the text renamed", "lm_head random")}
+    expected = losses(model, story_ids(tokenizer, 40)).mean()
+    for name in ("as it is", "untied, two equal matrices", "both, and the text renamed"):
+        assert number(rows[name][1]) == pytest.approx(expected, abs=2e-4) and rows[name][2] == "100.0%", name
+    for name in ("lm_head permuted", "both permuted alike", "lm_head random"):
+        assert number(rows[name][1]) > expected + 1, name
+    permuted = model.wte[np.random.default_rng(1).permutation(len(model.wte))]
+    assert number(rows["lm_head permuted"][0]) == pytest.approx(
+        np.corrcoef(model.wte.ravel(), permuted.ravel())[0, 1], abs=6e-5)
