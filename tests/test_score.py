@@ -51,6 +51,7 @@ def test_json_is_the_library_s_result_and_every_byte_of_the_file_counts(fairytal
     assert_measures(facts, expected_scores(fairytale, TEXT), len(TEXT.encode()))
 
 
+@pytest.mark.slow
 def test_a_long_text_comes_through_a_pipe_and_the_stride_reaches_the_library(fairytale):
     facts = json.loads(score("-", "--json", "--stride", "511", stdin=LONG_TEXT.encode()).stdout)
     assert facts["n_tokens"] > facts["n_positions"]
@@ -128,6 +129,7 @@ def test_bad_input_gets_one_clear_line_and_exit_2():
             assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0], (name, lines)
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error():
     with subprocess.Popen([*COMMAND, "-", "--tokens"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as process:
@@ -164,6 +166,7 @@ def run_on_a_terminal(columns, stream):
     return written.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar_that_respects_its_width_and_goes_away():
     announcement, _, bars = run_on_a_terminal(20, "stderr").partition("\n")
     *drawn, blank, end = bars.split("\r")[1:]

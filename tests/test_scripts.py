@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, Recorder, build_model, forward, generate_tokens, named_parameters, random_model
 
+pytestmark = pytest.mark.slow  # each runs a script from beginning to end
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 STORY = SCRIPTS / "story.txt"
