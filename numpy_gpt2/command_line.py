@@ -89,6 +89,16 @@ def read_bytes(file: str) -> tuple[bytes, str]:
         raise BadInput(f"{source}: {error.strerror}") from error
 
 
+def read_text(file: str) -> str:
+    """The text of a file, or of standard input (-), to the last byte: for what is measured, not continued.
+
+    Raises BadInput."""
+    data, source = read_bytes(file)
+    if not data:
+        raise BadInput(f"{source} is empty: expected a text")
+    return utf8_text(data, source)
+
+
 def utf8_text(data: bytes, source: str) -> str:
     try:
         return data.decode("utf-8")

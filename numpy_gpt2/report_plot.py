@@ -12,6 +12,8 @@ def check_plot(path: Path, sections: Sequence[str], has_loss: bool) -> None:
         raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: name one of them")
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -131,8 +131,9 @@ def cost_lines(reports: Reports, width: int) -> Iterator[str]:
         yield ""
         yield from comparison(f"{name}, bytes per token", reports, rows, width)
     yield ""
-    yield from wrapped("FLOPs: two for each multiply-add of the matrix products; of attention the causal half; the "
-                       "logits of the last position only. Prefill reads the weights once for the whole context.", width)
+    yield from wrapped("FLOPs: two for each multiply-add of the matrix products; in prefill the causal half of "
+                       "attention, and the logits of the last position only. Prefill reads the weights once for the "
+                       "whole context and writes the KV cache, which decode reads.", width)
 
 
 def value_lines(found: Report, width: int) -> Iterator[str]:

@@ -38,12 +38,14 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    text = read_text(args.file)
+    text = command_line.read_text(args.file)
     with bad_input():
         model, tokenizer = load(args.model)
     command_line.announce_model(args.model, model)
 
     ids = tokenizer.encode(text)
+    if args.no_bos and len(ids) == 1:
+        raise BadInput("the text is one token, before which nothing stands to score it by: leave out --no-bos")
     n_bytes = len(text.encode())
     if args.no_bos:
         n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
@@ -63,14 +65,6 @@ def main() -> None:
         if args.tokens:
             print_table(scores, ids[1:], tokenizer)
         print_measures(facts)
-
-
-def read_text(file: str) -> str:
-    """A file's text, or that of standard input (-), to the last byte. Raises BadInput."""
-    data, source = command_line.read_bytes(file)
-    if not data:
-        raise BadInput(f"{source} is empty: there is nothing to score")
-    return command_line.utf8_text(data, source)
 
 
 def measures(scores: Scores, n_bytes: int) -> dict[str, Any]:

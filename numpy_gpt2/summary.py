@@ -44,9 +44,7 @@ def main() -> None:
     if args.plot:
         with bad_input():
             check_plot(args.plot, sections, args.text is not None)
-    text = None if args.text is None else command_line.read_prompt(None, args.text)
-    if text == "":
-        raise BadInput(f"{args.text} is empty: expected a text")
+    text = None if args.text is None else command_line.read_text(args.text)
     models = chosen_models(args)
     measured = [section for section in ("values", "tying") if getattr(args, section)]
     with bad_input():

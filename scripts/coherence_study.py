@@ -112,7 +112,7 @@ def main():
     experiment.print_table(["runs", "samples", "the text"], [[n, f"{a:.1%}", f"{b:.1%}"] for n, a, b in repeats])
 
     name, _, means = rows[-1]
-    known = {f"the nearest {c}": x for c, x in zip(contexts, means) if x is not None} | {"all": means[-1]}
+    known = {f"a context of {c}": x for c, x in zip(contexts, means) if x is not None} | {"all": means[-1]}
     worst, best = next(iter(known.values())), min(known, key=known.get)
     shares = [f"{label} {(worst - x) / (worst - known[best]):.0%}" for label, x in known.items() if x < worst]
     experiment.conclude(

@@ -20,7 +20,7 @@ from numpy_gpt2.sampling import choose, process_logits
 def main():
     parser = experiment.make_parser(__doc__)
     parser.add_argument("--prompt", default="Once upon a time", help="default: %(default)s")
-    parser.add_argument("--rounds", type=whole_number(1), default=8, metavar="N", help="tokens to draw (default: 8)")
+    parser.add_argument("--rounds", type=whole_number(1), default=9, metavar="N", help="tokens to draw (default: 9)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="above 0 (default: 0.8)")
     experiment.add_seed(parser)
     args, model, tokenizer = experiment.start(parser)

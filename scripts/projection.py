@@ -64,7 +64,7 @@ def main():
         f"number. The largest share is head {head}'s in layer {layer}: {shares[layer][head]:.0%}, where an equal one "
         f"would be {1 / n_head:.0%}.",
         f"Without W_0 the loss rises most in layer {worst}, by {damages[worst]:.2f} nats a token, and in the mean over "
-        f"layers by {np.mean(damages):.2f}: W_0 does more than put heads side by side." if min(damages) > 0 else
+        f"layers by {np.mean(damages):.2f}: its mixture of the heads is learnt." if min(damages) > 0 else
         "In some layer the identity serves no worse than W_0.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):

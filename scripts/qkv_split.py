@@ -105,7 +105,7 @@ def main():
         f"At {', '.join(map(str, beyond_traffic))} it gains more than the traffic explains: not memory accesses alone, "
         "then, but one product to start (and to share among threads) instead of three." if beyond_traffic else
         "It gains no more than the traffic explains, as the survey says." if faster else
-        "The survey's claim does not show here: the weights, which are most of the traffic, are read once either way.")
+        "The survey's claim does not show here: the weights are read once either way.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):
             low, middle, high = zip(*ratios_by_n.values())

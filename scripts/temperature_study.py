@@ -104,7 +104,8 @@ def main():
     experiment.print_table(header, [row(f"{t:g}", m) for t, m in results.items()] + [row("the text", human)])
     print(f"\nThe first sample of each, after {args.prompt!r}:")
     for temperature, text in first_samples.items():
-        print(f"\n  {temperature:g}:\n" + textwrap.indent(textwrap.fill(" ".join(text.split()), 110), "    "))
+        shown = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))  # noise has control characters
+        print(f"\n  {temperature:g}:\n" + textwrap.indent(textwrap.fill(shown, 110), "    "))
 
     coldest, hottest, most = min(results), max(results), math.log2(vocab_size)
     low, high = results[coldest], results[hottest]

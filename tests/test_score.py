@@ -110,7 +110,7 @@ BAD_INPUT = {
     "not UTF-8": (["-"], b"caf\xe9", "not UTF-8"),
     "nothing in the pipe": (["-"], b"", "standard input is empty"),
     "nothing in the file": ([os.devnull], b"", "is empty"),
-    "one token and nothing before it": (["-", "--no-bos"], b"king", "two tokens"),
+    "one token and nothing before it": (["-", "--no-bos"], b"king", "one token"),
     "file that is not there": (["no/such/file"], b"", "no/such/file"),
     "folder": (["."], b"", "directory"),
     "no file": ([], b"", "FILE"),

@@ -193,9 +193,9 @@ def test_the_loss_on_a_text_stands_beside_the_count(printed, tmp_path):
     path.write_text("Once upon a time there was a king.\n")
     found = json.loads(printed("--text", path, "--json"))["fairytale"]
     loss = found["loss"]
-    assert loss["n_bytes"] == 34 and loss["perplexity"] == pytest.approx(np.exp(loss["mean_loss"]))
+    assert loss["n_bytes"] == 35 and loss["perplexity"] == pytest.approx(np.exp(loss["mean_loss"]))
     line = printed("--text", path).splitlines()[-1]
-    assert line.split() == ["fairytale", "3,554,304", str(loss["n_tokens"]), "34", f"{loss['mean_loss']:.4f}",
+    assert line.split() == ["fairytale", "3,554,304", str(loss["n_tokens"]), "35", f"{loss['mean_loss']:.4f}",
                             f"{loss['perplexity']:.2f}", f"{loss['bits_per_byte']:.4f}"]
 
 
