@@ -67,6 +67,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
 
 
 def checked_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64, by any of their names in NumPy. Raises ValueError for another."""
     try:
         checked = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except TypeError:

@@ -49,6 +49,7 @@ def whole_number(smallest: int, largest: int = 10**18 - 1) -> Callable[[str], in
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """`--model NAME`, as every command line takes it."""
     parser.add_argument("--model", default="fairytale", metavar="NAME",
                         help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
                              "an owner/repo on the hub, or a folder")
@@ -100,6 +101,7 @@ def read_text(file: str) -> str:
 
 
 def utf8_text(data: bytes, source: str) -> str:
+    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -112,6 +114,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
 
 
 def exit_status(main: Callable[[], Any]) -> int:
+    """Run a main function; the exit status that it ends with, everything said that is to be said."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, mode))

@@ -18,6 +18,7 @@ from .tokenizer import Tokenizer
 
 
 def make_parser() -> ArgumentParser:
+    """The command line: every option with its default."""
     parser = ArgumentParser(prog="numpy_gpt2.generate", description="Write on from a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
     parser.add_argument("prompt", nargs="?", help="the beginning of the text; without one the model begins by itself")
@@ -46,6 +47,7 @@ def make_parser() -> ArgumentParser:
 
 
 def main() -> None:
+    """Parse, load, and write on from each prompt."""
     args = make_parser().parse_args()
     if args.interactive and (args.prompt is not None or args.prompt_file is not None):
         raise command_line.BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
@@ -90,17 +92,20 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, sampling: Samp
 
 
 def stop_string(text: str) -> str:
+    """An argparse type: a text that is not empty, for it would stand everywhere."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def write(text: str) -> None:
+    """To standard output, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def statistics(n_prompt: int, streams: list[TextStream], started: float, first_piece: float) -> str:
+    """The line that `--stats` prints."""
     n_new = sum(len(stream.ids) for stream in streams)
     seconds = time.perf_counter() - started
     reasons = ", ".join(stream.finish_reason for stream in streams)

@@ -95,6 +95,7 @@ def look_up(name: str) -> Path | str:
 
 
 def file_in_folder(folder: Path, file_name: str) -> Path | None:
+    """Where the file lies in the folder, or None. A FileGetter."""
     path = folder / file_name
     return path if os.path.isfile(path) else None  # links are followed
 
@@ -111,6 +112,7 @@ def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[
 
 
 def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
+    """The first of the alternatives that `get` has in full: its files by name. Raises IncompleteCheckpoint."""
     for file_names in alternatives:
         found: dict[str, Path] = {}
         for file_name in file_names:
@@ -200,6 +202,7 @@ def verify(path: Path, etag: str | None) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The hex digest of a file, read a megabyte at a time."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

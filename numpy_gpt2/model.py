@@ -54,18 +54,24 @@ class Conv1D(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(Weights):
+    """Two linear layers: into queries, keys and values, and back out of the heads."""
+
     c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
     c_proj: Conv1D  # [n_embd, n_embd]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MLP(Weights):
+    """Two linear layers: into the neurons, and back."""
+
     c_fc: Conv1D  # [n_embd, n_inner]
     c_proj: Conv1D  # [n_inner, n_embd]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Block(Weights):
+    """One of the n_layer steps: attention and MLP, each behind a layer norm."""
+
     ln_1: LayerNorm
     attn: Attention
     ln_2: LayerNorm

@@ -66,6 +66,7 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampl
 
 
 def check_finite(logits: np.ndarray, reason: str) -> None:
+    """Raise FloatingPointError, with the reason, for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FloatingPointError(f"the logits are not finite: {reason}")
 

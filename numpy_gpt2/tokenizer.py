@@ -105,6 +105,7 @@ class Tokenizer:
 
 
 def refuse_lone_surrogates(text: str) -> None:
+    """Raise ValueError, with the position, for half a character: a Python str can hold it, UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -89,6 +89,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def json_object_in(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key, empty if there is none. Raises CheckpointError for what is no object."""
     value = settings.get(key)
     if not isinstance(value, dict | None):
         raise not_gpt2(key, "a JSON object", value)
@@ -116,6 +117,7 @@ def read_special_tokens(entries: Any, ids: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def not_gpt2(key: str, expected: str, found: Any) -> CheckpointError:
+    """The error for a setting of tokenizer.json that GPT-2 does not have."""
     return CheckpointError(f"tokenizer.json: not GPT-2's tokenizer: {key} must be {expected}. Got {shown(found)}")
 
 
