@@ -12,7 +12,7 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners", s
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Iterator
 
@@ -30,9 +30,8 @@ class Weights:
     """Arrays under their names. A debugger shows their shapes, not thousands of numbers."""
 
     def __repr__(self) -> str:
-        shown = [(part.name, getattr(self, part.name)) for part in fields(self) if part.repr]  # type: ignore[arg-type]
         texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
-                 for name, value in shown]
+                 for name, value in vars(self).items() if name != "h"]  # the blocks would fill a page
         return f"{type(self).__name__}({', '.join(texts)})"
 
 
@@ -85,7 +84,7 @@ class GPT2(Weights):
     config: GPT2Config
     wte: np.ndarray  # [vocab_size, n_embd]: the token embedding
     wpe: np.ndarray  # [n_positions, n_embd]: the position embedding
-    h: tuple[Block, ...] = field(repr=False)  # n_layer blocks
+    h: tuple[Block, ...]  # n_layer blocks
     ln_f: LayerNorm
     lm_head: np.ndarray  # [vocab_size, n_embd]: the unembedding
 
