@@ -186,7 +186,8 @@ def test_a_reader_that_leaves_is_no_error():
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_keeps_what_was_written_and_exits_130():
     with subprocess.Popen([*COMMAND, "Once upon", "--max-new-tokens", "500", "--num-samples", "50"],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         written = process.stdout.read(len("Once upon") + 1)  # one character of the continuation is out
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
