@@ -81,8 +81,9 @@ def penalise_repetition(logits: np.ndarray, previous_ids: np.ndarray, penalty: f
     seen = np.zeros((*logits.shape[:-1], n_ids), dtype=bool)
     np.put_along_axis(seen, previous_ids, True, axis=-1)
     seen = seen[..., :vocab_size]
-    with np.errstate(over="ignore"):
-        penalised = np.where(logits < 0, logits * penalty, logits / penalty)
+    with np.errstate(all="ignore"):  # what overflows is refused by the caller
+        divisor = logits.dtype.type(penalty)  # NumPy 1 would go over to float64 for a penalty beyond float32
+        penalised = np.where(logits < 0, logits * divisor, logits / divisor)
     return np.where(seen, penalised, logits)
 
 
