@@ -188,13 +188,18 @@ def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
     config_path = files["config.json"]
     config = GPT2Config.from_json(config_path, str(config_path))
     tensors = stored_tensors(files)
-    has_head = "lm_head.weight" in tensors
-    place = files.get("model.safetensors") or files[INDEX]
-    check_tensors(replace(config, tie_word_embeddings=False) if has_head else config, tensors, place)
-    if config.tie_word_embeddings and has_head and not same_values(tensors["wte.weight"], tensors["lm_head.weight"]):
-        config = replace(config, tie_word_embeddings=False)
+    config = checked_config(config, tensors, files.get("model.safetensors") or files[INDEX])
     arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
     return build_model(config, arrays)
+
+
+def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> GPT2Config:
+    """The config, once the headers are found to have what it says; untied where a stored `lm_head` is not `wte`."""
+    has_head = "lm_head.weight" in tensors
+    check_tensors(replace(config, tie_word_embeddings=False) if has_head else config, tensors, place)
+    if config.tie_word_embeddings and has_head:
+        return replace(config, tie_word_embeddings=same_values(tensors["wte.weight"], tensors["lm_head.weight"]))
+    return config
 
 
 def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Mapping
 
-from .checkpoint import StoredTensor, check_tensors, parameter_shapes, same_values, stored_tensors
+from .checkpoint import StoredTensor, check_tensors, checked_config, parameter_shapes, stored_tensors
 from .config import SIZES, CheckpointError, GPT2Config
 from .hub import (CONFIG, RELEASED, WEIGHTS, HubError, IncompleteCheckpoint, cached_file, checkpoint_files,
                   choose_files, explained, look_up, within)
@@ -60,10 +60,7 @@ def outline_of_files(name: str, files: Mapping[str, Path]) -> Outline:
     config = GPT2Config.from_json(files["config.json"], str(files["config.json"]))
     tensors = stored_tensors(files)
     place = next(path for file_name, path in files.items() if file_name != "config.json")
-    if config.tie_word_embeddings and "lm_head.weight" in tensors:
-        # the one case that a header leaves open: two tensors which may be equal, or not (then `load` unties them)
-        check_tensors(replace(config, tie_word_embeddings=False), tensors, place)
-        config = replace(config, tie_word_embeddings=same_values(tensors["wte.weight"], tensors["lm_head.weight"]))
+    config = checked_config(config, tensors, place)
     return outline_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
 
 

@@ -48,7 +48,7 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampl
     With temperature 0 only the repetition penalty is applied: nothing else changes which token is the likeliest.
     Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow).
     """
-    check_finite(logits, "the checkpoint's weights are not, or they overflow")
+    check_finite(logits)
     if sampling.repetition_penalty != 1:
         logits = penalise_repetition(logits, previous_ids, sampling.repetition_penalty)
         check_finite(logits, "the repetition penalty makes them overflow")
@@ -65,7 +65,7 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampl
     return logits
 
 
-def check_finite(logits: np.ndarray, reason: str) -> None:
+def check_finite(logits: np.ndarray, reason: str = "the checkpoint's weights are not, or they overflow") -> None:
     """Raise FloatingPointError, with the reason, for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FloatingPointError(f"the logits are not finite: {reason}")

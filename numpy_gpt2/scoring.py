@@ -72,6 +72,7 @@ from typing import Any, Iterable, Iterator, NamedTuple
 import numpy as np
 
 from .model import GPT2, check_ids, transform, unembed
+from .sampling import check_finite
 
 # So many positions are unembedded at a time. A window of xl has 1024 rows of 50257 logits, 206 MB; these have 26 MB,
 # and are still enough for the product to run at full speed.
@@ -192,8 +193,7 @@ def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int) -> I
 def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int) -> Scores:
     """What the model thought of the tokens that came: hidden [n, n_embd], targets [n] -> Scores of n tokens."""
     logits = unembed(model, hidden)  # [n, vocab_size]
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the logits are not finite: the checkpoint's weights are not, or they overflow")
+    check_finite(logits)
     chosen = np.take_along_axis(logits, targets[:, np.newaxis], axis=-1)  # [n, 1]
     ranks = 1 + np.sum(logits > chosen, axis=-1)  # [n]
     top_ids = likeliest(logits, n_top)  # [n, n_top]
