@@ -220,7 +220,10 @@ def likeliest(logits: np.ndarray, n_top: int) -> np.ndarray:
     """
     if n_top == 0:
         return np.zeros((len(logits), 0), dtype=np.intp)
-    kept = np.argpartition(-logits, n_top - 1, axis=-1)[:, :n_top]  # [n, n_top], in no order
-    kept = np.sort(kept, axis=-1)
-    order = np.argsort(-np.take_along_axis(logits, kept, axis=-1), axis=-1, kind="stable")  # [n, n_top]
-    return np.take_along_axis(kept, order, axis=-1)
+    nth_largest = np.partition(logits, -n_top, axis=-1)[:, -n_top]  # [n]
+    best = []
+    for row, least in zip(logits, nth_largest):
+        kept = np.flatnonzero(row >= least)  # n_top of them, and what equals the last: in the order of their ids
+        order = np.argsort(-row[kept], kind="stable")[:n_top]
+        best.append(kept[order])  # [n_top]
+    return np.array(best)  # [n, n_top]

@@ -10,9 +10,11 @@ What it returns is used from there on, so the same hook reads and writes:
 `STAGES` lists every name in the order of the pass.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -29,14 +31,20 @@ def no_tap(name: str, value: np.ndarray) -> np.ndarray:
 class Recorder:
     """A tap that keeps a copy of every array it is given: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
 
-    Over several passes the last one wins; `clear()` forgets everything. Memory: all activations of one pass.
+    names: which of them, as a glob or several: "h.3.attn.*", ["h.*.resid_pre", "logits"]. Only those are copied.
+    Over several passes the last one wins; `clear()` forgets everything. Memory: all activations asked for, of one pass.
+    Raises ValueError for a glob that fits no stage of any GPT-2.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: str | Sequence[str] = "*") -> None:
+        self.globs = [names] if isinstance(names, str) else list(names)
+        for glob in self.globs:
+            stages_of(glob)
         self.activations: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
-        self.activations[name] = value.copy()
+        if any(fits(name, glob) for glob in self.globs):
+            self.activations[name] = value.copy()
         return value
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -168,3 +176,26 @@ def stage_of(name: str) -> Stage:
     """The table's row of an announced name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
     row = re.sub(r"^h\.\d+\.", "h.i.", name)
     return {stage.name: stage for stage in STAGES}[row]
+
+
+def fits(name: str, glob: str) -> bool:
+    """Whether an announced name is one that a glob means: `*` any text, `?` any character, `[0-3]` one of these."""
+    return fnmatchcase(name, glob)
+
+
+def stages_of(glob: str) -> list[Stage]:
+    """The rows whose announced names a glob can fit, in some GPT-2: `h.3.attn.[qk]` fits two.
+
+    Raises ValueError, with the nearest names, where there is none.
+    """
+    blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # a model may have more, and the glob name one of them
+    fitting = [stage for stage in STAGES
+               if any(fits(stage.name.replace("h.i.", f"h.{i}."), glob) for i in blocks)]
+    if not fitting:
+        block = re.match(r"h\.(?!0\d|-)[\d*?\[\]!-]+\.", glob)
+        prefix = block.group() if block else "h.*."
+        names = [stage.name.replace("h.i.", prefix) for stage in STAGES]
+        nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
+        raise ValueError(f"a name must be a stage's, or a glob that fits one. Got {glob!r}; the nearest are "
+                         f"{', '.join(nearest)}; numpy_gpt2.STAGES lists all.")
+    return fitting

@@ -220,13 +220,8 @@ def test_equally_likely_tokens_share_a_rank_and_are_listed_by_id():
 def test_alternatives_are_those_of_a_stable_sort(seed, n_kinds):
     logits = np.random.default_rng(seed).integers(n_kinds, size=(3, 60)).astype(np.float32)
     whole_order = np.argsort(-logits, axis=-1, kind="stable")
-    np.testing.assert_array_equal(scoring.likeliest(logits, 60), whole_order)
-    for n_top in (0, 1, 7):
-        found = scoring.likeliest(logits, n_top)
-        top = np.take_along_axis(logits, found, axis=-1)
-        np.testing.assert_array_equal(top, np.take_along_axis(logits, whole_order[:, :n_top], axis=-1))
-        equals_by_id = (np.diff(top) < 0) | (np.diff(found) > 0)
-        assert equals_by_id.all()
+    for n_top in (0, 1, 7, 60):
+        np.testing.assert_array_equal(scoring.likeliest(logits, n_top), whole_order[:, :n_top])
 
 
 @given(texts())

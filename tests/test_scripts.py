@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import GPT2Config, Recorder, build_model, forward, generate_tokens, named_parameters, random_model
+from numpy_gpt2 import (GPT2Config, KVCache, Recorder, build_model, forward, generate_tokens, named_parameters,
+                        random_model, residual_logits)
+from numpy_gpt2.model import block
 
 pytestmark = pytest.mark.slow  # each runs a script from beginning to end
 
@@ -26,9 +29,12 @@ BUNDLED = Path(numpy_gpt2.__file__).parent / "checkpoints" / "fairytale"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 QUICK = {  # little work, and the same code
+    "ablate_heads": ["--length", "8", "--samples", "2"],
     "bias_study": ["--tokens", "40"],
     "coherence_study": ["--tokens", "200", "--samples", "1", "--length", "24"],
     "five_steps": ["--rounds", "3"],
+    "logit_lens": ["--tokens", "40"],
+    "patch_activations": [],
     "projection": ["--tokens", "30"],
     "qkv_split": ["--tokens", "30", "--rounds", "2"],
     "temperature_study": ["--temperatures", "30", "0.1", "1", "--samples", "2", "--length", "20", "--tokens", "100"],
@@ -158,6 +164,15 @@ def test_bad_input_gets_one_clear_line_and_exit_2(tmp_path):
         "empty prompt": ("five_steps", "--prompt", ""),
         "more rounds than room": ("five_steps", "--rounds", "99999"),
         "seed below 0": ("bias_study", "--seed", "-1"),
+        "two copies beyond the context": ("ablate_heads", "--length", "256"),
+        "a copy of one token": ("ablate_heads", "--length", "1"),
+        "no prompt": ("logit_lens", "--prompt", ""),
+        "a prompt beyond the context": ("logit_lens", "--prompt", "a" * 9999),
+        "prompts of two lengths": ("patch_activations", "--clean", "The\nqueen", "--corrupted", "The king had"),
+        "equal prompts": ("patch_activations", "--clean", "The king", "--corrupted", "The king"),
+        "prompts beyond the context": ("patch_activations", "--clean", "the" * 512, "--corrupted", "The" * 512),
+        "equal answers": ("patch_activations", "--answers", " she", " she"),
+        "no answer": ("patch_activations", "--answers", "", " he"),
     }
     for name, process in script_runs(cases).items():
         lines = [line for line in process.stderr.decode().splitlines() if not line.startswith("model:")]
@@ -173,6 +188,71 @@ def test_every_experiment_runs_as_it_stands(name):
 
 
 # Each by itself -------------------------------------------------------------------------------------------------------
+
+
+def test_ablate_heads_figures_are_those_of_models_without_these_heads(outputs, monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    module = imported("ablate_heads", monkeypatch)
+    ids = module.repeated_sequences(tokenizer, tokenizer.vocab_size, n_samples=2, length=8, seed=1)
+    pattern = Recorder("h.*.attn.pattern")
+    forward(model, ids, tap=pattern)
+    arrays = dict(named_parameters(model))
+    d_head = model.config.d_head
+    before = np.stack([losses(model, sample) for sample in ids])
+    for layer, head in ((5, 5), (0, 2), (3, 4)):
+        weight = arrays[f"h.{layer}.attn.c_proj.weight"].copy()
+        weight[head * d_head:(head + 1) * d_head] = 0
+        without = build_model(model.config, {**arrays, f"h.{layer}.attn.c_proj.weight": weight})
+        added = np.stack([losses(without, sample) for sample in ids]) - before
+        shares = pattern[f"h.{layer}.attn.pattern"][:, head]
+        induction = np.mean([shares[i, q, q - 7] for i in range(2) for q in range(9, 17)])
+        previous = np.mean([shares[i, q, q - 1] for i in range(2) for q in range(1, 17)])
+        expected = [added[:, 9:].mean(), added[:, 1:8].mean(), induction, previous]
+        cells = list(map(number, row(outputs["ablate_heads"], f"{layer}.{head}")))
+        np.testing.assert_allclose(cells, expected, atol=1.1e-3)
+    names = re.findall(r"^(\d\.\d) ", outputs["ablate_heads"], re.MULTILINE)
+    values = [number(row(outputs["ablate_heads"], name)[0]) for name in names]
+    assert len(names) == 36 and values == sorted(values, reverse=True)
+    assert f"second copy {before[:, 9:].mean():.2f}" in outputs["ablate_heads"]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 3))
+def test_a_repeated_sequence_is_an_end_of_text_and_two_equal_copies_of_different_tokens(seed, length, n_samples):
+    class Tokenizer:
+        eot_id = 5
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        module = imported("ablate_heads", monkeypatch)
+    ids = module.repeated_sequences(Tokenizer, 21, n_samples, length, seed)
+    assert ids.shape == (n_samples, 1 + 2 * length) and ids.min() >= 0 and ids.max() < 21
+    for first, *rest in ids.tolist():
+        assert first == 5 and 5 not in rest
+        assert rest[:length] == rest[length:] and len(set(rest)) == length
+
+
+def test_a_head_that_copies_is_found_by_its_pattern(monkeypatch):
+    module = imported("ablate_heads", monkeypatch)
+    tokens = [9, 1, 2, 3, 4, 1, 2, 3, 4]
+    copies, looks_back = np.zeros((2, 9, 9)), np.zeros((2, 9, 9))
+    for q, token in enumerate(tokens):
+        came_after = tokens[:q].index(token) + 1 if token in tokens[:q] else 0
+        copies[:, q, came_after] = 1
+        looks_back[:, q, max(q - 1, 0)] = 1
+    assert module.induction_scores(copies, 4).tolist() == [1, 1]
+    assert module.induction_scores(looks_back, 4).tolist() == [0, 0]
+    assert module.previous_scores(looks_back).tolist() == [1, 1]
+    assert module.previous_scores(copies).tolist() == [1 / 8, 1 / 8]  # the first token is the second one's
+
+
+@pytest.mark.parametrize("worth, expected", [([3, 2, 1], "who looks right, matters"), ([1, 2, 3], "0 are among them")])
+def test_the_verdict_on_heads_follows_from_their_scores(monkeypatch, worth, expected):
+    module = imported("ablate_heads", monkeypatch)
+    heads = [module.Head(f"0.{i}", added, 0, induction, 0.9) for i, (added, induction) in
+             enumerate(zip(worth, (0.5, 0.01, 0.02)))]
+    heads.sort(key=lambda head: -head.added_second)
+    text = " ".join(module.conclusion(heads, 1.0, 0.05, 0.1))
+    assert expected in text and "0.0 (0.50)" in text and "3 of 3 heads look at the token before" in text
+    assert "no induction head" in " ".join(module.conclusion(heads, -1.0, 0.2, 0.1))
 
 
 def test_bias_study_s_losses_are_those_of_models_without_these_biases(outputs, fairytale):
@@ -239,6 +319,59 @@ def test_five_steps_draws_what_generate_tokens_draws(outputs, fairytale):
     assert repr(tokenizer.decode([*prompt, drawn[0]])) in outputs["five_steps"]
     assert repr(tokenizer.decode([*prompt, *drawn])) in " ".join(outputs["five_steps"].split("\n"))
     assert "draws the same tokens" in " ".join(outputs["five_steps"].split())
+
+
+def test_logit_lens_sees_what_a_model_of_so_many_blocks_says(outputs, fairytale):
+    model, tokenizer = fairytale
+    prompt = [tokenizer.eot_id, *tokenizer.encode("Once upon a time there was a king who had three daughters")]
+    text = story_ids(tokenizer, 40)
+    best_of_all = forward(model, text[:-1]).argmax(axis=-1)
+    tables = outputs["logit_lens"].split("\n\n")
+    for layer in (1, 3, 6):
+        arrays = {name: array for name, array in named_parameters(model)
+                  if not re.match(r"h\.(\d+)", name) or int(name.split(".")[1]) < layer}
+        shorter = build_model(replace(model.config, n_layer=layer), arrays)
+        logits = forward(shorter, prompt[:-1]).astype(np.float64)
+        shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        for at in range(len(prompt) - 1):
+            name = repr(tokenizer.decode([prompt[at]]))
+            repeat = sum(token == prompt[at] for token in prompt[:at])
+            cells = row(tables[1], name, repeat)
+            assert cells[1 + layer] == repr(tokenizer.decode([logits[at].argmax()]))
+            share = number(row(tables[3], name, repeat)[1 + layer])
+            assert share == pytest.approx(shares[at, prompt[at + 1]], abs=6e-4)
+        best = forward(shorter, text[:-1]).argmax(axis=-1)
+        loss, right, agreed = map(number, row(tables[5], str(layer)))
+        assert loss == pytest.approx(losses(shorter, text).mean(), abs=2e-3)
+        assert right == pytest.approx(np.mean(best == text[1:]), abs=6e-4)
+        assert agreed == pytest.approx(np.mean(best == best_of_all), abs=6e-4)
+
+
+def test_patch_activations_restores_what_the_blocks_make_of_the_patched_stream(outputs, fairytale):
+    model, tokenizer = fairytale
+    prompts = [[tokenizer.eot_id, *tokenizer.encode(f"The old {who} went into the forest. Then")]
+               for who in ("woman", "man")]
+    she, he = tokenizer.encode(" she")[0], tokenizer.encode(" he")[0]
+    clean, corrupted = Recorder("h.*.resid_pre"), Recorder("h.*.resid_pre")
+    for_she = [forward(model, ids, tap=acts)[-1] for ids, acts in zip(prompts, (clean, corrupted))]
+    with_clean, with_corrupted = (logits[she] - logits[he] for logits in for_she)
+    assert f"clean {with_clean:+.2f}" in outputs["patch_activations"]
+    assert f"corrupted {with_corrupted:+.2f}" in outputs["patch_activations"]
+
+    for position, token_id in enumerate(prompts[0]):
+        cells = row(outputs["patch_activations"], str(position))
+        assert cells[0] == repr(tokenizer.decode([token_id]))
+        for layer in range(6):
+            x = corrupted[f"h.{layer}.resid_pre"].copy()
+            x[position] = clean[f"h.{layer}.resid_pre"][position]
+            for i in range(layer, 6):
+                x = block(x, model.h[i], model.config, KVCache(model), i)
+            logits = residual_logits(model, x)[-1]
+            share = (logits[she] - logits[he] - with_corrupted) / (with_clean - with_corrupted)
+            assert number(cells[layer - 6]) == pytest.approx(share, abs=6e-3)
+            assert position >= 3 or share == pytest.approx(0, abs=1e-4)  # the prompts differ at 3
+    assert number(row(outputs["patch_activations"], "3")[-6]) == 1
+    assert "prefers ' she', after the corrupted one ' he'." in " ".join(outputs["patch_activations"].split())
 
 
 def test_projection_s_shares_are_each_head_s_rows_of_the_matrix(outputs, fairytale):
@@ -323,3 +456,42 @@ def test_weight_tying_breaks_only_where_names_part(outputs, fairytale):
     permuted = model.wte[np.random.default_rng(1).permutation(len(model.wte))]
     assert number(rows["lm_head permuted"][0]) == pytest.approx(
         np.corrcoef(model.wte.ravel(), permuted.ravel())[0, 1], abs=6e-5)
+
+
+# The tour -------------------------------------------------------------------------------------------------------------
+
+
+def cells_of_the_tour():
+    """The code of each cell; those of text are comments."""
+    text = (SCRIPTS / "tour.py").read_text(encoding="utf-8")
+    cells = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)
+    assert cells[0] == ""
+    return [code for kind, code in zip(cells[1::2], cells[2::2]) if "[markdown]" not in kind]
+
+
+def test_the_tour_runs_as_a_script_and_without_matplotlib(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    for env in ({}, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}):
+        process = script("tour", env={"MPLBACKEND": "agg", **env})
+        assert (process.returncode, process.stderr) == (0, b"")
+        text = process.stdout.decode()
+        assert "the same logits without a cache: True" in text
+        assert text.count("no picture") == (1 if env or not find_spec("matplotlib") else 0)
+
+
+def test_every_cell_of_the_tour_can_be_run_again(capsys):
+    namespace = {}
+    for code in cells_of_the_tour():
+        compiled = compile(code, "a cell", "exec")
+        exec(compiled, namespace)
+        before = capsys.readouterr().out
+        exec(compiled, namespace)
+        assert capsys.readouterr().out == before
+    for code in cells_of_the_tour()[1:]:
+        exec(code, namespace)  # and all of them once the last has run
+
+
+def test_the_cells_of_text_in_the_tour_are_comments_that_teach():
+    text = (SCRIPTS / "tour.py").read_text(encoding="utf-8")
+    titles = re.findall(r"^# %% \[markdown\]\n# ## (\d+)\. ", text, re.MULTILINE)
+    assert titles == [str(i) for i in range(1, len(titles) + 1)] and len(titles) >= 10

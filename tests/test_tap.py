@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from numpy_gpt2 import STAGES, GPT2Config, KVCache, Recorder, forward, named_parameters, no_tap, transform
-from numpy_gpt2.tap import checked, scoped, stage_names, stage_of
+from numpy_gpt2.tap import checked, scoped, stage_names, stage_of, stages_of
 from strategies import lively_model, passes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
@@ -219,6 +219,23 @@ def test_recorder_reads_like_a_mapping_until_it_is_cleared():
     assert (len(acts), list(acts), "wte" in acts) == (0, [], False)
 
 
+@pytest.mark.parametrize("names, expected", [
+    ("*", NAMES),
+    ("logits", ["logits"]),
+    ("h.1.attn.[qk]", ["h.1.attn.q", "h.1.attn.k"]),
+    (["h.*.resid_pre", "ln_f", "ln_*"], ["h.0.resid_pre", "h.1.resid_pre", "ln_f"]),
+    (("h.7.ln_1",), []),
+    ([], []),
+])
+def test_recorder_copies_only_what_it_was_asked_for(names, expected):
+    whole, acts = Recorder(), Recorder(names)
+    logits = forward(MODEL, IDS, tap=acts)
+    np.testing.assert_array_equal(logits, forward(MODEL, IDS, tap=whole))
+    assert list(acts) == expected
+    for name in expected:
+        np.testing.assert_array_equal(acts[name], whole[name])
+
+
 def test_a_name_that_was_not_recorded_is_refused_by_name():
     acts = Recorder()
     acts("wte", np.ones(3))
@@ -243,6 +260,14 @@ def test_no_tap_costs_nothing_on_its_way_down():
 def test_each_row_of_the_table_is_found_by_its_announced_name():
     assert stage_of("h.11.attn.pattern").name == "h.i.attn.pattern"
     assert [stage_of(name).name for name in stage_names(GPT2Config(n_layer=1))] == [stage.name for stage in STAGES]
+
+
+def test_a_glob_fits_the_rows_whose_names_some_model_announces():
+    assert stages_of("*") == list(STAGES)
+    assert [stage.name for stage in stages_of("h.3.attn.[qk]*")] == [
+        "h.i.attn.qkv", "h.i.attn.q", "h.i.attn.k", "h.i.attn.k_all"]
+    for name in NAMES:
+        assert stages_of(name) == [stage_of(name)]
 
 
 @pytest.mark.parametrize("name", ["", "h", "h.0", "h.0.attn", "attn.q", "h.0.wte", "ln_f.bias"])

@@ -1,0 +1,215 @@
+"""What is built on the hook: taps that change a pass, and readings of what a pass has left behind.
+
+    forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
+
+    acts = Recorder()
+    forward(model, ids, tap=acts)
+    logit_lens(model, acts, layer=3)                                      # what the model would say at block 3
+    direct_logit_attribution(model, acts, token_id)                       # what each head and MLP says for a token
+
+A tap knows no model: a name that fits no stage is refused at once; one of a block that is not there changes nothing.
+"""
+
+import operator
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from .model import GPT2, unembed
+from .ops import layer_norm, softmax
+from .scoring import likeliest
+from .tap import Recorder, Tap, checked, fits, stages_of
+from .tokenizer import Tokenizer
+
+Activations = Recorder | Mapping[str, np.ndarray]
+
+# Taps -----------------------------------------------------------------------------------------------------------------
+
+
+def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
+          heads: int | Sequence[int] | None = None) -> Tap:
+    """A tap that puts `value` in the place of a stage's array, or of a part of it.
+
+    name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
+    value: an array or a number that broadcasts to the stage's whole array, or a function from the whole array to such
+        a value. It takes the array's type.
+    positions: only these, counted on axis -2: the tokens of this pass, not those of a cache (in `k_all` and `v_all`
+        both). heads: only these, counted on axis -3. Negative ones count from the end; None is all.
+
+    A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
+    Raises ValueError for a name that fits no stage, for heads where a stage has none; in the pass, with the stage's
+    name, for a value that does not broadcast and for an index that is out of range.
+    """
+    for stage in stages_of(name):
+        if heads is not None and "n_head" not in stage.shape:
+            raise ValueError(f"heads must be left out where the stage has no heads. Got {heads} for {stage.name!r}, "
+                             f"[{', '.join(stage.shape)}].")
+
+    def patch_tap(at: str, array: np.ndarray) -> np.ndarray:
+        if not fits(at, name):
+            return array
+        new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
+        new = broadcast(new, array, at)
+        chosen = np.array(True)
+        if positions is not None:
+            chosen = chosen & is_chosen(positions, array.shape[-2], "positions", at)[:, np.newaxis]  # [n_new, 1]
+        if heads is not None:
+            of_heads = is_chosen(heads, array.shape[-3], "heads", at)
+            chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
+        return np.where(chosen, new, array)
+
+    return patch_tap
+
+
+def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int | Sequence[int] | None = None) -> Tap:
+    """A tap that sets a stage's array, or a part of it, to 0: `ablate("h.3.attn.z", heads=1)` silences one head.
+
+    Arguments and errors as for `patch`.
+    """
+    return patch(name, 0, positions, heads)
+
+
+def chain(*taps: Tap) -> Tap:
+    """One tap from several, each given what the one before it returned: `chain(patch(...), acts)` records the patch."""
+    links = [checked(tap) for tap in taps]
+
+    def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
+        for link in links:
+            value = link(name, value)
+        return value
+
+    return chain_tap
+
+
+def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
+    """`new` in the shape and type of `array`. Raises ValueError where it has no such shape, or is no number."""
+    numbers = np.asarray(new)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
+    try:
+        return np.broadcast_to(numbers, array.shape).astype(array.dtype)
+    except ValueError:
+        raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
+
+
+def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.ndarray:
+    """Which of n places the indices name: bool [n]. Raises ValueError for one that is out of range."""
+    chosen = np.zeros(n, dtype=bool)
+    for i in np.ravel(indices):
+        if not -n <= operator.index(i) < n:
+            raise ValueError(f"{axis} must be from {-n} to {n - 1} at {name!r}. Got {i}.")
+        chosen[i] = True
+    return chosen
+
+
+# The logit lens -------------------------------------------------------------------------------------------------------
+
+
+class TopToken(NamedTuple):
+    """A token and how probable it is, among all of the vocabulary."""
+
+    id: int
+    text: str  # with U+FFFD where the token is no whole character
+    probability: float
+
+
+def residual_logits(model: GPT2, residual: np.ndarray) -> np.ndarray:
+    """What the model would say if it stopped at this residual stream: [..., n_embd] -> logits [..., vocab_size]."""
+    hidden = layer_norm(residual, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon)
+    return unembed(model, hidden)
+
+
+def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
+    """What the model would say if it stopped before block `layer`: logits [n_tokens, vocab_size].
+
+    layer: 0 (the embeddings alone) to n_layer, after the last block: the model's own logits, up to rounding.
+    acts: with `h.{layer}.resid_pre`; for n_layer `resid_post` of the last block.
+    Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
+    """
+    n_layer = model.config.n_layer
+    if not 0 <= operator.index(layer) <= n_layer:
+        raise ValueError(f"layer must be from 0 to {n_layer}. Got {layer}.")
+    name = f"h.{layer}.resid_pre" if layer < n_layer else f"h.{n_layer - 1}.resid_post"
+    return residual_logits(model, acts[name])
+
+
+def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any]:
+    """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
+
+    With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
+    share of the probability is not.
+    """
+    n_known = min(tokenizer.vocab_size, logits.shape[-1])
+    if not 1 <= operator.index(k) <= n_known:
+        raise ValueError(f"k must be from 1 to {n_known}, the tokens with a name. Got {k}.")
+    if logits.ndim > 1:
+        return [top_tokens(row, tokenizer, k) for row in logits]
+    probabilities = softmax(logits)  # [vocab_size]
+    best = likeliest(logits[np.newaxis, :n_known], k)[0]  # [k]
+    return [TopToken(int(i), tokenizer.decode([i]), float(probabilities[i])) for i in best]
+
+
+# Attribution ----------------------------------------------------------------------------------------------------------
+
+
+class Attribution(NamedTuple):
+    """What each part of the model adds to one logit. The values sum to the logit."""
+
+    names: tuple[str, ...]  # n_parts of them
+    values: np.ndarray  # [n_parts]
+
+
+def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, position: int = -1) -> Attribution:
+    """What the embeddings, each head, each MLP and the biases add to the logit of `token_id` at one position.
+
+    The residual stream that ln_f reads is a sum of parts, and all that follows is linear but for the division by the
+    layer norm's scale. Frozen at what the pass had, each part's way to the logit can be followed alone.
+
+    acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and `resid_post` of the last block. Leading batch
+        axes go before [n_parts]. (A pass in which `attn.out` or the stream itself was patched is no such sum.)
+    names: "wte", "wpe"; of every block "h.i.attn.head.j", "h.i.attn.c_proj.bias" and "h.i.mlp.out", which holds its
+        bias; "ln_f.bias". Each reaches the logit by itself: what a head tells later heads and MLPs counts as theirs.
+    Raises ValueError for a token or a position that is not there.
+    Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
+    """
+    config = model.config
+    if not 0 <= operator.index(token_id) < config.vocab_size:
+        raise ValueError(f"token_id must be from 0 to {config.vocab_size - 1}. Got {token_id}.")
+    residual = acts[f"h.{config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
+    n_tokens = residual.shape[-2]
+    if not -n_tokens <= operator.index(position) < n_tokens:
+        raise ValueError(f"position must be from {-n_tokens} to {n_tokens - 1}. Got {position}.")
+
+    names, parts = residual_parts(model, acts, position)  # [n_parts, n_embd]
+    final = residual[..., position, :]  # [n_embd]
+    scale = np.sqrt(np.var(final, axis=-1, keepdims=True) + config.layer_norm_epsilon)  # [1]
+    direction = model.ln_f.weight * model.lm_head[token_id]  # [n_embd]
+    centred = parts - np.mean(parts, axis=-1, keepdims=True)  # [n_parts, n_embd]
+    values = centred @ direction / scale  # [n_parts]
+    of_bias = np.broadcast_to(model.ln_f.bias @ model.lm_head[token_id], (*values.shape[:-1], 1))  # [1]
+    return Attribution((*names, "ln_f.bias"), np.concatenate([values, of_bias], axis=-1))
+
+
+def residual_parts(model: GPT2, acts: Activations, position: int) -> tuple[list[str], np.ndarray]:
+    """The terms whose sum is the last residual stream at one position: their names, and [n_parts, n_embd]."""
+    wte = acts["wte"][..., position, :]  # [n_embd]
+    wpe = np.broadcast_to(acts["wpe"][position], wte.shape)  # [n_embd]: the same in each row of a batch
+    names = ["wte", "wpe"]
+    parts = [wte[..., np.newaxis, :], wpe[..., np.newaxis, :]]  # each [1, n_embd]
+    for i, block in enumerate(model.h):
+        z = acts[f"h.{i}.attn.z"][..., position, :]  # [n_head, d_head]
+        names += [f"h.{i}.attn.head.{head}" for head in range(model.config.n_head)]
+        parts.append(head_outputs(model, i, z))  # [n_head, n_embd]
+        names.append(f"h.{i}.attn.c_proj.bias")
+        parts.append(np.broadcast_to(block.attn.c_proj.bias, wte.shape)[..., np.newaxis, :])
+        names.append(f"h.{i}.mlp.out")
+        parts.append(acts[f"h.{i}.mlp.out"][..., position, np.newaxis, :])
+    return names, np.concatenate(parts, axis=-2)
+
+
+def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
+    """What each head alone adds to the residual stream, without the bias: z [n_head, d_head] -> [n_head, n_embd]."""
+    c_proj = model.h[layer].attn.c_proj
+    rows_of_head = c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
+    added = z[..., np.newaxis, :] @ rows_of_head  # [n_head, 1, n_embd]
+    return added[..., 0, :]

@@ -1,0 +1,241 @@
+# %% [markdown]
+# # A tour of one forward pass
+#
+# Every cell runs by itself in VS Code ("Run Cell") or, after `jupytext --to notebook scripts/tour.py`, in Jupyter. As a
+# plain script it prints as it goes: `python scripts/tour.py`. No network is needed, and nothing takes longer than a
+# second. Change what you like, and run a cell again.
+
+# %%
+import math
+
+import numpy as np
+
+import numpy_gpt2
+from numpy_gpt2.model import attention, embed, mlp
+from numpy_gpt2.ops import layer_norm, softmax
+
+np.set_printoptions(precision=3, suppress=True, linewidth=110)
+
+# %% [markdown]
+# ## 1. A model is data
+#
+# `load` gives the weights, under the names that they have in the checkpoint, and the tokenizer that was trained with
+# them. `fairytale` is bundled; `"gpt2"` is OpenAI's, and everything below works with it too.
+
+# %%
+model, tokenizer = numpy_gpt2.load("fairytale")
+config = model.config
+print("layers, heads, width:", config.n_layer, config.n_head, config.n_embd)
+print("the first block:", model.h[0])
+print("embedding and unembedding are one array:", model.lm_head is model.wte)
+
+# %% [markdown]
+# ## 2. A text is token ids
+#
+# A common word is one token, with the space before it; a rare one is several.
+
+# %%
+prompt = "The old woman went into the forest. Then"
+ids = tokenizer.encode(prompt)
+tokens = [tokenizer.decode([token_id]) for token_id in ids]
+print(list(zip(ids, tokens)))
+print("a rare word:", [tokenizer.decode([token_id]) for token_id in tokenizer.encode(" hippopotamus")])
+
+# %% [markdown]
+# ## 3. Embedding: what a token is plus where it stands
+#
+# From here on each token is a vector of n_embd numbers, its row of the residual stream.
+
+# %%
+resid_pre = model.wte[ids] + model.wpe[np.arange(len(ids))]  # [n_tokens, n_embd]
+print("shape:", resid_pre.shape, "type:", resid_pre.dtype)
+assert np.array_equal(resid_pre, embed(model, np.array(ids), first_position=0))
+
+# %% [markdown]
+# ## 4. One block by hand: attention
+#
+# A layer norm brings every row to mean 0 and size 1, then one product gives queries, keys and values of all heads.
+# Head 2's are channels 2*d_head up to 3*d_head of each.
+
+# %%
+block = model.h[0]
+ln_1 = layer_norm(resid_pre, block.ln_1.weight, block.ln_1.bias, config.layer_norm_epsilon)  # [n_tokens, n_embd]
+qkv = ln_1 @ block.attn.c_attn.weight + block.attn.c_attn.bias  # [n_tokens, 3*n_embd]
+q, k, v = np.split(qkv, 3, axis=-1)  # three of [n_tokens, n_embd]
+head = 2
+channels = slice(head * config.d_head, (head + 1) * config.d_head)
+q, k, v = q[:, channels], k[:, channels], v[:, channels]  # three of [n_tokens, d_head]
+
+# %% [markdown]
+# How well does each query match each key? A token must not see later ones: their scores become -inf, and softmax turns
+# that to 0. Each row of the pattern says what one token looks at, and sums to 1.
+
+# %%
+scores = q @ k.T / math.sqrt(config.d_head)  # [n_tokens, n_tokens]
+later = np.triu(np.ones_like(scores, dtype=bool), k=1)
+pattern = softmax(np.where(later, np.float32(-np.inf), scores))
+print("what each token looks at, head", head, "of block 0:")
+print(pattern)
+
+# %% [markdown]
+# The values are mixed in these shares; the heads' results stand side by side, and `c_proj` brings them back to the
+# stream. Here the library does it for all heads, and then the MLP, which sees each token by itself.
+
+# %%
+z = pattern @ v  # [n_tokens, d_head]
+cache = numpy_gpt2.KVCache(model, n_positions=len(ids))
+resid_mid = resid_pre + attention(ln_1, block.attn, config.n_head, cache, layer=0)  # [n_tokens, n_embd]
+ln_2 = layer_norm(resid_mid, block.ln_2.weight, block.ln_2.bias, config.layer_norm_epsilon)
+resid_post = resid_mid + mlp(ln_2, block.mlp)  # [n_tokens, n_embd]
+
+# %% [markdown]
+# ## 5. The hook: every array of the pass, by name
+#
+# `forward` announces each array to its `tap`. A `Recorder` keeps copies, of all or of those that a glob names. What we
+# computed by hand is there.
+
+# %%
+acts = numpy_gpt2.Recorder()
+logits = numpy_gpt2.forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
+print(len(acts), "arrays; those of block 0:")
+for name in acts:
+    if name.startswith("h.0."):
+        print(f"  {name:16} {acts[name].shape}")
+assert np.allclose(acts["h.0.attn.pattern"][head], pattern, atol=1e-5)
+assert np.allclose(acts["h.0.attn.z"][head], z, atol=1e-4)
+assert np.allclose(acts["h.0.resid_post"], resid_post, atol=1e-3)
+
+# %% [markdown]
+# ## 6. Patterns: who looks at whom
+#
+# Some heads have a plain job. Which one looks most at the token before?
+
+# %%
+patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(config.n_layer)])  # [n_layer, n_head, n, n]
+to_previous = np.diagonal(patterns, offset=-1, axis1=-2, axis2=-1).mean(axis=-1)  # [n_layer, n_head]
+i, j = np.unravel_index(np.argmax(to_previous), to_previous.shape)
+print(f"head {j} of block {i} gives {to_previous[i, j]:.0%} of its attention to the token before")
+for token, row in zip(tokens, patterns[i, j]):
+    print(f"  {token!r:10} looks most at {tokens[int(np.argmax(row))]!r}")
+
+# %%
+try:
+    import matplotlib.pyplot as plt
+except ImportError:
+    print("no picture: it needs matplotlib (pip install 'numpy_gpt2[plot]')")
+else:
+    figure, panel = plt.subplots()
+    panel.imshow(patterns[i, j])
+    panel.set_xticks(range(len(tokens)), tokens, rotation=90)
+    panel.set_yticks(range(len(tokens)), tokens)
+    panel.set_title(f"head {j} of block {i}: each row is what one token looks at")  # a notebook shows it below
+
+# %% [markdown]
+# ## 7. The logit lens: what would the model say if it stopped here?
+#
+# The stream before any block, put through the last layer norm and the unembedding, is a guess at the next token.
+
+# %%
+for layer in range(config.n_layer + 1):
+    best = numpy_gpt2.top_tokens(numpy_gpt2.logit_lens(model, acts, layer)[-1], tokenizer, k=4)
+    print(layer, "  ".join(f"{token.text!r} {token.probability:.0%}" for token in best))
+
+# %% [markdown]
+# ## 8. Attribution: who said it?
+#
+# The last stream is a sum: the embeddings, each head, each MLP, the biases. So the logit is one as well. What made the
+# model prefer " she" to " he"? The difference of two logits says it best, for what lifts both takes no part in it.
+
+# %%
+she, he = tokenizer.encode(" she")[0], tokenizer.encode(" he")[0]
+for_she = numpy_gpt2.direct_logit_attribution(model, acts, she)
+for_he = numpy_gpt2.direct_logit_attribution(model, acts, he)
+difference = for_she.values - for_he.values  # [n_parts]
+print(f"' she' less ' he': {logits[-1, she] - logits[-1, he]:.3f}; the sum of all parts: {difference.sum():.3f}")
+by_size = np.argsort(-np.abs(difference))
+for part in by_size[:8]:
+    print(f"  {for_she.names[part]:20} {difference[part]:+.3f}")
+
+# %% [markdown]
+# ## 9. Ablation: what is missing without it?
+#
+# A tap may return another array, which is used from there on. `ablate` silences a head. Attribution counts only what a
+# head says directly to the last layer norm; ablation counts all that it does. The two need not agree.
+
+
+# %%
+def prefers_she(ids, tap=numpy_gpt2.no_tap):
+    """The logit of " she" less that of " he", after the last token."""
+    last = numpy_gpt2.forward(model, ids, tap=tap)[-1]
+    return float(last[she] - last[he])
+
+
+whole = prefers_she(ids)
+print(f"with all heads: {whole:+.3f}")
+for layer in range(config.n_layer):
+    without = [prefers_she(ids, numpy_gpt2.ablate(f"h.{layer}.attn.z", heads=head)) for head in range(config.n_head)]
+    print(f"  block {layer}, without each head in turn:", np.array(without) - whole)
+
+# %% [markdown]
+# ## 10. Patching: where is it kept?
+#
+# Take one vector of this pass and put it into that of another prompt. If the answer comes along, the vector held it.
+# `scripts/patch_activations.py` does this for every layer and position.
+
+# %%
+other_ids = tokenizer.encode(prompt.replace("woman", "man"))
+print(f"'woman' {whole:+.3f}, 'man' {prefers_she(other_ids):+.3f}; 'man' with one vector of 'woman':")
+for position in (2, len(ids) - 1):
+    changed = [prefers_she(other_ids, numpy_gpt2.patch(f"h.{layer}.resid_pre", acts[f"h.{layer}.resid_pre"],
+                                                       positions=position)) for layer in range(config.n_layer)]
+    print(f"  at {tokens[position]!r:8} before each block:", np.array(changed))
+
+# %% [markdown]
+# Only attention moves anything between tokens, so some head fetched it. Which one? Patch each head's result at the last
+# token alone: 0 is 'man' as it was, 1 is 'woman'.
+
+# %%
+there = prefers_she(other_ids)
+for layer in range(config.n_layer):
+    name = f"h.{layer}.attn.z"
+    changed = [prefers_she(other_ids, numpy_gpt2.patch(name, acts[name], positions=-1, heads=head))
+               for head in range(config.n_head)]
+    print(f"  block {layer}:", (np.array(changed) - there) / (whole - there))
+
+# %% [markdown]
+# Taps combine: here a head is silenced, and what comes of it is recorded.
+
+# %%
+changed_acts = numpy_gpt2.Recorder("h.*.resid_post")
+numpy_gpt2.forward(model, ids, tap=numpy_gpt2.chain(numpy_gpt2.ablate("h.0.attn.z", heads=3), changed_acts))
+for layer in range(config.n_layer):
+    name = f"h.{layer}.resid_post"
+    moved = np.linalg.norm(changed_acts[name] - acts[name]) / np.linalg.norm(acts[name])
+    print(f"  {name} has moved by {moved:.1%} of its length")
+
+# %% [markdown]
+# ## 11. Decode: one more token costs one token's work
+#
+# Keys and values never change once a token is read. The cache holds them, so that the next pass is given one token
+# only; `q` has one row, `k_all` all of them.
+
+# %%
+cache = numpy_gpt2.KVCache(model, n_positions=len(ids) + 10)
+prefill = numpy_gpt2.forward(model, ids, cache=cache)
+next_id = int(np.argmax(prefill[-1]))
+one = numpy_gpt2.Recorder("h.0.attn.*")
+decoded = numpy_gpt2.forward(model, [next_id], cache=cache, tap=one)
+for name in ("q", "k", "k_all", "pattern"):
+    print(f"  {name:8} {one['h.0.attn.' + name].shape}")
+again = numpy_gpt2.forward(model, [*ids, next_id])
+print("the same logits without a cache:", np.allclose(decoded[-1], again[-1], atol=1e-3))
+
+# %% [markdown]
+# ## 12. And on
+#
+# The loop of 11, again and again, is how GPT-2 writes. See `decoding.py`, and the other scripts beside this one.
+
+# %%
+for piece in numpy_gpt2.stream_text(model, tokenizer, prompt, max_new_tokens=30, temperature=0.8, top_k=40, seed=1):
+    print(piece, end="", flush=True)
+print()
