@@ -11,7 +11,7 @@ from . import command_line
 from .checkpoint import load
 from .command_line import ArgumentParser, BadInput, bad_input, whole_number
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, quoted
 
 N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` shows in each place
 
@@ -97,24 +97,6 @@ def print_table(scores: Scores, ids: list[int], tokenizer: Tokenizer) -> None:
             line += alternative
         print(line)
     print()
-
-
-def quoted(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""A token on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
-    if token_id >= tokenizer.vocab_size:
-        return "(none)"  # a model may have more ids than its tokenizer has tokens
-    text = tokenizer.token_bytes(token_id).decode("utf-8", errors="surrogateescape")
-    return '"' + "".join(map(escaped, text)) + '"'
-
-
-def escaped(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    if character.isprintable():
-        return character
-    if "\udc80" <= character <= "\udcff":  # how surrogateescape stands in for a byte that is no character
-        return f"\\x{ord(character) - 0xdc00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def print_json(facts: dict[str, Any], scores: Scores, ids: list[int], tokenizer: Tokenizer, with_tokens: bool) -> None:

@@ -46,9 +46,11 @@ class Tokenizer:
 
     def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int]) -> None:
         """`ranks` holds the ids of the ordinary tokens; of two possible merges, tiktoken prefers the lower id."""
+        # tiktoken would make one regular expression of all special tokens, which costs gigabytes where they are long.
         self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
-                                           special_tokens=special_tokens)
+                                           special_tokens={})
         self._special_tokens = special_tokens
+        self._special_bytes = {token_id: name.encode() for name, token_id in special_tokens.items()}
         self.vocab_size = len(ranks) + len(special_tokens)
         self.eot_id = special_tokens[END_OF_TEXT]
 
@@ -101,6 +103,8 @@ class Tokenizer:
         if not 0 <= token_id < self.vocab_size:
             raise ValueError(f"a token id must be at least 0 and less than the vocabulary's size, {self.vocab_size}. "
                              f"Got {token_id}.")
+        if token_id in self._special_bytes:
+            return self._special_bytes[token_id]
         return self._encoding.decode_single_token_bytes(token_id)
 
 
@@ -119,6 +123,24 @@ def split_at(text: str, names: Collection[str]) -> list[str]:
         return [text]
     longest_first = sorted(names, key=len, reverse=True)
     return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+
+
+def quoted(tokenizer: Tokenizer, token_id: int) -> str:
+    r"""A token on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    if token_id >= tokenizer.vocab_size:
+        return "(none)"  # a model may have more ids than its tokenizer has tokens
+    text = tokenizer.token_bytes(token_id).decode("utf-8", errors="surrogateescape")
+    return '"' + "".join(map(escaped, text)) + '"'
+
+
+def escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how surrogateescape stands in for a byte that is no character
+        return f"\\x{ord(character) - 0xdc00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:

@@ -7,12 +7,13 @@ here, before it gets them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as shown  # shortens: what stands in a file can be long, an error is one line
 from typing import Any
 
-from .config import CheckpointError, read_json_object
+from .config import MOST_VALUES, CheckpointError, read_json_object, read_text_file, shown
 
 END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
+
+DEEPEST = 100  # merges of what merges made, one in the other: GPT-2's own go 8 deep. Chains of thousands take minutes
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def read_vocab_and_merges(vocab_path: Path, merges_path: Path) -> Vocabulary:
     ids = read_json_object(vocab_path, "vocab.json")
     special_tokens = {END_OF_TEXT: ids[END_OF_TEXT]} if END_OF_TEXT in ids else {}
     try:
-        text = merges_path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"merges.txt: cannot be read as UTF-8 text: {error}") from error
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+        text = read_text_file(merges_path, "merges.txt").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"merges.txt: not UTF-8 text: {error}") from error
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n", MOST_VALUES)  # what is left then is no merge
     if lines == [""] or lines[0].startswith("#version"):
         del lines[0]
     return Vocabulary(ids, lines, special_tokens, "vocab.json", "merges.txt")
@@ -150,13 +151,15 @@ def checked_ranks(vocabulary: Vocabulary) -> dict[bytes, int]:
 def check_ids(vocabulary: Vocabulary) -> None:
     """n tokens need the ids 0 to n - 1, each once: an id is a row of wte."""
     ids, file = vocabulary.ids, vocabulary.ids_file
+    is_taken = bytearray(len(ids))  # for each id whether a token has it: a set would be many times as large
     for token, token_id in ids.items():
         if type(token_id) is not int:  # isinstance would let True pass
             raise CheckpointError(f"{file}: the id of {shown(token)} must be a whole number. Got {shown(token_id)}")
-    missing = set(range(len(ids))) - set(ids.values())
-    if missing:
+        if 0 <= token_id < len(ids):
+            is_taken[token_id] = True
+    if not all(is_taken):
         raise CheckpointError(f"{file}: the ids of its {len(ids)} tokens must be 0 to {len(ids) - 1}, each once. "
-                              f"No token has the id {min(missing)}")
+                              f"No token has the id {is_taken.index(False)}")
     if END_OF_TEXT not in vocabulary.special_tokens:
         raise CheckpointError(f"{file}: expected the special token {END_OF_TEXT}, found none")
 
@@ -171,6 +174,7 @@ def check_merges(vocabulary: Vocabulary, ordinary: Mapping[str, int]) -> None:
     """
     age = dict.fromkeys(ALPHABET, 0)  # token -> the merge that makes it, counted from 1; the bytes are there before
     halves: dict[str, tuple[str, str]] = {}  # token -> the pair that makes it
+    depth = dict.fromkeys(ALPHABET, 0)  # token -> how many merges deep it is
     lowest_id = 0
     for number, merge in enumerate(vocabulary.merges, start=1):
         left, _, right = merge.partition(" ")
@@ -181,11 +185,14 @@ def check_merges(vocabulary: Vocabulary, ordinary: Mapping[str, int]) -> None:
             expected = "a pair of tokens that are bytes or made by earlier merges"
         elif token_id < lowest_id:
             expected = f"a pair that makes a token of {vocabulary.ids_file} with an id of at least {lowest_id}"
+        elif max(depth[left], depth[right]) >= DEEPEST:
+            expected = f"at most {DEEPEST} merges deep"
         elif not stay_apart(left, right, age, halves):
             expected = "the pair that the earlier merges make of these bytes"
         if expected:
             raise CheckpointError(f"{vocabulary.merges_file}: merge {number} must be {expected}. Got {shown(merge)}")
         age[token], halves[token] = number, (left, right)
+        depth[token] = 1 + max(depth[left], depth[right])
         lowest_id = token_id + 1
     missing = ALPHABET.keys() - ordinary.keys()
     if missing:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import numpy_gpt2
-from numpy_gpt2.score import escaped, progress_bar, quoted
+from numpy_gpt2.score import progress_bar
 from numpy_gpt2.scoring import score_tokens
+from numpy_gpt2.tokenizer import escaped, quoted
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.score"]
 TEXT = 'Once upon a time there was a king — and he said: "Où?"\r\n\n'

@@ -258,7 +258,8 @@ def test_end_of_text_decodes_to_its_name():
 @given(any_ids)
 def test_decoded_text_is_that_of_the_joined_bytes(ids):
     assert TOKENIZER.decode(ids) == b"".join(map(TOKENIZER.token_bytes, ids)).decode(errors="replace")
-    assert TOKENIZER.decode(ids) == TOKENIZER._encoding.decode(ids)
+    ordinary = [token_id for token_id in ids if token_id != TOKENIZER.eot_id]
+    assert TOKENIZER.decode(ordinary) == TOKENIZER._encoding.decode(ordinary)
 
 
 @given(any_ids | any_text.map(TOKENIZER.encode) | st.lists(st.sampled_from([b"\xf0", b"\x9f", b"\x98", b"\x80", b"\xed",
@@ -398,9 +399,9 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, content):
 
 def test_merges_txt_that_cannot_be_read_is_refused(tmp_path):
     files = write_files(tmp_path, vocab=VOCAB, merges=b"\xff")
-    assert refusal(files).startswith("merges.txt: cannot be read as UTF-8 text: ")
+    assert refusal(files).startswith("merges.txt: not UTF-8 text: ")
     files["merges.txt"].unlink()
-    assert refusal(files).startswith("merges.txt: cannot be read as UTF-8 text: ")
+    assert refusal(files).startswith("merges.txt: cannot be read: ")
 
 
 def without(token):

@@ -1,0 +1,51 @@
+"""pdb, started from inside a tap in the frame of model.py that holds the arrays."""
+
+import pdb
+import sys
+from types import FrameType
+from typing import Any, Sequence
+
+
+class Debugger(pdb.Pdb):
+    """Python's debugger, started by a tap, which should ask for nothing itself while this is `stepping`.
+
+    own_modules: the tap's. What runs there, or is called from there, is never stepped into.
+    """
+
+    def __init__(self, own_modules: Sequence[str]) -> None:
+        super().__init__(nosigint=True)  # Ctrl-C means here what it means everywhere
+        self.own_modules = own_modules
+        self.stepping = False
+        self.botframe: FrameType | None = None
+
+    def enter(self, frames: Sequence[FrameType]) -> None:
+        """Stop at the next line of the first of these frames: the innermost call and, after it, those around it."""
+        self.reset()
+        self.botframe = frames[-1]  # what called it is not shown
+        for frame in frames:
+            frame.f_trace = self.trace_dispatch
+        self.set_next(frames[0])
+        self.stepping = True
+        sys.settrace(self.trace_dispatch)
+
+    def leave(self) -> None:
+        """Stop debugging, if it has been begun: what was to be stepped through is over."""
+        if self.botframe is not None:
+            sys.settrace(None)
+        self.stepping = False
+
+    def stop_here(self, frame: FrameType) -> bool:
+        inside: FrameType | None = frame
+        while inside is not None and inside is not self.botframe:
+            if inside.f_globals.get("__name__") in self.own_modules:
+                return False
+            inside = inside.f_back
+        return super().stop_here(frame)
+
+    def interaction(self, *args: Any) -> None:
+        self.stepping = True  # a breakpoint may have brought us here, after the user had continued
+        super().interaction(*args)
+
+    def set_continue(self) -> None:
+        super().set_continue()
+        self.stepping = False
