@@ -12,6 +12,7 @@ import numpy as np
 
 from .cache import KVCache
 from .model import GPT2, check_ids, transform, unembed
+from .prompt_lookup import LookupStatistics, lookup_steps
 from .sampling import Sampling, choose, choose_greedily, process_logits
 from .tokenizer import Tokenizer
 
@@ -22,11 +23,13 @@ class Stream(Iterator[T]):
     """An iterator that, once it has ended, tells why in `finish_reason`.
 
     "eos": the end of text came; "stop": a stop string came; "length": max_new_tokens or the context was reached.
-    Before the end it is None; for a batch it is a list, a reason for each row.
+    Before the end it is None; for a batch it is a list, a reason for each row. `lookup` counts what drafts did, None
+    without them.
     """
 
-    def __init__(self, steps: Generator[T, None, Any]) -> None:
+    def __init__(self, steps: Generator[T, None, Any], lookup: LookupStatistics | None = None) -> None:
         self._steps = steps
+        self.lookup = lookup
         self._error: Exception | None = None
         self.finish_reason: Any = None
 
@@ -46,8 +49,8 @@ class Stream(Iterator[T]):
 class TextStream(Stream[str]):
     """Pieces of text as they are decided; `ids` are the tokens drawn so far, those of text held back included."""
 
-    def __init__(self, steps: Generator[str, None, str], ids: list[int]) -> None:
-        super().__init__(steps)
+    def __init__(self, steps: Generator[str, None, str], ids: list[int], lookup: LookupStatistics | None) -> None:
+        super().__init__(steps, lookup)
         self.ids = ids
 
 
@@ -57,7 +60,7 @@ class TextStream(Stream[str]):
 def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
                     num_return_sequences: int | None = None, seed: int | None = None,
                     eos_token_id: int | Sequence[int] | None = None, vocab_size: int | None = None,
-                    **sampling: float) -> Stream[Any]:
+                    prompt_lookup_num_tokens: int | None = None, **sampling: float) -> Stream[Any]:
     """Draw tokens one after another: an iterator over ids, one a step.
 
     ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens] (prompts of one length); each step gives
@@ -67,6 +70,8 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     seed: the same seed draws the same tokens, and sample 0 the same ones however many samples there are.
     eos_token_id: ends a row (None: the config's; -1: nothing does); an ended row repeats it until all have ended.
     vocab_size: draw only from the first so many ids, where the tokenizer knows fewer than the model.
+    prompt_lookup_num_tokens: for greedy generation of one row, draft so many tokens at most from the text itself
+        (prompt_lookup.py): the same ids, sooner where the text repeats itself. None or 0 is off.
     sampling: temperature, top_k, top_p, min_p, repetition_penalty (see `Sampling`).
 
     Raises ValueError for arguments that make no sense, before anything is computed; FloatingPointError, in the loop,
@@ -89,7 +94,28 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     if not 1 <= operator.index(vocab_size) <= model.config.vocab_size:
         raise ValueError(f"vocab_size must be from 1 to {model.config.vocab_size}, the model's. Got {vocab_size}.")
     eos_ids = as_ids(model.config.eos_token_id if eos_token_id is None else eos_token_id)
+    if prompt_lookup_num_tokens is not None and operator.index(prompt_lookup_num_tokens) < 0:
+        raise ValueError(f"prompt_lookup_num_tokens must be 0 or more. Got {prompt_lookup_num_tokens}.")
+    if prompt_lookup_num_tokens and settings.temperature != 0:
+        raise ValueError("prompt_lookup_num_tokens drafts the likeliest tokens: temperature must be 0 with it. "
+                         f"Got {settings.temperature}.")
+    if prompt_lookup_num_tokens and (prompt.ndim > 1 or num_return_sequences not in (None, 1)):
+        raise ValueError("prompt_lookup_num_tokens must be for one prompt and one sample. Got a batch.")
+    if prompt_lookup_num_tokens and n_steps > 0:
+        lookup = LookupStatistics()
+        steps = lookup_steps(model, prompt, n_steps, eos_ids, vocab_size, settings, prompt_lookup_num_tokens, lookup)
+        return Stream(steps if num_return_sequences is None else _as_batch(steps), lookup)
     return Stream(_steps(model, prompt, n_steps, num_return_sequences, seed, eos_ids, vocab_size, settings))
+
+
+def _as_batch(steps: Generator[int, None, str]) -> Generator[np.ndarray, None, list[str]]:
+    """The ids of one row as those of a batch of one, which is what num_return_sequences=1 asks for."""
+    while True:
+        try:
+            token = next(steps)
+        except StopIteration as end:
+            return [end.value]
+        yield np.array([token])
 
 
 def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
@@ -151,7 +177,8 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
 
     stop_strings: a list of texts, the first of which to appear ends the run; it is left out, and what may be the
     beginning of one is held back until it is decided. Other options (seed, eos_token_id, temperature, top_k, top_p,
-    min_p, repetition_penalty) and errors as for `generate_tokens`; only ids that the tokenizer knows are drawn.
+    min_p, repetition_penalty, prompt_lookup_num_tokens) and errors as for `generate_tokens`; only ids that the
+    tokenizer knows are drawn.
     """
     return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, **options)[0]
 
@@ -173,7 +200,8 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
     streams = []
     for row, branch in enumerate(itertools.tee(steps, num_return_sequences)):  # tee keeps what a slower reader needs
         drawn: list[int] = []
-        streams.append(TextStream(_text(tokenizer, branch, row, eos_ids, stop_strings, drawn), drawn))
+        pieces = _text(tokenizer, branch, row, eos_ids, stop_strings, drawn)
+        streams.append(TextStream(pieces, drawn, steps.lookup))
     return streams
 
 

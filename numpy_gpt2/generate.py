@@ -42,6 +42,9 @@ def make_parser() -> ArgumentParser:
                         help="write N continuations of the prompt")
     parser.add_argument("--stop", action="append", type=stop_string, default=[], metavar="TEXT",
                         help="end where this text appears, which is left out; may be given several times")
+    parser.add_argument("--prompt-lookup", type=whole_number(0), default=0, metavar="N",
+                        help="with --greedy: guess up to N tokens at a time from the text itself and check them in one "
+                             "pass; the same text, sooner where it repeats itself, 0 is off (the default)")
     parser.add_argument("--stats", action="store_true", help="say how many tokens were read and written, and how fast")
     return parser
 
@@ -53,6 +56,9 @@ def main() -> None:
         raise command_line.BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
     if args.prompt is not None and args.prompt_file is not None:
         raise command_line.BadInput("a prompt and --prompt-file were both given: give one")
+    if args.prompt_lookup and (args.num_samples > 1 or not (args.greedy or args.temperature == 0)):
+        raise command_line.BadInput("--prompt-lookup guesses the likeliest tokens of one text: give it with --greedy, "
+                                    "without --num-samples")
     with bad_input():
         sampling = Sampling(0.0 if args.greedy else args.temperature, args.top_k, args.top_p, args.min_p,
                             args.repetition_penalty)
@@ -65,7 +71,7 @@ def main() -> None:
     command_line.announce_model(args.model, model)
     for prompt in prompts:
         try:
-            write_samples(model, tokenizer, read_prompt(prompt), sampling, args)
+            write_samples(model, tokenizer, read_prompt(prompt) if args.interactive else prompt, sampling, args)
         except command_line.BadInput as error:
             if not args.interactive:
                 raise
@@ -77,7 +83,8 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, sampling: Samp
     started = time.perf_counter()
     with bad_input():
         streams = stream_samples(model, tokenizer, prompt, args.num_samples, args.max_new_tokens,
-                                 stop_strings=args.stop, seed=args.seed, **asdict(sampling))
+                                 stop_strings=args.stop, seed=args.seed,
+                                 prompt_lookup_num_tokens=args.prompt_lookup, **asdict(sampling))
     first_piece = None
     for number, stream in enumerate(streams, start=1):
         if args.num_samples > 1:
@@ -95,7 +102,7 @@ def stop_string(text: str) -> str:
     """An argparse type: a text that is not empty, for it would stand everywhere."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
-    return text
+    return command_line.utf8_text(os.fsencode(text), "--stop")
 
 
 def write(text: str) -> None:
@@ -109,8 +116,13 @@ def statistics(n_prompt: int, streams: list[TextStream], started: float, first_p
     n_new = sum(len(stream.ids) for stream in streams)
     seconds = time.perf_counter() - started
     reasons = ", ".join(stream.finish_reason for stream in streams)
-    return (f"stats: {n_prompt} prompt tokens, {n_new} new tokens in {seconds:.2f} s ({n_new / seconds:.1f} tokens/s, "
+    line = (f"stats: {n_prompt} prompt tokens, {n_new} new tokens in {seconds:.2f} s ({n_new / seconds:.1f} tokens/s, "
             f"first text after {first_piece - started:.2f} s), finished by {reasons}")
+    lookup = streams[0].lookup
+    if lookup is not None:
+        line += (f"; {lookup.n_tokens / max(1, lookup.n_passes):.2f} tokens per pass: {lookup.n_accepted} of "
+                 f"{lookup.n_drafted} guesses accepted in {lookup.n_passes} passes")
+    return line
 
 
 def ask_for_prompts() -> Iterator[str]:

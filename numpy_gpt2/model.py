@@ -18,9 +18,10 @@ from typing import Any, Iterator
 
 import numpy as np
 
+from . import fast
 from .cache import KVCache
 from .config import GPT2Config
-from .ops import gelu, layer_norm, linear, softmax
+from .ops import gelu, layer_norm, linear, matmul, softmax
 from .tap import Tap, checked, no_tap, scoped
 
 # The weights ----------------------------------------------------------------------------------------------------------
@@ -130,7 +131,10 @@ def transform(model: GPT2, ids: Any, cache: KVCache | None = None, tap: Tap = no
 
     x = embed(model, ids, cache.length, tap)  # [n_new, n_embd]
     for layer, weights in enumerate(model.h):
-        x = block(x, weights, model.config, cache, layer, scoped(tap, f"h.{layer}."))
+        if tap is no_tap and n_new >= fast.LONG_PROMPT:  # a long prompt that nobody looks into
+            x = fast.block(x, weights, model.config, cache, layer)
+        else:
+            x = block(x, weights, model.config, cache, layer, scoped(tap, f"h.{layer}."))
     hidden = layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon)
     hidden = tap("ln_f", hidden)
     cache.length += n_new
@@ -171,12 +175,12 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     """
     qkv = linear(x, weights.c_attn.weight, weights.c_attn.bias)  # [n_new, 3*n_embd]
     qkv = tap("attn.qkv", qkv)
-    q, k, v = np.split(qkv, 3, axis=-1)  # three of [n_new, n_embd]
-    q = split_heads(q, n_head)  # [n_head, n_new, d_head]
+    n_embd = x.shape[-1]
+    q = split_heads(qkv[..., :n_embd], n_head)  # [n_head, n_new, d_head]
     q = tap("attn.q", q)
-    k = split_heads(k, n_head)  # [n_head, n_new, d_head]
+    k = split_heads(qkv[..., n_embd:2 * n_embd], n_head)  # [n_head, n_new, d_head]
     k = tap("attn.k", k)
-    v = split_heads(v, n_head)  # [n_head, n_new, d_head]
+    v = split_heads(qkv[..., 2 * n_embd:], n_head)  # [n_head, n_new, d_head]
     v = tap("attn.v", v)
 
     first_position = cache.length
@@ -184,14 +188,14 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     k_all = tap("attn.k_all", k_all)
     v_all = tap("attn.v_all", v_all)
 
-    n_new, n_all = q.shape[-2], k_all.shape[-2]
-    query_position = np.arange(first_position, first_position + n_new)[:, np.newaxis]  # [n_new, 1]
-    key_position = np.arange(n_all)  # [n_all]
-    visible = key_position <= query_position  # [n_new, n_all]
-
-    scores = q @ np.swapaxes(k_all, -1, -2)  # [n_head, n_new, n_all]
-    scores = scores / math.sqrt(q.shape[-1])
-    scores = np.where(visible, scores, scores.dtype.type(-np.inf))
+    scaled = q / math.sqrt(q.shape[-1])  # so that scores do not grow with d_head
+    scores = scaled @ np.swapaxes(k_all, -1, -2)  # [n_head, n_new, n_all]
+    n_new, n_all = scores.shape[-2:]
+    if n_new > 1:  # a single new token is the latest: it sees them all
+        query_position = np.arange(first_position, first_position + n_new)[:, np.newaxis]  # [n_new, 1]
+        key_position = np.arange(n_all)  # [n_all]
+        visible = key_position <= query_position  # [n_new, n_all]
+        scores = np.where(visible, scores, scores.dtype.type(-np.inf))
     scores = tap("attn.scores", scores)
     pattern = softmax(scores)  # [n_head, n_new, n_all]
     pattern = tap("attn.pattern", pattern)
@@ -231,9 +235,7 @@ def mlp(x: np.ndarray, weights: MLP, tap: Tap = no_tap) -> np.ndarray:
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """How well each token of the vocabulary would go on from here: [n, n_embd] -> logits [n, vocab_size]."""
-    rows = hidden.reshape(-1, hidden.shape[-1])  # [n_rows, n_embd]: leading axes folded, as in `linear`
-    logits = rows @ model.lm_head.T  # [n_rows, vocab_size]
-    logits = logits.reshape(*hidden.shape[:-1], model.lm_head.shape[0])  # [n, vocab_size]
+    logits = matmul(hidden, model.lm_head.T)  # [n, vocab_size]
     logits = checked(tap)("logits", logits)
     return logits
 

@@ -10,15 +10,21 @@ import numpy as np
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
+# BLAS copies the matrices of a product into an order of its own before it multiplies them. For one row it does not, and
+# for many the copy is cheap beside the arithmetic. For a few it is most of the time, and goes faster where the weight
+# comes first, in slices whose copies stay in the processor's cache.
+FEW_ROWS = 16
+SLICE = 384  # outputs at a time
+
 
 def softmax(x: np.ndarray) -> np.ndarray:
     """exp(x) / sum(exp(x)): numbers of any size become probabilities. -inf becomes exactly 0.
 
     [..., n] -> [..., n]. Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
-    largest = np.max(x, axis=-1, keepdims=True)  # [..., 1]
+    largest = x.max(axis=-1, keepdims=True)  # [..., 1]
     exponentials = np.exp(x - largest)  # at most 1, where exp(x) could overflow; the quotient is the same
-    total = np.sum(exponentials, axis=-1, keepdims=True)  # [..., 1]
+    total = exponentials.sum(axis=-1, keepdims=True)  # [..., 1]
     return exponentials / total
 
 
@@ -39,11 +45,15 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: flo
     x [..., n_embd], weight [n_embd] (the gain), bias [n_embd] -> [..., n_embd].
     Source: Ba et al., "Layer Normalization", equation 4; epsilon as in OpenAI's GPT-2.
     """
-    mean = np.mean(x, axis=-1, keepdims=True)  # [..., 1]
+    n_embd = x.shape[-1]
+    ones = np.ones((n_embd, 1), x.dtype)  # x @ ones is the sum of each row, in a quarter of np.sum's time
+    mean = x @ ones / n_embd  # [..., 1]
     centred = x - mean
-    variance = np.mean(centred * centred, axis=-1, keepdims=True)  # [..., 1], divided by n (not n - 1)
+    variance = (centred * centred) @ ones / n_embd  # [..., 1], divided by n (not n - 1)
     normalised = centred / np.sqrt(variance + epsilon)
-    return normalised * weight + bias
+    normalised *= weight  # in place: it is new, and nobody else has it yet
+    normalised += bias
+    return normalised
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -51,6 +61,28 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
     x [..., n_in], weight [n_in, n_out] as the checkpoint stores it, bias [n_out] -> [..., n_out].
     """
-    rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]: one product for the whole batch reads each weight once
-    y = rows @ weight + bias  # [n_rows, n_out]
-    return y.reshape(*x.shape[:-1], weight.shape[-1])  # [..., n_out]
+    y = matmul(x, weight)  # [..., n_out]
+    y += bias  # in place, as above
+    return y
+
+
+def matmul(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x @ weight, the one place that knows how to put it to BLAS: x [..., n_in], weight [n_in, n_out] -> [..., n_out].
+
+    A weight's inputs lie side by side in memory, one output after another (`checkpoint.in_memory_order`).
+    """
+    if x.ndim > 2:  # one product for the whole batch reads each weight once
+        rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]
+        return matmul(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])  # [..., n_out]
+    if x.ndim == 2 and 1 < len(x) <= FEW_ROWS:
+        return matmul_few_rows(x, weight)
+    return x @ weight
+
+
+def matmul_few_rows(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x @ weight, for 2 to FEW_ROWS rows in two thirds of the time: x [n_rows, n_in] -> [n_rows, n_out]."""
+    y = np.empty((len(x), weight.shape[-1]), x.dtype)  # [n_rows, n_out]
+    for i in range(0, weight.shape[-1], SLICE):
+        outputs = weight.T[i:i + SLICE] @ x.T  # [SLICE, n_rows]
+        y[:, i:i + SLICE] = outputs.T
+    return y

@@ -1,6 +1,7 @@
 """`python -m numpy_gpt2.generate` as a user meets it: a process with arguments, pipes and an exit status."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +209,22 @@ def test_a_terminal_that_cannot_show_a_character_is_no_error():
     assert process.returncode == 0 and process.stdout.startswith(b"na?ve ?")
 
 
+def test_prompt_lookup_writes_the_same_text_and_tells_the_passes():
+    plain = generate("The fox said", "--greedy", "--max-new-tokens", "120")
+    drafted = generate("The fox said", "--greedy", "--max-new-tokens", "120", "--prompt-lookup", "10", "--stats")
+    assert drafted.stdout == plain.stdout
+    told = re.search(r"([\d.]+) tokens per pass: (\d+) of \d+ guesses accepted", last_line(drafted))
+    passes, accepted = told.groups()
+    assert float(passes) > 1 and int(accepted) > 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--greedy", "--num-samples", "2")])
+def test_prompt_lookup_without_one_greedy_text_is_refused_in_one_line(flags):
+    process = generate("Hello", "--prompt-lookup", "5", *flags)
+    assert process.returncode == 2 and process.stdout == b"" and process.stderr.count(b"\n") == 1
+    assert "--greedy" in last_line(process)
+
+
 def test_stats_tell_tokens_and_the_finish_reason():
     line = last_line(generate("The king", "--max-new-tokens", "7", "--seed", "1", "--stats"))
     assert line.startswith("stats: ") and " 7 new tokens " in line and line.endswith("finished by length")
@@ -216,5 +233,5 @@ def test_stats_tell_tokens_and_the_finish_reason():
 def test_help_names_every_option():
     text = generate("--help").stdout.decode()
     for option in ("model interactive max-new-tokens temperature top-k top-p min-p repetition-penalty greedy seed "
-                   "num-samples stop prompt-file stats").split():
+                   "num-samples stop prompt-file prompt-lookup stats").split():
         assert f"--{option}" in text
