@@ -12,8 +12,8 @@ from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 
-from .checkpoint import HubError
 from .config import CheckpointError
+from .hub import HubError
 from .model import GPT2, named_parameters
 
 

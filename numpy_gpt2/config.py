@@ -1,6 +1,7 @@
 """The settings of a GPT-2, under the names that `config.json` on the hub gives them, and the four released sizes."""
 
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -8,6 +9,11 @@ from typing import Any, Mapping
 # The largest number that any setting may be. Far above every GPT-2, and low enough that a file with a nonsensical size
 # is refused with a sentence rather than with an attempt to allocate it.
 LARGEST_SETTING = 2**31 - 1
+
+# What a file of JSON, or of merges, may hold. A GPT-2 needs less (small's tokenizer.json: 3.6 MB, 200,000 values), and
+# a file of nothing but brackets, which takes 25 times its size in memory, is refused before it is parsed.
+LARGEST_TEXT = 8 * 2**20  # bytes
+MOST_VALUES = 500_000
 
 # Settings that change the arithmetic. The forward pass knows one value of each (a tuple: these names of one value).
 FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
@@ -21,6 +27,12 @@ FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
 
 class CheckpointError(Exception):
     """A checkpoint's file is not what it should be. One line: the file, the tensor or key, what was seen, expected."""
+
+
+SHORTENED = reprlib.Repr()
+SHORTENED.maxlevel = 2
+SHORTENED.maxstring = SHORTENED.maxother = 100
+shown = SHORTENED.repr  # a value from a file, for an error's one line: its writer may have made it long, or deep
 
 
 @dataclass(frozen=True)
@@ -49,20 +61,20 @@ class GPT2Config:
                 value = 4 * self.n_embd
                 object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SETTING:
-                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {value!r}.")
+                raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {shown(value)}.")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head. Got n_embd {self.n_embd}, n_head {self.n_head}.")
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
-            raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {epsilon!r}.")
+            raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {shown(epsilon)}.")
         object.__setattr__(self, "layer_norm_epsilon", float(epsilon))  # a NumPy scalar would make the pass float64
         if not isinstance(self.tie_word_embeddings, bool):
-            raise ValueError(f"tie_word_embeddings must be true or false. Got {self.tie_word_embeddings!r}.")
+            raise ValueError(f"tie_word_embeddings must be true or false. Got {shown(self.tie_word_embeddings)}.")
         several = isinstance(self.eos_token_id, (list, tuple))
         ends = tuple(self.eos_token_id) if several else (self.eos_token_id,)  # type: ignore[arg-type]
         for name, values in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", ends)):
             if not all(value is None or type(value) is int for value in values):
-                raise ValueError(f"{name} must be a token id or null. Got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be a token id or null. Got {shown(getattr(self, name))}.")
         if several:
             object.__setattr__(self, "eos_token_id", ends)  # a tuple, so that the config stays hashable
 
@@ -81,7 +93,7 @@ class GPT2Config:
             value = settings.get(name, supported[0])
             if not any(value is known or (isinstance(known, str) and value == known) for known in supported):
                 expected = " or ".join(map(json.dumps, supported))
-                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)}.")
+                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)[:100]}.")
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     @classmethod
@@ -104,16 +116,34 @@ class GPT2Config:
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file that `name` stands for in errors. Raises CheckpointError."""
+    data = read_text_file(path, name)
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise CheckpointError(f"{name}: not valid JSON: {reason}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{name}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_text_file(path: Path, name: str) -> bytes:
+    """The bytes of a file of JSON or of merges. Raises CheckpointError where it cannot be read, or holds too much."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_TEXT + 1)
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+    check_amount(data, name)
+    return data
+
+
+def check_amount(data: bytes, name: str) -> None:
+    """Raise CheckpointError for a text that would take far more memory than any GPT-2's, before it is parsed."""
+    if len(data) > LARGEST_TEXT:
+        raise CheckpointError(f"{name}: expected at most {LARGEST_TEXT:,} bytes, found more.")
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_VALUES:  # there are no more values than that
+        raise CheckpointError(f"{name}: expected at most {MOST_VALUES:,} values, found more.")
 
 
 SIZES: Mapping[str, GPT2Config] = {

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Mapping
 
-from .checkpoint import StoredTensor, check_tensors, checked_config, parameter_shapes, stored_tensors
+from .checkpoint import check_tensors, checked_config, parameter_shapes
 from .config import SIZES, CheckpointError, GPT2Config
 from .hub import (CONFIG, RELEASED, WEIGHTS, HubError, IncompleteCheckpoint, cached_file, checkpoint_files,
                   choose_files, explained, look_up, within)
+from .weights_file import StoredTensor, stored_tensors
 
 HEADER_S = 20  # how long the hub may take to show all headers of a checkpoint, in seconds
 

@@ -7,10 +7,11 @@ import math
 from dataclasses import asdict
 from typing import Any, Collection, Mapping, Sequence
 
-from .checkpoint import HubError, load, load_model
+from .checkpoint import load, load_model
 from .config import CheckpointError
 from .counting import (MEMORY_TYPES, PassCost, count_parameters, decode_cost, figures, parameters, parts,
                        prefill_cost)
+from .hub import HubError
 from .model import GPT2
 from .outlines import Outline
 from .tokenizer import Tokenizer

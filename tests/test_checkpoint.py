@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from numpy_gpt2.checkpoint import (CheckpointError, build_model, load, load_model, load_tokenizer, parameter_shapes,
-                                   random_model, save, widen_bfloat16)
-from numpy_gpt2.config import SIZES, GPT2Config
+from numpy_gpt2.checkpoint import build_model, load, load_model, load_tokenizer, parameter_shapes, random_model
+from numpy_gpt2.config import SIZES, CheckpointError, GPT2Config
 from numpy_gpt2.hub import look_up
+from numpy_gpt2.saving import save
+from numpy_gpt2.weights_file import widen_bfloat16
 from numpy_gpt2.model import GPT2, forward, named_parameters
 from numpy_gpt2.vocabulary import byte_alphabet
 
@@ -187,7 +188,7 @@ def test_float64_file_keeps_its_digits_in_float64(tmp_path):
 def test_loaded_arrays_are_contiguous_aligned_and_writable(tmp_path):
     save(random_model(TINY), tmp_path)
     for name, array in named_parameters(load_model(tmp_path)):
-        assert array.flags.c_contiguous and array.flags.aligned and array.flags.writeable, name
+        assert array.flags.forc and array.flags.aligned and array.flags.writeable, name
 
 
 def test_weights_that_are_not_finite_load(tmp_path):
@@ -321,7 +322,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("numpy_gpt2.checkpoint.save_file", full_disk)
+    monkeypatch.setattr("numpy_gpt2.saving.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(random_model(TINY, 2), tmp_path)
     assert_equal_models(load_model(tmp_path), old)
@@ -525,7 +526,7 @@ def test_a_tensor_that_no_shard_has_is_named(tmp_path):
 
 def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path, monkeypatch):
     save(random_model(TINY), tmp_path)
-    monkeypatch.setattr("numpy_gpt2.checkpoint.np.fromfile", lambda *_, **__: np.zeros(3, np.float32))
+    monkeypatch.setattr("numpy_gpt2.weights_file.np.fromfile", lambda *_, **__: np.zeros(3, np.float32))
     message = refusal(tmp_path)
     assert "'wte.weight'" in message and "cannot be read" in message
 

@@ -19,6 +19,7 @@ from numpy_gpt2 import (SIZES, CheckpointError, GPT2Config, Recorder, forward, l
 from numpy_gpt2 import checkpoint, counting, model as model_module, values
 from numpy_gpt2.counting import count_parameters, decode_cost, figures, parameters, pass_cost, prefill_cost
 from numpy_gpt2.outlines import outline, outline_of_size
+from numpy_gpt2.weights_file import read_header
 from strategies import configs, passes
 
 # DESIGN.md's table: parameters, untied, wte.
@@ -42,7 +43,7 @@ def arrays_of(config: GPT2Config) -> dict[str, np.ndarray]:
 
 
 def header_sum(path: Path) -> int:
-    return sum(math.prod(tensor.shape) for tensor in checkpoint.read_header(path))
+    return sum(math.prod(tensor.shape) for tensor in read_header(path))
 
 
 TINY = GPT2Config(vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2)
