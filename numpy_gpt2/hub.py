@@ -1,11 +1,10 @@
 """From a name to files: a built-in name, a folder, or a repository on the Hugging Face Hub.
 
 Of the hub, the cache on this machine comes first: with the files there, nothing is asked of the network. Only then is
-`huggingface_hub` put to work, which brings the progress bars and honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and
-tokens. It would answer an unreachable hub after five retries of each file; so the first question is ours, asked once.
+`huggingface_hub` put to work, which honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and tokens. It would answer an
+unreachable hub after five retries of each file; so we ask about each file once, and fetch it ourselves (download.py).
 """
 
-import hashlib
 import os
 import queue
 import re
@@ -14,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from .config import CheckpointError, read_json_object
+from .config import CheckpointError, read_json_object, shown
+from .download import SILENCE_S, HubError, download
 
 BUNDLED = {"fairytale": Path(__file__).parent / "checkpoints" / "fairytale"}
 
@@ -39,7 +39,6 @@ TOKENIZER: Wanted = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 # How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
 FileGetter = Callable[[str], Path | None]
 
-SILENCE_S = 5  # how long the hub may keep silent in the middle of an answer
 ANSWER_S = 8  # how long it may take to answer in all, whatever it does: looking up a name has no limit of its own
 
 WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
@@ -50,10 +49,6 @@ REFUSALS = {
     403: "you may not read it: ask for access on its page on the hub, or log in (hf auth login, or HF_TOKEN)",
     429: "too many requests from here: wait a few minutes, or log in (hf auth login, or HF_TOKEN)",
 }
-
-
-class HubError(Exception):
-    """The hub could not be reached, or refused. One line: what happened, and the ways out."""
 
 
 class IncompleteCheckpoint(CheckpointError):
@@ -132,10 +127,15 @@ def shard_names(index: Path) -> list[str]:
     if not isinstance(weight_map, dict):
         raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
     for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or not re.fullmatch(r"[^/\\:\0\n]+\.safetensors", shard):
-            raise CheckpointError(f"{index}: tensor {tensor!r}: expected the bare name of a .safetensors file beside "
-                                  f"the index, found {shard!r}.")
+        if not is_bare_name(shard):
+            raise CheckpointError(f"{index}: tensor {shown(tensor)}: expected the bare name of a .safetensors file "
+                                  f"beside the index, found {shown(shard)}.")
     return sorted(set(weight_map.values()))
+
+
+def is_bare_name(shard: Any) -> bool:
+    """Whether this is a .safetensors file's name that leads nowhere else, and that an error's one line can show."""
+    return isinstance(shard, str) and shard.isprintable() and bool(re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard))
 
 
 # The hub --------------------------------------------------------------------------------------------------------------
@@ -164,50 +164,23 @@ def current_commit(repo: str, revision: str) -> str:
     metadata = ask(repo, revision, "config.json")
     if metadata is None:
         raise ValueError(f"{repo}, revision {revision!r}, has no config.json: expected a checkpoint of GPT-2.")
-    if metadata.commit_hash is None:
-        raise HubError(f"{metadata.location} does not answer as a hub does (no commit): check HF_ENDPOINT and proxies.")
     return metadata.commit_hash
 
 
 def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
     """Download a file into the cache and verify it, unless it is there. None: this commit has no such file."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_url
     cached = cached_file(repo, commit, file_name)
     if cached is not None:
         return cached
     metadata = ask(repo, commit, file_name)
     if metadata is None:
         return None
+    url = hf_hub_url(repo, file_name, revision=commit)
     try:
-        path = Path(hf_hub_download(repo, file_name, revision=commit, etag_timeout=SILENCE_S))
-        verify(path, metadata.etag)
+        return download(url, repo, commit, file_name, metadata.etag, metadata.size)
     except Exception as error:
         raise explained(error, repo, commit) from error
-    return path
-
-
-def verify(path: Path, etag: str | None) -> None:
-    """Compare a downloaded file with the hub's sha256 of it. On a mismatch it is removed, and HubError raised.
-
-    The hub names large files by their sha256; the etag of a small one is of another kind, and says nothing here.
-    """
-    if etag is None or not re.fullmatch("[0-9a-f]{64}", etag):
-        return
-    found = sha256(path)
-    if found != etag:
-        path.resolve().unlink()  # the cache has the bytes under blobs/, and in the snapshot a link to them
-        path.unlink(missing_ok=True)
-        raise HubError(f"{path.name}: the download is damaged and was removed: expected sha256 {etag}, found {found}. "
-                       "Try again; if it happens again, check proxies and HF_ENDPOINT.")
-
-
-def sha256(path: Path) -> str:
-    """The hex digest of a file, read a megabyte at a time."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def remember_commit(path: Path, revision: str) -> None:
@@ -231,11 +204,16 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     url = hf_hub_url(repo, file_name, revision=revision)
     try:
-        return within(ANSWER_S, lambda: get_hf_file_metadata(url, timeout=SILENCE_S))
+        metadata = within(ANSWER_S, lambda: get_hf_file_metadata(url, timeout=SILENCE_S))
     except Exception as error:
         if is_missing_file(error):
             return None
         raise explained(error, repo, revision) from error
+    for name in (metadata.commit_hash, metadata.etag):  # both become names in the cache
+        if not re.fullmatch(r"[\w-]+", name or "", re.ASCII):
+            raise HubError(f"{url}: the server does not answer as a hub does (no commit, or no etag): check "
+                           "HF_ENDPOINT and proxies.")
+    return metadata
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
@@ -298,5 +276,6 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without its line breaks."""
-    return " ".join(str(error).split())
+    """An error's message, cut where it is very long, without line breaks and whatever else a terminal would obey."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(error)[:1000])
+    return " ".join(printable.split())

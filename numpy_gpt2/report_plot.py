@@ -24,6 +24,7 @@ def draw(reports: Reports, path: Path) -> None:
     """One picture, with a panel for each section that can be drawn."""
     from matplotlib.figure import Figure
     panels = [panel for section, panel in PANELS.items() if any(section in found for found in reports.values())]
+    reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # folders: any name
     figure = Figure(figsize=(5 * len(panels), 5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         panel(axes, reports)

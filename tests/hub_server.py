@@ -4,12 +4,16 @@
 
 As the real hub does, it answers for a small file with a redirect to itself, and for a large one (here: every
 .safetensors) with a redirect to another host, the "CDN", which is this server on a second port. The headers tell the
-commit, the etag and the size; `X-Error-Code` tells what is not there. Every request is logged, and any file can be
-given a fault.
+commit, the etag and the size; `X-Error-Code` tells what is not there. Both serve ranges. Every request is logged, every
+byte of a file is counted, and any file can be given a fault.
 """
 
 import hashlib
+import os
+import socket
+import struct
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Callable
@@ -26,9 +30,19 @@ class Fault:
     code: str = ""  # ... this X-Error-Code ...
     headers: dict[str, str] = field(default_factory=dict)  # ... and these headers
     stall: bool = False  # never answer
-    break_after: int | None = None  # close the connection after so many bytes of the body
+    break_after: int | None = None  # after so many bytes of the body the transfer breaks ...
+    by: str = "close"  # ... because the connection is closed ("close"), reset ("reset"), or falls silent ("stall")
     spoil: bool = False  # the right number of wrong bytes
+    ignore_range: bool = False  # answer with the whole file whatever part was asked for
+    slow: float = 0.0  # wait so many seconds in the middle of the body
     times: int = 1_000_000
+
+    def strikes(self, method: str) -> bool:
+        """Whether it hits this request; if so, it is used up by one."""
+        if method != self.method or self.times == 0:
+            return False
+        self.times -= 1
+        return True
 
 
 @dataclass
@@ -37,6 +51,7 @@ class Repo:
     commit: str = "1" * 40
     older: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit -> files
     faults: dict[str, Fault] = field(default_factory=dict)  # file -> fault
+    on_xet: bool = False  # whether large files are said to lie in Xet storage too, as the hub says of all today
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
         if revision in ("main", self.commit):
@@ -59,6 +74,9 @@ class HubServer:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.log: list[str] = []  # "HEAD owner/name file"
+        self.ranges: dict[str, list[int]] = {}  # "owner/name file" -> the first byte that each GET asked for
+        self.bytes_sent: Counter[str] = Counter()  # "owner/name file" -> bytes of the body, over all its GETs
+        self.tokens_seen: set[str] = set()  # "hub" or "CDN", whoever was sent an Authorization header
         self.closing = threading.Event()
         self.hub = self._serve(self._answer_as_hub)
         self.cdn = self._serve(self._answer_as_cdn)
@@ -88,7 +106,9 @@ class HubServer:
             return handler.refuse(404, "")
         owner, name, _, revision, file_name = parts
         repo_name = f"{owner}/{name}"
-        if handler.command == "GET" or not is_redirected:
+        if "Authorization" in handler.headers:
+            self.tokens_seen.add("hub")
+        if not is_redirected:
             self.log.append(f"{handler.command} {repo_name} {file_name}")
         if repo_name not in self.repos:
             return handler.refuse(404, "RepoNotFound")
@@ -105,37 +125,70 @@ class HubServer:
         is_large = file_name.endswith(".safetensors")
         etag = f'"{etag_of(content, is_large)}"'
         if is_large:
+            xet = {"X-Xet-Hash": "f" * 64, "X-Xet-Refresh-Route": f"{self.url}/xet-token"} if repo.on_xet else {}
             return handler.send(302, b"", {
                 "Location": f"{self.cdn_url}/{repo_name}/{commit}/{file_name}?signed=yes", "X-Repo-Commit": commit,
-                "X-Linked-Etag": etag, "X-Linked-Size": str(len(content))})
+                "X-Linked-Etag": etag, "X-Linked-Size": str(len(content)), **xet})
         if not is_redirected:
             return handler.send(307, b"", {"Location": f"{RESOLVE_CACHE}/{repo_name}/resolve/{commit}/{file_name}",
                                            "X-Repo-Commit": commit})
-        fault = repo.faults.get(file_name, Fault())
-        return handler.send(200, content, {"ETag": etag, "X-Repo-Commit": commit}, fault)
+        return self._send_file(handler, repo_name, file_name, content, {"ETag": etag, "X-Repo-Commit": commit})
 
     def _answer_as_cdn(self, handler: "Handler") -> None:
         owner, name, commit, file_name = handler.path.partition("?")[0].lstrip("/").split("/")
         repo = self.repos[f"{owner}/{name}"]
         self.log.append(f"CDN {handler.command} {owner}/{name} {file_name}")
+        if "Authorization" in handler.headers:
+            self.tokens_seen.add("CDN")
         if self._went_wrong(handler, repo, file_name):
             return
         found = repo.at(commit)
         assert found is not None
-        handler.send(200, found[1][file_name], {"ETag": '"of the CDN"'}, repo.faults.get(file_name, Fault()))
+        self._send_file(handler, f"{owner}/{name}", file_name, found[1][file_name], {"ETag": '"of the CDN"'})
 
     def _went_wrong(self, handler: "Handler", repo: Repo, file_name: str) -> bool:
         """Act out a fault that comes instead of an answer."""
-        fault = repo.faults.get(file_name)
-        if fault is None or fault.method != handler.command:
+        fault = repo.faults.get(file_name, Fault())
+        if not (fault.stall or fault.status) or not fault.strikes(handler.command):
             return False
-        if fault.stall:
-            self.closing.wait()
-            return True
-        if fault.status is not None:
+        if fault.status:
             handler.refuse(fault.status, fault.code, fault.headers)
-            return True
-        return False
+        else:
+            self.closing.wait()
+        return True
+
+    def _send_file(self, handler: "Handler", repo_name: str, file_name: str, content: bytes,
+                   headers: dict[str, str]) -> None:
+        """The file from the byte that was asked for, as far as its fault lets it come."""
+        fault = self.repos[repo_name].faults.get(file_name, Fault())
+        fault = fault if fault.strikes(handler.command) else Fault()
+        first = 0 if fault.ignore_range else handler.first_byte_wanted()
+        headers = {**headers, "Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else headers
+        body = content[first:]
+        handler.send_head(206 if first else 200, headers, len(body))
+        if handler.command == "HEAD":
+            return
+        if fault.spoil:
+            body = bytes(len(body))
+        if fault.break_after is not None:
+            body = body[:fault.break_after]
+        self.ranges.setdefault(f"{repo_name} {file_name}", []).append(first)
+        handler.wfile.write(body[:len(body) // 2])
+        self.closing.wait(fault.slow)
+        handler.wfile.write(body[len(body) // 2:])
+        self.bytes_sent[f"{repo_name} {file_name}"] += len(body)
+        if fault.break_after is not None:
+            self._break_off(handler, fault.by)
+
+    def _break_off(self, handler: "Handler", by: str) -> None:
+        """End a transfer before its end."""
+        handler.close_connection = True
+        if by == "stall":
+            self.closing.wait()
+        if by == "reset":
+            self.closing.wait(0.2)  # what was sent shall arrive before the connection is torn down
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(handler.connection.detach())
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -150,27 +203,18 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self.send(status, b"refused\n", {"X-Error-Code": code, **(headers or {})})
 
-    def send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
-        first = self.first_byte_wanted() if status == 200 else 0
-        if first:
-            status, headers = 206, {**headers, "Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
-        body = body[first:]
+    def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_head(status, headers, len(body))
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def send_head(self, status: int, headers: dict[str, str], n_bytes: int) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(n_bytes))
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        if fault is not None and fault.method == "GET" and fault.times > 0:
-            if fault.spoil:
-                body = bytes(len(body))
-            if fault.break_after is not None:
-                fault.times -= 1
-                body = body[:fault.break_after]
-                self.close_connection = True
-        self.wfile.write(body)
 
     def first_byte_wanted(self) -> int:
         wanted = self.headers.get("Range", "bytes=0-")
