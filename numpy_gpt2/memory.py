@@ -24,7 +24,7 @@ def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
 
 
 def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
-    """What a model's parameters take; nothing else is large while they are read, a piece at a time, into their place."""
+    """What the parameters of a model take; nothing else is large while they are read, piece by piece, into place."""
     n_embd, n_inner = config.n_embd, config.n_inner
     norm = 2 * n_embd
     attention = (n_embd + 1) * 3 * n_embd + (n_embd + 1) * n_embd

@@ -10,7 +10,6 @@ The floors: what this machine cannot go below, whatever the program.
   number of operations over the best rate of BLAS's matrix product, on matrices of this model's shapes.
 """
 
-import inspect
 import time
 from dataclasses import replace
 
@@ -91,9 +90,6 @@ class Engine(Side):
         """Of each of these tokens, greedily written on from the prompt, whether it was nearly another one."""
         logits = forward(louder(self.model, loudness), [*prompt, *tokens[:-1]])
         return is_near_tie(logits[len(prompt) - 1:])
-
-    def has_prompt_lookup(self):
-        return "prompt_lookup_num_tokens" in inspect.signature(generate_tokens).parameters
 
 
 def louder(model, loudness):

@@ -186,7 +186,7 @@ class HubServer:
         if by == "stall":
             self.closing.wait()
         if by == "reset":
-            self.closing.wait(0.2)  # what was sent shall arrive before the connection is torn down
+            self.closing.wait(0.3)  # what was sent shall arrive before the connection is torn down
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(handler.connection.detach())
 
