@@ -20,12 +20,10 @@ from .sampling import Sampling, choose_greedily, process_logits
 
 MATCHED = (3, 2)  # how many last tokens must have stood before: better three, or else two
 
-# What a draft may cost, counted in passes for one token. A pass with n drafted tokens takes about 2 + n / 8 of them on
-# two cores (scripts/bench.py), so it wastes 1 + n / 8 if all are wrong. Every plain pass earns a little towards such a
-# waste, and every token guessed right earns what it saved: text that does not repeat loses a few percent at most.
-FIRST_CREDIT = 2.0
-CREDIT_PER_PASS = 0.02
-LARGEST_CREDIT = 6.0
+# A pass with n drafted tokens takes about as long as 2 + n / 8 passes for one token (scripts/bench.py, two cores), so a
+# wrong draft is dear. But a guess that nobody reads costs nothing, and the next token tells whether it was right: so
+# guess at every step, and draft when that many guesses in a row have been right, then up to twice as many as were.
+TRUSTED = 4
 
 
 @dataclass
@@ -38,21 +36,9 @@ class LookupStatistics:
     n_accepted: int = 0
 
 
-class DraftBudget:
-    """How long the next draft may be: as long as what it wastes, should it be wrong, has been earned before."""
-
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
-        self.credit = FIRST_CREDIT
-
-    def length(self) -> int:
-        """Tokens to draft, 0 for none."""
-        return max(0, min(self.longest, int(8 * (self.credit - 1))))
-
-    def settle(self, n_drafted: int, n_accepted: int) -> None:
-        """Account for one pass."""
-        cost = 1 + n_drafted / 8 if n_drafted else 0.0
-        self.credit = min(LARGEST_CREDIT, self.credit + CREDIT_PER_PASS + n_accepted - cost)
+def draft_length(n_right: int, longest: int) -> int:
+    """How many tokens to draft after so many right guesses in a row; 0 for none."""
+    return min(longest, 2 * n_right) if n_right >= TRUSTED else 0
 
 
 def draft(ids: np.ndarray, length: int) -> np.ndarray:
@@ -74,38 +60,37 @@ def draft(ids: np.ndarray, length: int) -> np.ndarray:
 
 def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: Sequence[int], vocab_size: int,
                  sampling: Sampling, longest: int, statistics: LookupStatistics) -> Generator[int, None, str]:
-    """The greedy loop with drafts: prompt [n_prompt] -> ids, one by one. Returns the finish reason.
+    """The greedy loop with drafts: prompt [n_prompt] -> n_steps ids at most, one by one. Returns the finish reason.
 
     After each pass the cache forgets the drafted tokens that the model did not agree with.
     """
-    cache = KVCache(model, n_positions=len(prompt) + n_steps - 1)
-    budget = DraftBudget(longest)
+    end = len(prompt) + n_steps
+    cache = KVCache(model, n_positions=end - 1)  # the last token is not read
     history = prompt
     unread = prompt  # what the cache has not seen: the prompt, later the last token
-    drafted = prompt[:0]
-    for _ in range(n_steps):  # a pass gives one token or more, so these are enough
+    guessed = drafted = prompt[:0]  # of what is guessed, what is read too
+    n_right = 0  # guesses in a row
+    while True:
         hidden = transform(model, np.concatenate([unread, drafted]), cache)  # [n_unread + n_drafted, n_embd]
         logits = unembed(model, hidden[len(unread) - 1:])  # [1 + n_drafted, vocab_size]
         statistics.n_passes += 1
         statistics.n_drafted += len(drafted)
-        n_accepted = 0
-        for i in range(1 + len(drafted)):
-            token = int(choose_greedily(process_logits(logits[i, :vocab_size], history, sampling)))
+        for i, row in enumerate(logits):
+            token = int(choose_greedily(process_logits(row[:vocab_size], history, sampling)))
+            right = i < len(guessed) and token == int(guessed[i])
+            n_right = n_right + 1 if right else 0
             history = np.append(history, token)
             statistics.n_tokens += 1
-            accepted = i < len(drafted) and token == int(drafted[i])
-            n_accepted += accepted
-            statistics.n_accepted += accepted
+            statistics.n_accepted += right and i < len(drafted)
             yield token
             if token in eos_ids:
                 return "eos"
-            if len(history) == len(prompt) + n_steps:
+            if len(history) == end:
                 return "length"
-            if not accepted:
-                break
+            if not right:
+                break  # the rest was read after another token than this
         cache.crop(len(history) - 1)
-        budget.settle(len(drafted), n_accepted)
         unread = history[-1:]
-        n_left = len(prompt) + n_steps - len(history)
-        drafted = draft(history, min(budget.length(), n_left - 1))
-    return "length"
+        length = min(draft_length(n_right, longest), end - len(history) - 1)
+        guessed = draft(history, length + 1)  # the pass gives one token more than it is given
+        drafted = guessed[:length]
