@@ -20,7 +20,7 @@ from .hub import one_line
 # so these two bytes are read as a number and widened by hand.
 STORED_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
-PIECE = 2**17  # numbers read at a time: still in the processor's cache when they are put into their place
+PIECE = 2**18  # numbers read at a time: still in the processor's cache when they are put into their place
 
 
 @dataclass(frozen=True)

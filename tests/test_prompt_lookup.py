@@ -129,11 +129,11 @@ def test_text_that_does_not_repeat_is_not_drafted():
 
 
 def test_one_wrong_guess_ends_the_trust():
-    """The prompt goes round at 5, the model at 6: the first guess after the model's 5 is wrong, and all before right."""
+    """The prompt goes round at 5, the model at 6: the guess after the model's 5 is wrong, those before it are right."""
     model = echo()
     prompt = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1]
     tokens, stream = greedy(model, prompt, 11, eos_token_id=-1, prompt_lookup_num_tokens=8)
     assert tokens == [2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5]
-    # the prompt's pass gives 2; 3, 4 and 5 are guessed right, 6 is not, and 0 follows nothing known; then from 1 on the
-    # guesses are right again, but never four in a row with a token left to draft
+    # the prompt's pass gives 2; 3, 4 and 5 are guessed right, 6 is not, and 0 follows nothing known; then the guesses
+    # are right again, but never four in a row with a token left to draft
     assert (stream.lookup.n_passes, stream.lookup.n_drafted) == (11, 0)

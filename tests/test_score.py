@@ -12,7 +12,6 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2.score import progress_bar
 from numpy_gpt2.scoring import score_tokens
-from numpy_gpt2.tokenizer import escaped, quoted
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.score"]
 TEXT = 'Once upon a time there was a king — and he said: "Où?"\r\n\n'
@@ -187,15 +186,6 @@ def test_a_terminal_gets_only_the_alternatives_that_fit_in_its_line():
                                         (500, " 50% [" + 26 * "#" + 27 * "." + "]")])
 def test_a_bar_is_less_than_the_width_of_the_terminal(width, bar):
     assert progress_bar(0.5, width) == bar
-
-
-def test_a_token_is_shown_on_one_line_and_without_doubt(fairytale):
-    assert quoted(fairytale[1], fairytale[1].encode(" king")[0]) == '" king"'
-    assert quoted(fairytale[1], fairytale[1].encode("\n")[0]) == r'"\n"'
-    assert quoted(fairytale[1], fairytale[1].eot_id) == '"<|endoftext|>"'
-    assert quoted(fairytale[1], fairytale[1].vocab_size) == "(none)"
-    text = b'a" \\n\n\t\x07\xc3\xa9\xe2\x80'.decode(errors="surrogateescape")
-    assert "".join(map(escaped, text)) == r'a\" \\n\n\t\x07é\xe2\x80'
 
 
 def test_help_names_every_option_and_the_documentation():

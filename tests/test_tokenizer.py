@@ -13,8 +13,8 @@ import tiktoken.load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from numpy_gpt2.config import CheckpointError
-from numpy_gpt2.tokenizer import SPLIT_PATTERN, build_tokenizer, tokenizer_from_files
+from numpy_gpt2.config import CheckpointError, shown
+from numpy_gpt2.tokenizer import SPLIT_PATTERN, build_tokenizer, escaped, quoted, tokenizer_from_files
 from numpy_gpt2.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
 
 # OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
@@ -307,6 +307,22 @@ def test_sizes_and_bytes_are_the_files():
     assert [TOKENIZER.token_bytes(i) for i in range(256)] == [bytes([byte]) for byte in byte_alphabet().values()]
 
 
+# Showing
+
+
+def test_a_token_is_shown_on_one_line_and_without_doubt():
+    assert quoted(TOKENIZER, TOKENIZER.encode(" the")[0]) == '" the"'
+    assert quoted(TOKENIZER, TOKENIZER.encode("\n")[0]) == r'"\n"'
+    assert quoted(TOKENIZER, TOKENIZER.encode("é")[0]) == r'"\xc3"'
+    assert quoted(TOKENIZER, TOKENIZER.eot_id) == '"<|endoftext|>"'
+    assert quoted(TOKENIZER, TOKENIZER.vocab_size) == quoted(TOKENIZER, 10**6) == "(none)"
+
+
+def test_what_cannot_be_printed_is_escaped():
+    text = b'a" \\n\n\t\x07\xc3\xa9\xe2\x80\xff\xe2\x80\x80'.decode(errors="surrogateescape")
+    assert "".join(map(escaped, text)) == r'a\" \\n\n\t\x07é\xe2\x80\xff\u2000'
+
+
 # Files that load
 
 
@@ -515,6 +531,7 @@ WRONG_SETTINGS = [
 def test_a_tokenizer_json_that_is_not_gpt2s_is_refused_by_key(tmp_path, key, value):
     message = refusal(write_files(tmp_path, tokenizer=tokenizer_json(**{key: value})))
     assert regex.match(rf"tokenizer.json: not GPT-2's tokenizer: (model\.)?{key.removeprefix('model.')}", message)
+    assert message.endswith(f"Got {shown(value)}")
 
 
 WRONG_ADDED = {
