@@ -346,9 +346,10 @@ def test_an_unknown_name_is_refused_without_the_network(name, monkeypatch):
         load(name)
 
 
-def test_a_folder_has_no_revision(tmp_path):
+@pytest.mark.parametrize("load_it", [load, load_model, load_tokenizer])
+def test_a_folder_has_no_revision(tmp_path, load_it):
     with pytest.raises(ValueError, match="revision"):
-        load_model(tmp_path, revision="main")
+        load_it(tmp_path, revision="main")
 
 
 def test_a_folder_comes_before_the_hub(tmp_path, monkeypatch):
@@ -468,7 +469,7 @@ def test_a_stored_head_of_a_wrong_shape_is_refused_even_if_tied(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["h.2.ln_1.weight", "h.0.attn.lora_A", "h.0.crossattention.c_attn.weight",
-                                  "h.0.attn.c_attn.bias_scale", "wte.weight_scale"])
+                                  "h.0.attn.c_attn.bias_scale", "wte.weight_scale", "wpe.lora_A", "ln_f.scale"])
 def test_a_surplus_tensor_that_would_change_the_numbers_is_refused(tmp_path, name):
     message = refusal(write_folder(tmp_path, random_model(TINY), tensors={name: np.zeros(4, np.float32)}))
     assert repr(name) in message and "2 layers" in message

@@ -172,8 +172,10 @@ def terminal():
     children = []
 
     def start(*arguments):
+        # whoever runs the tests may ignore Ctrl-C, which a child would inherit
         child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], *arguments], encoding="utf-8", dimensions=(40, 100),
-                              timeout=60, env={**ENVIRONMENT, "TERM": "xterm"})
+                              timeout=60, env={**ENVIRONMENT, "TERM": "xterm"},
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         child.delaybeforesend = 0.1
         children.append(child)
         return child

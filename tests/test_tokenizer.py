@@ -13,7 +13,7 @@ import tiktoken.load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from numpy_gpt2.config import CheckpointError, shown
+from numpy_gpt2.config import CheckpointError
 from numpy_gpt2.tokenizer import SPLIT_PATTERN, build_tokenizer, escaped, quoted, tokenizer_from_files
 from numpy_gpt2.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
 
@@ -531,7 +531,11 @@ WRONG_SETTINGS = [
 def test_a_tokenizer_json_that_is_not_gpt2s_is_refused_by_key(tmp_path, key, value):
     message = refusal(write_files(tmp_path, tokenizer=tokenizer_json(**{key: value})))
     assert regex.match(rf"tokenizer.json: not GPT-2's tokenizer: (model\.)?{key.removeprefix('model.')}", message)
-    assert message.endswith(f"Got {shown(value)}")
+
+
+def test_what_was_expected_and_what_was_found_are_said(tmp_path):
+    message = refusal(write_files(tmp_path, tokenizer=tokenizer_json(**{"model.dropout": 0.1})))
+    assert message == "tokenizer.json: not GPT-2's tokenizer: model.dropout must be None. Got 0.1"
 
 
 WRONG_ADDED = {
