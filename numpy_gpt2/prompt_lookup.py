@@ -1,9 +1,10 @@
 """Several tokens for one reading of the weights: drafts from the text itself, for greedy generation.
 
-A pass for one token reads every weight; a pass for ten reads them once as well, and takes two to three times as long.
+A pass for one token reads every weight; a pass for ten reads them once as well, and takes about three times as long.
 So guess how the text goes on, read the guess in one pass, and keep what the model would have said itself. The guess
 costs nothing: where the last few tokens stood before, the text may go on as it did then. What comes out is what plain
-greedy generation writes, for each token is the likeliest after the ones before it, whoever guessed it.
+greedy generation writes, for each token is the likeliest after the ones before it, whoever guessed it. (Several rows
+are rounded otherwise than one: where two tokens are likely to within rounding, either may come.)
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", section 2; drafts from the prompt
 as in transformers' `prompt_lookup_num_tokens`.

@@ -163,11 +163,11 @@ class Walk(cmd.Cmd):
         """print EXPR: Python over value (this stage), q or h.0.attn.q (earlier ones), np, model, ids, tokens, cache"""
         try:
             result = self.evaluate(argument or "value")
+            with np.printoptions(linewidth=terminal_size()[0], precision=4, suppress=True):
+                text = str(result) if isinstance(result, (np.ndarray, np.generic)) else repr(result)
         except Exception as error:
             message = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
             raise Refused(f"{type(error).__name__}: {message}") from error
-        with np.printoptions(linewidth=terminal_size()[0], precision=4, suppress=True):
-            text = str(result) if isinstance(result, (np.ndarray, np.generic)) else repr(result)
         self.write(text.splitlines())
 
     def evaluate(self, expression: str) -> Any:
@@ -287,8 +287,8 @@ def fitting_stages(glob: str, names: Sequence[str]) -> list[str]:
 
 def chosen(argument: str, n: int, what: str) -> int:
     """A number from 0 up to n, as the user gave it. Raises Refused."""
-    if not argument.isdecimal() or int(argument) >= n:
-        raise Refused(f"{what} must be a number from 0 to {n - 1}. Got {argument!r}.")
+    if not argument.isdecimal() or len(argument) > len(str(n)) or int(argument) >= n:
+        raise Refused(f"{what} must be a number from 0 to {n - 1}. Got {argument[:40]!r}.")
     return int(argument)
 
 

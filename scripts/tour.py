@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A tour of one forward pass
 #
-# Every cell runs by itself in VS Code ("Run Cell") or, after `jupytext --to notebook scripts/tour.py`, in Jupyter. As a
+# Run the cells in order, in VS Code ("Run Cell") or, after `jupytext --to notebook scripts/tour.py`, in Jupyter. As a
 # plain script it prints as it goes: `python scripts/tour.py`. No network is needed, and nothing takes longer than a
 # second. Change what you like, and run a cell again.
 

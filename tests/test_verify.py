@@ -1,11 +1,9 @@
 """The scripts that compare and wear out: what they print where all is well, and that they see what is not."""
 
-import argparse
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -134,24 +132,6 @@ def test_ten_seconds_of_generation_and_two_processes_at_once_end_well():
     lines = process.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["0.17 minutes", "memory", "seeds", "2 processes at once"]
     assert lines[-1].startswith("2 processes at once: 2 finished, 1 text, ")
-
-
-@pytest.mark.slow
-def test_a_leak_and_a_seed_that_is_forgotten_are_seen(imported, monkeypatch, capsys):
-    soak = imported("soak")
-    kept = []
-
-    def leak(*_):
-        kept.append(np.ones(2**17))  # 1 MB
-        time.sleep(0.005)
-        return 1
-
-    monkeypatch.setattr(soak, "ROUNDS", [leak])
-    monkeypatch.setattr(soak, "fixed_texts", lambda *_: [str(len(kept))])
-    grown, others = soak.soak(argparse.Namespace(minutes=0.02, megabytes=8, seed=0))
-    assert re.match(r"memory grew by \d+\.\d MB, expected at most 8", grown)
-    assert others == "the same seeds gave other texts at the end than at the start"
-    assert "OTHERS at the end" in capsys.readouterr().out
 
 
 @pytest.mark.slow
