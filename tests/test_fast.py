@@ -67,6 +67,22 @@ def test_scores_beyond_the_exponential_s_range_do_not_overflow():
     np.testing.assert_array_equal(z, np.full((1, 1, 3), 1e3, np.float32))
 
 
+def test_a_query_s_shares_do_not_hang_on_another_s_scores():
+    q, k_all, v_all = (np.array([[[x], [y]]], np.float32) for x, y in [(1e4, 1), (1, 2), (3, 5)])
+    z = fast.mix_in_query_blocks(q, k_all, v_all, 0)  # beside the first query's score, exp of the second's would be 0
+    np.testing.assert_allclose(z[0, 0], [3, (3 * np.exp(1) + 5 * np.exp(2)) / (np.exp(1) + np.exp(2))], rtol=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_each_query_block_is_multiplied_once_and_in_the_weights_type(n_new, first_position):
+    q = np.ones((2, n_new, 3), np.float32)
+    k_all = np.ones((2, first_position + n_new, 3), np.float32)
+    with patch.object(fast, "QUERY_BLOCK", 4), patch.object(np, "matmul", side_effect=np.matmul) as products:
+        fast.mix_in_query_blocks(q, k_all, k_all, first_position)
+    assert products.call_count == -(-n_new // 4)  # of scores; that with the values is an operator
+    assert {array.dtype for call in products.call_args_list for array in (*call.args, call.kwargs["out"])} == {q.dtype}
+
+
 @given(st.integers(1, 40), st.integers(1, 5), seeds)
 def test_bias_and_gelu_in_strips_equal_gelu(n_rows, n_inner, seed):
     rng = np.random.default_rng(seed)

@@ -321,6 +321,8 @@ def test_a_token_is_shown_on_one_line_and_without_doubt():
 def test_what_cannot_be_printed_is_escaped():
     text = b'a" \\n\n\t\x07\xc3\xa9\xe2\x80\xff\xe2\x80\x80'.decode(errors="surrogateescape")
     assert "".join(map(escaped, text)) == r'a\" \\n\n\t\x07é\xe2\x80\xff\u2000'
+    plain = "".join(set(map(chr, range(0x20, 0x7F))) - set('"\\'))
+    assert "".join(map(escaped, plain)) == plain
 
 
 # Files that load
@@ -340,6 +342,12 @@ def test_byte_alphabet_is_openais():
 def test_merges_txt_loads_in_every_form(tmp_path, merges):
     tokenizer = tokenizer_from_files(write_files(tmp_path, vocab=VOCAB, merges=merges))
     assert tokenizer.encode(SAMPLE) == TOKENIZER.encode(SAMPLE)
+
+
+def test_a_merge_is_read_to_the_last_letter_of_its_line(tmp_path):
+    files = write_files(tmp_path, vocab=ids_of([("A", "X")]), merges="A X\n")
+    assert len(tokenizer_from_files(files).encode("AX")) == 1
+    assert refusal(write_files(tmp_path, vocab=ids_of([("A", "X")]), merges="A X \n")).startswith("merges.txt: merge 1")
 
 
 @pytest.mark.parametrize("merges", ["", "\n", "#version: 0.2", "#version: 0.2\n"])
