@@ -33,7 +33,7 @@ class Reference(Side):
     @torch.inference_mode()
     def forward(self, ids, cache):
         """Logits of the last position, [n_batch, n_vocab], the ids [n_batch, n_new] added to the cache."""
-        output = self.model(torch.from_numpy(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = self.model(torch.from_numpy(ids), cache, use_cache=True, logits_to_keep=1)  # its name has changed
         return output.logits[:, -1, :].numpy()
 
     def crop(self, cache, n):

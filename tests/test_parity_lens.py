@@ -190,7 +190,7 @@ def tensor_of(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-def run_and_record(theirs, ids, **options):
+def run_and_record(theirs, ids, cache=None):
     """A pass of transformers: its output, and {name: array} of all that hooks on its modules see."""
     seen, handles = {}, []
     for name, module in modules(theirs).items():
@@ -199,7 +199,9 @@ def run_and_record(theirs, ids, **options):
     for name, module in inputs(theirs).items():
         handles.append(module.register_forward_pre_hook(
             lambda module, given, name=name: seen.__setitem__(name, given[0].numpy())))
-    output = theirs(torch.as_tensor(ids), output_attentions=True, **options)
+    if cache is None:
+        cache = transformers.DynamicCache(config=theirs.config)
+    output = theirs(torch.as_tensor(ids), cache, use_cache=True, output_attentions=True)
     for handle in handles:
         handle.remove()
     n_layer, n_head = theirs.config.n_layer, theirs.config.n_head
@@ -208,7 +210,7 @@ def run_and_record(theirs, ids, **options):
         seen[f"h.{i}.attn.pattern"] = output.attentions[i].numpy()
         parts = np.split(seen[f"h.{i}.attn.qkv"], 3, axis=-1)
         seen.update({f"h.{i}.attn.{name}": split(part, n_head) for name, part in zip("qkv", parts)})
-        layer = output.past_key_values.layers[i]
+        layer = cache.layers[i]
         seen[f"h.{i}.attn.k_all"], seen[f"h.{i}.attn.v_all"] = layer.keys.numpy(), layer.values.numpy()
     return output, seen
 
@@ -228,7 +230,7 @@ def test_every_recorded_stage_equals_transformers_with_hooks_in_prefill_and_deco
     past = transformers.DynamicCache(config=theirs.config)
     for chunk in (prompt, new):
         forward(ours, chunk, cache, tap=acts)
-        output, seen = run_and_record(theirs, chunk, past_key_values=past, use_cache=True)
+        output, seen = run_and_record(theirs, chunk, past)
         assert set(stage_names(ours.config)) - set(seen) == {
             "wpe", *(f"h.{i}.attn.scores" for i in range(ours.config.n_layer))}
         for name, expected in seen.items():
