@@ -114,6 +114,13 @@ def test_crop_keeps_what_it_does_not_forget_and_may_forget_nothing():
     np.testing.assert_array_equal((cache.k[..., :2, :], cache.v[..., :2, :]), kept)
 
 
+def test_a_cache_that_has_forgotten_everything_is_a_fresh_one():
+    cache = KVCache(MODEL)
+    forward(MODEL, [1, 2, 3], cache)
+    cache.crop(0)
+    np.testing.assert_array_equal(forward(MODEL, [4, 5], cache), forward(MODEL, [4, 5]))
+
+
 # repeat ---------------------------------------------------------------------------------------------------------------
 
 

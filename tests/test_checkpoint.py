@@ -21,7 +21,7 @@ from numpy_gpt2.checkpoint import build_model, load, load_model, load_tokenizer,
 from numpy_gpt2.config import SIZES, CheckpointError, GPT2Config
 from numpy_gpt2.hub import look_up
 from numpy_gpt2.saving import save
-from numpy_gpt2.weights_file import widen_bfloat16
+from numpy_gpt2.weights_file import read_rows, stored_tensors, widen_bfloat16
 from numpy_gpt2.model import GPT2, forward, named_parameters
 from numpy_gpt2.vocabulary import byte_alphabet
 
@@ -158,6 +158,28 @@ def write_shards(folder: Path, tensors: dict[str, np.ndarray], n_shards: int, dt
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("piece", [1, 9, 13])
+def test_the_numbers_of_a_tensor_do_not_hang_on_how_many_are_read_at_a_time(tmp_path, monkeypatch, dtype, piece):
+    write_folder(tmp_path, random_model(TINY), dtype=dtype)
+    at_once = load_model(tmp_path)
+    monkeypatch.setattr("numpy_gpt2.weights_file.PIECE", piece)
+    assert_equal_models(load_model(tmp_path), at_once)
+    wte = stored_tensors({"model.safetensors": tmp_path / "model.safetensors"})["wte.weight"]
+    assert {len(rows) for rows in list(read_rows(wte))[:-1]} == {max(1, piece // TINY.n_embd)}  # a row of 4 at least
+
+
+def test_a_file_that_shrinks_between_header_and_tensor_is_refused(tmp_path):
+    write_folder(tmp_path, random_model(TINY))
+    path = tmp_path / "model.safetensors"
+    wte = stored_tensors({"model.safetensors": path})["wte.weight"]
+    os.truncate(path, wte.offset + 8)
+    with pytest.raises(CheckpointError) as error:
+        list(read_rows(wte))
+    assert str(error.value) == (f"{path}: tensor {wte.name!r}: cannot be read: "
+                                "the file has changed since its header was read")
+
+
 @given(st.integers(0, 0xFFFF))
 def test_widened_bfloat16_has_the_value_of_its_bits(bits):
     sign, exponent, fraction = -1 if bits >> 15 else 1, bits >> 7 & 0xFF, bits & 0x7F
@@ -197,6 +219,13 @@ def test_weights_that_are_not_finite_load(tmp_path):
         write_folder(tmp_path, random_model(TINY), tensors={"ln_f.bias": odd}, dtype=dtype)
         found = load_model(tmp_path).ln_f.bias
         np.testing.assert_array_equal(np.isfinite(found), [False, False, False, True])
+
+
+def test_a_signalling_nan_loads_as_a_nan(tmp_path):
+    write_folder(tmp_path, random_model(TINY), dtype="F64")
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + struct.pack("<Q", 0x7FF0_0000_0000_0001))
+    assert np.isnan(load_model(tmp_path).ln_f.bias[-1])
 
 
 def test_a_number_too_large_for_float32_loads_as_infinity(tmp_path):

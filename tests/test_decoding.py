@@ -475,10 +475,12 @@ def test_streamed_text_is_the_decoded_ids_without_the_end(seed):
     assert stream.finish_reason == ("length" if len(ids) == 30 else "eos")
 
 
-def test_streamed_text_is_what_generate_tokens_draws():
-    text, stream = text_of()
-    tokens, _ = drawn(TOKENIZER.encode("the a"), 30, seed=2, vocab_size=TOKENIZER.vocab_size, eos_token_id=NO_END)
+def test_streamed_text_is_what_generate_tokens_draws_even_beyond_an_end_of_text():
+    options = {"seed": 2, "temperature": 10.0, "eos_token_id": NO_END}  # all tokens about as likely
+    _, stream = text_of(**options)
+    tokens, _ = drawn(TOKENIZER.encode("the a"), 30, vocab_size=TOKENIZER.vocab_size, **options)
     assert stream.ids == tokens.tolist()
+    assert EOT in stream.ids[:-1] and stream.ids[-1] != EOT
 
 
 def test_ids_that_are_no_token_are_never_drawn():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, build_model, generate_tokens, load, named_parameters, stream_text
+from numpy_gpt2 import GPT2Config, KVCache, build_model, generate_tokens, load, named_parameters, stream_text
 from numpy_gpt2.prompt_lookup import TRUSTED, draft, draft_length
 from strategies import lively_model, seeds
 
@@ -67,7 +67,22 @@ def test_the_end_of_text_ends_it_even_inside_a_draft():
 def test_a_text_that_repeats_needs_a_fraction_of_the_passes():
     _, stream = greedy(echo(), [0, 1, 2], 100, eos_token_id=-1, prompt_lookup_num_tokens=10)
     assert stream.lookup.n_passes < 100 / 4
-    assert stream.lookup.n_accepted == 100 - stream.lookup.n_passes
+    assert stream.lookup.n_drafted == stream.lookup.n_accepted == 100 - stream.lookup.n_passes
+
+
+def test_the_last_draft_is_cut_to_what_is_left_and_the_cache_has_room_for_no_more(monkeypatch):
+    """6 tokens until two of them stand for the second time, 4 guessed right, 1 pass for the 4 that are left."""
+    rooms = []
+
+    def recorded_cache(model, n_positions):
+        rooms.append(n_positions)
+        return KVCache(model, n_positions)
+
+    monkeypatch.setattr("numpy_gpt2.prompt_lookup.KVCache", recorded_cache)
+    tokens, stream = greedy(echo(), [0, 1, 2], 14, eos_token_id=-1, prompt_lookup_num_tokens=10)
+    assert tokens == [3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+    assert (stream.lookup.n_passes, stream.lookup.n_drafted) == (11, 3)
+    assert rooms == [3 + 14 - 1]  # the last token is not read
 
 
 def test_one_sample_comes_as_a_batch_of_one():
