@@ -131,9 +131,9 @@ def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, n_samples: int | None,
     """The loop itself, with arguments that have been checked. Returns the finish reasons."""
     *batch, n_prompt = prompt.shape
     rows = tuple(batch) if n_samples is None else (n_samples, *batch)
-    ended = np.zeros(rows, dtype=bool)
     if n_steps == 0:
-        return np.where(ended, "eos", "length").tolist()
+        return np.full(rows, "length").tolist()
+    ended = np.zeros(rows, dtype=bool)
     history = np.broadcast_to(prompt, (*rows, n_prompt))
     generators = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(ended.size)]
     cache = KVCache(model, n_positions=n_prompt + n_steps - 1, batch=tuple(batch))  # the last token is not read

@@ -447,6 +447,10 @@ def test_only_what_may_begin_a_stop_string_is_held_back(text, stop_strings):
     assert n_given == len(text)
 
 
+def test_every_letter_that_is_decided_comes_at_once():
+    assert run_until_stop(list("the end."), [".."]) == ([*"the end", "."], False)
+
+
 def test_nothing_is_read_after_a_stop_string():
     pieces = iter(["ab", "cd", "ef"])
     assert run_until_stop(pieces, ["bc"]) == (["a"], True)

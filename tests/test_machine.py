@@ -138,6 +138,22 @@ def test_a_folder_that_does_not_fit_is_refused_before_a_tensor_is_read(tmp_path,
         checkpoint.load_model(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_where_a_file_cannot_even_be_checked_its_weights_are_said_not_to_fit(tmp_path, monkeypatch, dtype):
+    def no_room(files):
+        raise MemoryError("cannot map the file")
+
+    config = GPT2Config(11, 8, 4, 1, 1)
+    save(random_model(config), tmp_path)
+    monkeypatch.setattr(checkpoint, "stored_tensors", no_room)
+    monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)) - 1)
+    with pytest.raises(MemoryError, match=f"the weights as {dtype} take .* take a smaller model"):
+        checkpoint.load_model(tmp_path, dtype=dtype)
+    monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)))
+    with pytest.raises(MemoryError, match="cannot map the file"):
+        checkpoint.load_model(tmp_path, dtype=dtype)
+
+
 def hollow_checkpoint(folder: Path, config: GPT2Config, dtype: str, n_bytes: int) -> None:
     """A whole checkpoint of zeros, however large, that takes no room on a disk which stores no zeros."""
     header, end = {}, 0

@@ -85,6 +85,24 @@ def test_the_last_draft_is_cut_to_what_is_left_and_the_cache_has_room_for_no_mor
     assert rooms == [3 + 14 - 1]  # the last token is not read
 
 
+def test_drafts_keep_to_the_tokens_that_may_be_drawn():
+    """Of 12 tokens that go round only 5 may be drawn: after the fifth, and all that are as unlikely, the first."""
+    model = echo(replace(CONFIG, vocab_size=12))
+    plain, _ = greedy(model, [0, 1], 40, vocab_size=5, eos_token_id=-1)
+    drafted, stream = greedy(model, [0, 1], 40, vocab_size=5, eos_token_id=-1, prompt_lookup_num_tokens=6)
+    assert drafted == plain and max(plain) == 4
+    assert stream.lookup.n_drafted > 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_passes_are_counted_from_the_first_token_on_and_drafts_of_none_are_off(n):
+    tokens, stream = greedy(echo(), [0, 1], n, eos_token_id=-1, prompt_lookup_num_tokens=6)
+    assert len(tokens) == n
+    assert (stream.lookup.n_passes if n else stream.lookup) == (n or None)
+    tokens, stream = greedy(echo(), [0, 1], n, eos_token_id=-1, prompt_lookup_num_tokens=0)
+    assert len(tokens) == n and stream.lookup is None
+
+
 def test_one_sample_comes_as_a_batch_of_one():
     plain, _ = greedy(echo(), [0, 1], 9, num_return_sequences=1)
     drafted, stream = greedy(echo(), [0, 1], 9, num_return_sequences=1, prompt_lookup_num_tokens=4)
@@ -101,7 +119,8 @@ def test_text_is_the_same():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"temperature": 0.5}, "temperature must be 0"), ({"temperature": 0, "num_return_sequences": 2}, "one sample"),
+    ({"temperature": 0.5}, "^prompt_lookup_num_tokens .*: temperature must be 0 with it. Got 0.5.$"),
+    ({"temperature": 0, "num_return_sequences": 2}, "^prompt_lookup_num_tokens .* and one sample. Got a batch.$"),
 ])
 def test_what_cannot_be_drafted_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
