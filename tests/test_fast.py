@@ -104,6 +104,22 @@ def test_a_product_is_the_same_however_it_is_put_to_blas(dtype, tolerance, n_row
     np.testing.assert_allclose(y, np.einsum("ri,io->ro", x, weight), rtol=tolerance, atol=10 * tolerance)
 
 
+class Read(np.ndarray):
+    """A weight that notes the shape of every part of it that is multiplied."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        self.notes.extend(part.shape for part in inputs if ufunc is np.matmul and isinstance(part, Read))
+        return getattr(ufunc, method)(*map(np.asarray, inputs), **options)
+
+
+@given(st.integers(2, FEW_ROWS), st.integers(1, 9))
+def test_few_rows_read_each_part_of_a_weight_once(n_rows, n_out):
+    Read.notes = []
+    with patch.object(ops, "SLICE", 4):
+        matmul(np.ones((n_rows, 3)), np.ones((3, n_out)).view(Read))
+    assert Read.notes == [(min(4, n_out - start), 3) for start in range(0, n_out, 4)]
+
+
 # Which form runs, and how often the weights are read ------------------------------------------------------------------
 
 
