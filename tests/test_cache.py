@@ -216,7 +216,8 @@ def test_tokens_that_do_not_fit_are_refused_before_anything_is_written(ids):
     before = contents(cache)
     with pytest.raises(ValueError) as error:
         forward(MODEL, ids, cache)
-    assert str(error.value).startswith(f"{len(ids)} new tokens do not fit: the cache holds 3 of 5.")
+    assert str(error.value) == (f"{len(ids)} new tokens do not fit: the cache holds 3 of 5. "
+                                "Make a larger one (at most the model's context), or crop it.")
     assert contents(cache) == before
     forward(MODEL, [4, 5], cache)  # exactly what fits
     assert cache.length == 5

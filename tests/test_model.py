@@ -248,6 +248,19 @@ def test_cached_logits_equal_uncached(dtype, tolerance, data):
     assert cache.length == ids.shape[-1]
 
 
+def test_a_pass_without_a_cache_sets_aside_room_for_its_own_tokens_only(monkeypatch):
+    rooms = []
+
+    def recorded_cache(model, n_positions, batch):
+        rooms.append((n_positions, batch))
+        return KVCache(model, n_positions, batch)
+
+    monkeypatch.setattr("numpy_gpt2.model.KVCache", recorded_cache)
+    config = GPT2Config(vocab_size=5, n_positions=9, n_embd=4, n_layer=1, n_head=2)
+    forward(lively_model(config), random_ids(config, (2, 3)))
+    assert rooms == [(3, (2,))]
+
+
 @given(passes(np.float32))
 def test_one_token_at_a_time_equals_all_at_once(model_and_ids):
     model, ids = model_and_ids
