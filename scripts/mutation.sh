@@ -9,7 +9,7 @@
 #
 # Which modules and which tests: setup.cfg, [mutmut]. All happens in a copy of this tree, in $STATE. What is known there
 # stays known: a run that was stopped goes on where it was, and after an edit the changed functions are tried again, and
-# all survivors. To begin anew, remove the folder. Exit status 1: a survivor that is not explained.
+# all survivors. To begin anew, remove the folder. Exit status 1: a survivor that is not explained, or none where one is.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 state=${STATE:-${TMPDIR:-/tmp}/numpy_gpt2-mutation}
