@@ -42,6 +42,11 @@ def experiments():
     return re.findall(r"`(python scripts/[^`]+)`", README)
 
 
+def transcripts(page=README):
+    """What was run by hand, and what it printed: it takes too long to be run here."""
+    return [block for block in blocks("text", page) if block.startswith("$ ")]
+
+
 def prose(page):
     return re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
 
@@ -132,6 +137,21 @@ def test_every_law_it_names_is_a_test(page):
 @pytest.mark.parametrize("language", ["sh", "console", "python"])
 def test_both_pages_have_the_same_blocks(language):
     assert blocks(language, VIETNAMESE) == blocks(language)
+
+
+def test_both_pages_have_the_same_transcripts():
+    assert len(transcripts()) > 2
+    assert transcripts(VIETNAMESE) == transcripts()
+
+
+@pytest.mark.parametrize("command", [line.removeprefix("$ ") for block in transcripts() for line in block.splitlines()
+                                     if re.match(r"\$ .*scripts/", line)])
+def test_every_script_of_a_transcript_is_there_and_has_its_options(command):
+    words = shlex.split(command)
+    script = next(word for word in words if word.startswith("scripts/"))
+    code = (ROOT / script).read_text(encoding="utf-8")
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in code
 
 
 def test_each_page_links_to_the_other_at_its_top():
