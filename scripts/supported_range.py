@@ -50,9 +50,9 @@ def main():
         wheel, sdist = build(scratch, pythons[-1])
         tree = shutil.copytree(ROOT, scratch / "tree", ignore=LEFT_OUT, symlinks=True)
         shutil.rmtree(tree / "numpy_gpt2")
-        for python, kind, package, constraints in combinations(pythons, wheel, sdist):
+        for python, kind, package, pinned in combinations(pythons, wheel, sdist):
             if args.only is None or kind in args.only:
-                all_well &= try_one(scratch, tree, python, kind, package, constraints, args.tests)
+                all_well &= try_one(scratch, tree, python, kind, package, pinned, args.tests)
     sys.exit(0 if all_well else 1)
 
 
@@ -71,7 +71,7 @@ def found_pythons():
 
 
 def combinations(pythons, wheel, sdist):
-    """(python, kind, what to install, constraints)"""
+    """(python, kind, what to install, which versions of what it needs)"""
     for python in pythons:
         yield python, "newest", wheel, []
     for python in pythons:
@@ -81,7 +81,7 @@ def combinations(pythons, wheel, sdist):
 
 
 def lowest_versions():
-    """setup.cfg's requirements, `numpy>=1.26`, each as the constraint `numpy==1.26`."""
+    """setup.cfg's requirements, `numpy>=1.26`, each pinned: `numpy==1.26`."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     requirements = settings["options"]["install_requires"] + settings["options.extras_require"]["test"]
@@ -120,17 +120,17 @@ def make_environment(folder, python):
     return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
-def try_one(scratch, tree, python, kind, package, constraints, tests):
+def try_one(scratch, tree, python, kind, package, pinned, tests):
     """Install, write, test; print a line. Whether all went well."""
     empty = scratch / "empty folder"
     empty.mkdir(exist_ok=True)
-    constraints_file = scratch / "constraints.txt"
-    constraints_file.write_text("\n".join(constraints) + "\n")
+    pinned_file = scratch / "pinned.txt"  # as requirements: of what it cannot find, pip says less as a constraint
+    pinned_file.write_text("\n".join(pinned) + "\n")
     inside = make_environment(scratch / "environment", python)
     try:
         say(f"{kind:8}{run(inside, '--version').stdout.strip():16}")
         install = run(inside, "-m", "pip", "install", "--quiet", "--only-binary", "numpy", "--prefer-binary",
-                      "--constraint", constraints_file, f"{package}[test]", cwd=empty)
+                      "--requirement", pinned_file, f"{package}[test]", cwd=empty)
         if install.returncode != 0:
             has_no_wheel = kind == "numpy" and "No matching distribution found for numpy" in install.stdout
             say("no such wheel for this Python\n" if has_no_wheel else "NOT INSTALLED\n")

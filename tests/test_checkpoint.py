@@ -191,6 +191,15 @@ def test_widened_bfloat16_has_the_value_of_its_bits(bits):
         assert found == sign * expected
 
 
+def test_a_file_without_metadata_loads(tmp_path):
+    model = random_model(TINY)
+    write_folder(tmp_path, model)
+    save_file({name: np.ascontiguousarray(array) for name, array in named_parameters(model)},
+              tmp_path / "model.safetensors")
+    assert b"__metadata__" not in (tmp_path / "model.safetensors").read_bytes()
+    assert_equal_models(load_model(tmp_path), model)
+
+
 def test_float64_is_what_float32_was_and_runs(tmp_path):
     model = random_model(TINY)
     save(model, tmp_path)
