@@ -78,7 +78,7 @@ def transfer(url: str, partial: Path, size: int | None, file_name: str) -> None:
         while size is None or file.tell() < size:
             before = file.tell()
             try:
-                receive(url, file, bar)
+                receive(url, file, bar, size)
                 return
             except Exception as error:
                 if isinstance(error, OSError):
@@ -89,8 +89,8 @@ def transfer(url: str, partial: Path, size: int | None, file_name: str) -> None:
             time.sleep(PAUSE_S)
 
 
-def receive(url: str, file: BinaryIO, bar: Any) -> None:
-    """Append to the file what the hub sends from there on, until it has sent all that it promised."""
+def receive(url: str, file: BinaryIO, bar: Any, size: int | None) -> None:
+    """Append to the file what the hub sends from there on, until it has sent all that it promised, or more."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if file.tell():
@@ -103,18 +103,24 @@ def receive(url: str, file: BinaryIO, bar: Any) -> None:
         for piece in response.iter_bytes():
             file.write(piece)
             bar.update(file.tell() - bar.n)
+            if size is not None and file.tell() > size:
+                return  # it may never end; `verify` says that this is not the file
 
 
 def verify(path: Path, etag: str, size: int | None, file_name: str) -> None:
-    """Compare a file with the size and sha256 that the hub gives. On a mismatch it is removed, and HubError raised.
+    """Compare a file with the size and hash that the hub gives. On a mismatch it is removed, and HubError raised.
 
-    The hub names large files by their sha256; the etag of a small one is of another kind, and says nothing here.
+    The hub names a large file by its sha256, and a small one as git does: by the sha1 of the word blob, its length in
+    bytes and its bytes. An etag of another kind, a mirror's perhaps, says nothing here.
     """
     n_bytes = path.stat().st_size
     if size is not None and n_bytes != size:
         expected, found = f"{size:,} bytes", f"{n_bytes:,} bytes"
     elif re.fullmatch("[0-9a-f]{64}", etag):
-        expected, found = f"sha256 {etag}", f"sha256 {sha256(path)}"
+        expected, found = f"sha256 {etag}", f"sha256 {hex_digest(path, hashlib.sha256())}"
+    elif re.fullmatch("[0-9a-f]{40}", etag):
+        git_hash = hashlib.sha1(b"blob %d\0" % n_bytes)
+        expected, found = f"git's sha1 {etag}", f"git's sha1 {hex_digest(path, git_hash)}"
     else:
         return
     if expected != found:
@@ -123,9 +129,8 @@ def verify(path: Path, etag: str, size: int | None, file_name: str) -> None:
                        "Try again; if it happens again, check proxies and HF_ENDPOINT.")
 
 
-def sha256(path: Path) -> str:
-    """The hex digest of a file, read a megabyte at a time."""
-    digest = hashlib.sha256()
+def hex_digest(path: Path, digest: Any) -> str:
+    """What a hash of hashlib's is once it has read the file, a megabyte at a time."""
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)

@@ -45,7 +45,11 @@ def main() -> None:
 
 def check_output(path: Path) -> None:
     """Before anything is computed: whether the page could be written there at all. Raises BadInput."""
-    if not path.resolve().parent.is_dir():
+    try:
+        is_in_a_folder = path.resolve().parent.is_dir()
+    except RuntimeError:  # a circle of links, up to Python 3.12; later ones leave it as it is
+        is_in_a_folder = False
+    if not is_in_a_folder:
         raise BadInput(f"--output must be a file in a folder that is there. Got {str(path)!r}.")
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "a device or a pipe"

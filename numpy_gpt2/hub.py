@@ -265,8 +265,8 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
         return HubError(f"{repo} is not in the cache in full, and HF_HUB_OFFLINE forbids to ask the hub. {WAYS_OUT}")
     if status is not None:
         reason = REFUSALS.get(status, "see its status page, or try again later")
-        wait = error.response.headers.get("Retry-After")  # type: ignore[attr-defined]  # there is a status, so there is
-        asked = f" (it asks to wait {wait} s)" if wait else ""
+        wait = error.response.headers.get("Retry-After", "")  # type: ignore[attr-defined]  # there is a status
+        asked = f" (it asks to wait {int(wait)} s)" if re.fullmatch("[0-9]{1,9}", wait) else ""  # it may be a date
         return HubError(f"the hub answered {status} for {repo}: {reason}{asked}. {WAYS_OUT}")
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "

@@ -141,6 +141,20 @@ def test_a_refusal_in_place_of_the_file_is_no_broken_transfer(hub, cache, status
 # What is verified -----------------------------------------------------------------------------------------------------
 
 
+def test_a_damaged_small_file_is_said_and_removed_and_the_next_start_is_well(hub, cache):
+    with pytest.raises(HubError, match="^vocab.json: the download is damaged and was removed: expected git's sha1 "):
+        fetch(hub, "vocab.json", spoil=True)
+    assert not any("vocab.json" in name or "blobs" in name for name in files_in(cache))
+    assert fetch(hub, "vocab.json").read_bytes() == CONTENT[:1000]
+
+
+def test_no_more_is_taken_than_was_promised(hub, cache, monkeypatch):
+    received = []
+    monkeypatch.setattr(module, "verify", lambda path, *rest: received.append(path.stat().st_size))
+    fetch(hub, size=10)
+    assert received[0] < len(CONTENT)
+
+
 @pytest.mark.parametrize("case", ["other bytes", "too few", "too many", "another beginning"])
 def test_a_damaged_file_is_said_and_removed_and_the_next_start_is_well(hub, cache, case):
     if case == "another beginning":

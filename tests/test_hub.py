@@ -244,6 +244,13 @@ def test_the_wait_that_the_hub_asks_for_is_told(hub, online, files):
     assert "90 s" in online.call("load", "class/busy")["message"]
 
 
+@pytest.mark.parametrize("wait", ["Wed, 21 Oct 2026 07:28:00 GMT", "\x1b[31m9"])
+def test_a_wait_that_is_no_number_of_seconds_is_left_out(hub, online, files, wait):
+    hub.repos["class/busier"] = Repo(files, faults={"config.json": Fault(status=429, headers={"Retry-After": wait})})
+    message = online.call("load", "class/busier")["message"]
+    assert "too many requests" in message and "asks to wait" not in message and message.isprintable()
+
+
 def test_unknown_repository_and_revision_are_argument_errors(hub, online, files):
     hub.repos["class/pinned"] = Repo(files)
     assert online.call("load", "class/absent")["error"] == ["ValueError"]
