@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 from fuzz_watch import STUCK, Watch
@@ -147,6 +148,8 @@ def main() -> None:
         return fuzz(args.state, args.fuzz)
     if not (args.folders or args.seconds):
         parser.error("expected --folders or --seconds")
+    if args.seconds and find_spec("atheris") is None:
+        parser.error("--seconds needs atheris: pip install -e '.[fuzz]'")
     all_well = True
     if args.folders:
         all_well &= attack_with_folders(args.state, args.folders, args.seed)

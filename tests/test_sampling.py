@@ -337,3 +337,8 @@ def test_a_penalty_that_overflows_is_said(penalty):
     with pytest.raises(FloatingPointError) as error:
         process_logits(np.array([3.0, -3.0], np.float32), np.array([0, 1]), Sampling(repetition_penalty=penalty))
     assert str(error.value) == "the logits are not finite: the repetition penalty makes them overflow"
+
+
+def test_a_logit_of_0_is_divided_so_that_an_infinite_penalty_leaves_it():
+    logits = np.array([0, 3, 2], np.float32)
+    assert penalise_repetition(logits, np.array([0, 1]), 1e39).tolist() == [0, 0, 2]  # 1e39 is infinite in float32
