@@ -172,11 +172,13 @@ class HubServer:
             body = bytes(len(body))
         if fault.break_after is not None:
             body = body[:fault.break_after]
-        self.ranges.setdefault(f"{repo_name} {file_name}", []).append(first)
-        handler.wfile.write(body[:len(body) // 2])
+        key, half = f"{repo_name} {file_name}", len(body) // 2
+        self.ranges.setdefault(key, []).append(first)
+        self.bytes_sent[key] += half  # before it is sent: whoever has got all may ask at once
+        handler.wfile.write(body[:half])
         self.closing.wait(fault.slow)
-        handler.wfile.write(body[len(body) // 2:])
-        self.bytes_sent[f"{repo_name} {file_name}"] += len(body)
+        self.bytes_sent[key] += len(body) - half
+        handler.wfile.write(body[half:])
         if fault.break_after is not None:
             self._break_off(handler, fault.by)
 
