@@ -1,9 +1,12 @@
-"""What the tests draw from: small configs, models, ids with any batch axes, and ways to cut an input into chunks."""
+"""What the tests draw from: small configs, models, ids with any batch axes, and ways to cut an input into chunks.
+
+Also a watch on the caches that a module makes.
+"""
 
 import numpy as np
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2, GPT2Config, build_model, parameter_shapes
+from numpy_gpt2 import GPT2, GPT2Config, KVCache, build_model, parameter_shapes
 
 seeds = st.integers(0, 2**32 - 1)
 batches = st.lists(st.integers(1, 3), max_size=2).map(tuple)  # (), (2,), (3, 1), ...
@@ -63,3 +66,15 @@ def splits(draw, ids: np.ndarray) -> list[np.ndarray]:
     """The ids cut into chunks of one token or more: every way to do so can be drawn."""
     cuts = draw(st.sets(st.integers(1, ids.shape[-1] - 1))) if ids.shape[-1] > 1 else set()
     return np.split(ids, sorted(cuts), axis=-1)
+
+
+def made_caches(monkeypatch, module: str) -> list[KVCache]:
+    """A list to which every KVCache is added that this module makes from now on."""
+    caches = []
+
+    def recorded(*args, **options) -> KVCache:
+        caches.append(KVCache(*args, **options))
+        return caches[-1]
+
+    monkeypatch.setattr(f"{module}.KVCache", recorded)
+    return caches

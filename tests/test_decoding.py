@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_gpt2.decoding
-from numpy_gpt2 import GPT2Config, KVCache, Tokenizer, forward, generate_tokens, stream_samples, stream_text
+from numpy_gpt2 import GPT2Config, Tokenizer, forward, generate_tokens, stream_samples, stream_text
 from numpy_gpt2.decoding import until_stop
-from strategies import lively_model
+from strategies import lively_model, made_caches
 
 # Few tokens, one of them in two bytes of which each is a token of its own; the model has three ids that are no token.
 TOKENS = [b"a", b"b", b"c", b"d", b" ", b".", b"the", b" a", b"\xc3", b"\xa9"]
@@ -312,15 +312,10 @@ def test_samples_share_the_reading_of_the_prompt(monkeypatch):
 
 
 def test_the_cache_has_room_for_exactly_what_is_read(monkeypatch):
-    rooms = []
-
-    def recorded_cache(model, n_positions, batch):
-        rooms.append(n_positions)
-        return KVCache(model, n_positions, batch)
-
-    monkeypatch.setattr(numpy_gpt2.decoding, "KVCache", recorded_cache)
+    caches = made_caches(monkeypatch, "numpy_gpt2.decoding")
     drawn(PROMPT, 6, seed=0, eos_token_id=NO_END)
     drawn(PROMPT, seed=0, eos_token_id=NO_END)
+    rooms = [cache.n_positions for cache in caches]
     assert rooms == [len(PROMPT) + 5, CONFIG.n_positions]  # the last token is not read
 
 

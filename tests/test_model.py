@@ -12,7 +12,7 @@ from numpy_gpt2 import (SIZES, STAGES, GPT2Config, KVCache, Recorder, build_mode
                         parameter_shapes, random_model, transform, unembed)
 from numpy_gpt2.model import merge_heads, split_heads
 from numpy_gpt2.tap import stage_names, stage_of
-from strategies import configs, lively_model, passes, random_ids, seeds, splits
+from strategies import configs, lively_model, made_caches, passes, random_ids, seeds, splits
 
 SMALLEST = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
 
@@ -249,16 +249,10 @@ def test_cached_logits_equal_uncached(dtype, tolerance, data):
 
 
 def test_a_pass_without_a_cache_sets_aside_room_for_its_own_tokens_only(monkeypatch):
-    rooms = []
-
-    def recorded_cache(model, n_positions, batch):
-        rooms.append((n_positions, batch))
-        return KVCache(model, n_positions, batch)
-
-    monkeypatch.setattr("numpy_gpt2.model.KVCache", recorded_cache)
+    caches = made_caches(monkeypatch, "numpy_gpt2.model")
     config = GPT2Config(vocab_size=5, n_positions=9, n_embd=4, n_layer=1, n_head=2)
     forward(lively_model(config), random_ids(config, (2, 3)))
-    assert rooms == [(3, (2,))]
+    assert [(cache.n_positions, cache.batch) for cache in caches] == [(3, (2,))]
 
 
 @given(passes(np.float32))

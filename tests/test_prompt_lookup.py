@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, KVCache, build_model, generate_tokens, load, named_parameters, stream_text
+from numpy_gpt2 import GPT2Config, build_model, generate_tokens, load, named_parameters, stream_text
 from numpy_gpt2.prompt_lookup import TRUSTED, draft, draft_length
-from strategies import lively_model, seeds
+from strategies import lively_model, made_caches, seeds
 
 CONFIG = GPT2Config(vocab_size=7, n_positions=120, n_embd=12, n_layer=2, n_head=2)
 
@@ -72,17 +72,11 @@ def test_a_text_that_repeats_needs_a_fraction_of_the_passes():
 
 def test_the_last_draft_is_cut_to_what_is_left_and_the_cache_has_room_for_no_more(monkeypatch):
     """6 tokens until two of them stand for the second time, 4 guessed right, 1 pass for the 4 that are left."""
-    rooms = []
-
-    def recorded_cache(model, n_positions):
-        rooms.append(n_positions)
-        return KVCache(model, n_positions)
-
-    monkeypatch.setattr("numpy_gpt2.prompt_lookup.KVCache", recorded_cache)
+    caches = made_caches(monkeypatch, "numpy_gpt2.prompt_lookup")
     tokens, stream = greedy(echo(), [0, 1, 2], 14, eos_token_id=-1, prompt_lookup_num_tokens=10)
     assert tokens == [3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
     assert (stream.lookup.n_passes, stream.lookup.n_drafted) == (11, 3)
-    assert rooms == [3 + 14 - 1]  # the last token is not read
+    assert [cache.n_positions for cache in caches] == [3 + 14 - 1]  # the last token is not read
 
 
 def test_drafts_keep_to_the_tokens_that_may_be_drawn():
