@@ -1,14 +1,11 @@
 """The keys and values of tokens already read: the one state of inference."""
 
-from __future__ import annotations
-
 import operator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .model import GPT2
+from .matmul import allocate_channel_major
+from .weights import GPT2
 
 
 class KVCache:
@@ -36,8 +33,8 @@ class KVCache:
         self.n_positions = n_positions
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, n_positions, config.d_head)
-        self.k = zeros_by_channel(shape, model.wte.dtype)
-        self.v = zeros_by_channel(shape, model.wte.dtype)
+        self.k = allocate_channel_major(shape, model.wte.dtype)
+        self.v = allocate_channel_major(shape, model.wte.dtype)
 
     def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
         """Raise ValueError, before anything is written, unless `n_new` tokens of this batch and this model fit."""
@@ -71,7 +68,7 @@ class KVCache:
             raise ValueError(f"length must be from 0 to the cache's length, {self.length}. Got {length}.")
         self.length = length
 
-    def repeat(self, n: int) -> KVCache:
+    def repeat(self, n: int) -> "KVCache":
         """A new cache of batch (n, *batch), its n rows copies of this one: n samples that share one prompt."""
         if operator.index(n) < 1:
             raise ValueError(f"n must be 1 or more. Got {n}.")
@@ -85,20 +82,10 @@ class KVCache:
 
     def _repeat_filled(self, array: np.ndarray, n: int) -> np.ndarray:
         n_layer, *one = array.shape
-        repeated = zeros_by_channel((n_layer, n, *one), array.dtype)
+        repeated = allocate_channel_major((n_layer, n, *one), array.dtype)
         repeated[..., :self.length, :] = array[:, np.newaxis, ..., :self.length, :]
         return repeated
 
     def __repr__(self) -> str:
         return (f"KVCache(length={self.length}, n_positions={self.n_positions}, batch={self.batch}, "
                 f"dtype={self.k.dtype})")
-
-
-def zeros_by_channel(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros [..., n_positions, d_head] that lie in memory as [..., d_head, n_positions].
-
-    One token's query meets a thousand keys in a product that only reads them. A channel's positions side by side make
-    runs of thousands of bytes, read 1.4 times as fast as runs of d_head numbers. Shape and values know nothing of it.
-    """
-    *leading, n_positions, d_head = shape
-    return np.swapaxes(np.zeros((*leading, d_head, n_positions), dtype), -1, -2)

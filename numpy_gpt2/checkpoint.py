@@ -9,15 +9,16 @@ every tensor's name, type and shape, and nothing large is allocated before all o
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
 from .config import SIZES, CheckpointError, GPT2Config, shown
 from .hub import CONFIG, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up
+from .matmul import allocate_parameter
 from .memory import check_memory
-from .model import BLOCK_PARTS, GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 from .tokenizer import Tokenizer, tokenizer_from_files
+from .weights import GPT2, build_model, named_shapes
 from .weights_file import STORED_TYPES, StoredTensor, read_rows, stored_tensors
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -72,34 +73,6 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
 
 
 # What the headers must hold -------------------------------------------------------------------------------------------
-
-
-def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The pairs of `parameter_shapes` one by one: a config that claims a billion layers costs nothing to compare."""
-    n_embd, n_inner = config.n_embd, config.n_inner
-    weights: dict[str, tuple[int, ...]] = {
-        "ln_1": (n_embd,),
-        "attn.c_attn": (n_embd, 3 * n_embd),
-        "attn.c_proj": (n_embd, n_embd),
-        "ln_2": (n_embd,),
-        "mlp.c_fc": (n_embd, n_inner),
-        "mlp.c_proj": (n_inner, n_embd),
-    }
-    yield "wte.weight", (config.vocab_size, n_embd)
-    yield "wpe.weight", (config.n_positions, n_embd)
-    for i in range(config.n_layer):
-        for part in BLOCK_PARTS:
-            yield f"h.{i}.{part}.weight", weights[part]
-            yield f"h.{i}.{part}.bias", weights[part][-1:]  # one for each output
-    yield "ln_f.weight", (n_embd,)
-    yield "ln_f.bias", (n_embd,)
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight", (config.vocab_size, n_embd)
-
-
-def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every parameter of a checkpoint with this config, in the checkpoint's order."""
-    return dict(named_shapes(config))
 
 
 def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> None:
@@ -168,64 +141,10 @@ def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:
 
 def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
     """One tensor's bytes as an array of this type."""
-    array = empty_in_memory_order(tensor.name, tensor.shape, dtype)
+    array = allocate_parameter(tensor.name, tensor.shape, dtype)
     n_read = 0
     for rows in read_rows(tensor):
         with np.errstate(over="ignore", invalid="ignore"):  # a number too large, or a NaN, loads as such
             array[n_read:n_read + len(rows)] = rows
         n_read += len(rows)
     return array
-
-
-def empty_in_memory_order(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Room for one parameter: the one place that chooses the memory order of the weights, which no result depends on.
-
-    The matrix [n_in, n_out] of a linear layer lies as [n_out, n_in], an output's weights side by side, like the rows of
-    `lm_head`: a product with one row reads it from end to end, and one with a few is up to twice as fast.
-    """
-    if re.search(r"\.c_\w+\.weight$", name):
-        return np.empty(shape[::-1], dtype).T
-    return np.empty(shape, dtype)
-
-
-def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
-    """Arrays under the names and in the shapes of `parameter_shapes`, as a model. Nothing is checked or copied."""
-    def norm(name: str) -> LayerNorm:
-        return LayerNorm(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
-
-    def conv(name: str) -> Conv1D:
-        return Conv1D(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
-
-    def block(name: str) -> Block:
-        return Block(
-            ln_1=norm(f"{name}.ln_1"),
-            attn=Attention(c_attn=conv(f"{name}.attn.c_attn"), c_proj=conv(f"{name}.attn.c_proj")),
-            ln_2=norm(f"{name}.ln_2"),
-            mlp=MLP(c_fc=conv(f"{name}.mlp.c_fc"), c_proj=conv(f"{name}.mlp.c_proj")),
-        )
-
-    wte = arrays["wte.weight"]
-    lm_head = wte if config.tie_word_embeddings else arrays["lm_head.weight"]
-    blocks = tuple(block(f"h.{i}") for i in range(config.n_layer))
-    return GPT2(config, wte, arrays["wpe.weight"], blocks, norm("ln_f"), lm_head)
-
-
-# Making ---------------------------------------------------------------------------------------------------------------
-
-
-def random_model(config: GPT2Config, seed: int = 0) -> GPT2:
-    """A model that has learnt nothing, float32, the same for the same seed.
-
-    Weights are normal with deviation 0.02, positions with 0.01, as GPT-2 was initialised. Unlike there, gains and
-    biases are not exactly 1 and 0 but random about them, so that a pass which leaves one out gives other numbers.
-    """
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for name, shape in named_shapes(config):
-        array = empty_in_memory_order(name, shape, np.float32)
-        array[...] = rng.standard_normal(shape, dtype=np.float32)
-        array *= 0.01 if name == "wpe.weight" else 0.02
-        if re.search(r"ln_\w\.weight", name):
-            array += 1
-        arrays[name] = array
-    return build_model(config, arrays)

@@ -14,7 +14,7 @@ import numpy as np
 
 from .config import CheckpointError
 from .hub import HubError
-from .model import GPT2, named_parameters
+from .weights import GPT2, named_parameters
 
 
 class BadInput(Exception):

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Iterator, Mapping
 
-from .checkpoint import parameter_shapes
+from .weights import parameter_shapes
 from .config import SIZES, GPT2Config
 from .outlines import Outline
 

@@ -11,7 +11,8 @@ from typing import Any, Generator, Iterable, Iterator, Sequence, TypeVar
 import numpy as np
 
 from .cache import KVCache
-from .model import GPT2, check_ids, transform, unembed
+from .model import check_ids, transform, unembed
+from .weights import GPT2
 from .prompt_lookup import LookupStatistics, lookup_steps
 from .sampling import Sampling, choose, choose_greedily, process_logits
 from .tokenizer import Tokenizer

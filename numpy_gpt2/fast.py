@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ops import SQRT_2_OVER_PI, layer_norm, linear, matmul
+from .matmul import matmul
+from .ops import SQRT_2_OVER_PI, layer_norm, linear
 
 if TYPE_CHECKING:
     from .cache import KVCache
     from .config import GPT2Config
-    from .model import MLP, Attention, Block
+    from .weights import MLP, Attention, Block
 
 LONG_PROMPT = 64  # tokens from which on these twins pay
 QUERY_BLOCK = 128  # queries at a time: fewer would make products too small for BLAS, more would waste half a square

@@ -12,7 +12,7 @@ from . import command_line
 from .checkpoint import load
 from .command_line import ArgumentParser, bad_input, read_prompt, say, whole_number
 from .decoding import TextStream, stream_samples
-from .model import GPT2
+from .weights import GPT2
 from .sampling import Sampling
 from .tokenizer import Tokenizer
 

@@ -15,7 +15,8 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from .model import GPT2, unembed
+from .model import unembed
+from .weights import GPT2
 from .ops import layer_norm, softmax
 from .scoring import likeliest
 from .tap import Recorder, Tap, checked, fits, stages_of

@@ -12,102 +12,17 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners", s
 """
 
 import math
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 
 from . import fast
 from .cache import KVCache
 from .config import GPT2Config
-from .ops import gelu, layer_norm, linear, matmul, softmax
+from .matmul import matmul
+from .ops import gelu, layer_norm, linear, softmax
 from .tap import Tap, checked, no_tap, scoped
-
-# The weights ----------------------------------------------------------------------------------------------------------
-
-
-class Weights:
-    """Arrays under their names. A debugger shows their shapes, not thousands of numbers."""
-
-    def __repr__(self) -> str:
-        texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
-                 for name, value in vars(self).items() if name != "h"]  # the blocks would fill a page
-        return f"{type(self).__name__}({', '.join(texts)})"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class LayerNorm(Weights):
-    """A gain and a shift for each channel."""
-
-    weight: np.ndarray  # [n_embd]
-    bias: np.ndarray  # [n_embd]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Conv1D(Weights):
-    """A linear layer stored input first, so that `x @ weight` needs no transpose. (The name is OpenAI's.)"""
-
-    weight: np.ndarray  # [n_in, n_out]
-    bias: np.ndarray  # [n_out]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attention(Weights):
-    """Two linear layers: into queries, keys and values, and back out of the heads."""
-
-    c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
-    c_proj: Conv1D  # [n_embd, n_embd]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class MLP(Weights):
-    """Two linear layers: into the neurons, and back."""
-
-    c_fc: Conv1D  # [n_embd, n_inner]
-    c_proj: Conv1D  # [n_inner, n_embd]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Block(Weights):
-    """One of the n_layer steps: attention and MLP, each behind a layer norm."""
-
-    ln_1: LayerNorm
-    attn: Attention
-    ln_2: LayerNorm
-    mlp: MLP
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class GPT2(Weights):
-    """The whole model. Where the checkpoint ties the two, `lm_head` is the very array `wte`."""
-
-    config: GPT2Config
-    wte: np.ndarray  # [vocab_size, n_embd]: the token embedding
-    wpe: np.ndarray  # [n_positions, n_embd]: the position embedding
-    h: tuple[Block, ...]  # n_layer blocks
-    ln_f: LayerNorm
-    lm_head: np.ndarray  # [vocab_size, n_embd]: the unembedding
-
-
-BLOCK_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-
-
-def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
-    """Each parameter once, with the name it has in the checkpoint. A tied `lm_head` is not a parameter of its own."""
-    yield "wte.weight", model.wte
-    yield "wpe.weight", model.wpe
-    for i, weights in enumerate(model.h):
-        for part in BLOCK_PARTS:
-            yield f"h.{i}.{part}.weight", attrgetter(part)(weights).weight
-            yield f"h.{i}.{part}.bias", attrgetter(part)(weights).bias
-    yield "ln_f.weight", model.ln_f.weight
-    yield "ln_f.bias", model.ln_f.bias
-    if model.lm_head is not model.wte:
-        yield "lm_head.weight", model.lm_head
-
-
-# The forward pass -----------------------------------------------------------------------------------------------------
+from .weights import GPT2, MLP, Attention, Block
 
 
 def forward(model: GPT2, ids: Any, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:

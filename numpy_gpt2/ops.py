@@ -8,13 +8,9 @@ import math
 
 import numpy as np
 
-SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+from .matmul import matmul
 
-# BLAS copies the matrices of a product into an order of its own before it multiplies them. For one row it does not, and
-# for many the copy is cheap beside the arithmetic. For a few it is most of the time, and goes faster where the weight
-# comes first, in slices whose copies stay in the processor's cache.
-FEW_ROWS = 16
-SLICE = 384  # outputs at a time
+SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -63,26 +59,4 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """
     y = matmul(x, weight)  # [..., n_out]
     y += bias  # in place, as above
-    return y
-
-
-def matmul(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """x @ weight, the one place that knows how to put it to BLAS: x [..., n_in], weight [n_in, n_out] -> [..., n_out].
-
-    A weight's inputs lie side by side in memory, one output after another (`checkpoint.in_memory_order`).
-    """
-    if x.ndim > 2:  # one product for the whole batch reads each weight once
-        rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]
-        return matmul(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])  # [..., n_out]
-    if x.ndim == 2 and 1 < len(x) <= FEW_ROWS:
-        return matmul_few_rows(x, weight)
-    return x @ weight
-
-
-def matmul_few_rows(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """x @ weight, for 2 to FEW_ROWS rows in 0.2 to 0.8 of the time: x [n_rows, n_in] -> [n_rows, n_out]."""
-    y = np.empty((len(x), weight.shape[-1]), x.dtype)  # [n_rows, n_out]
-    for i in range(0, weight.shape[-1], SLICE):
-        outputs = weight.T[i:i + SLICE] @ x.T  # [SLICE, n_rows]
-        y[:, i:i + SLICE] = outputs.T
     return y

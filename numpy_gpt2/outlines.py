@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Mapping
 
-from .checkpoint import check_tensors, checked_config, parameter_shapes
+from .checkpoint import check_tensors, checked_config
+from .weights import parameter_shapes
 from .config import SIZES, CheckpointError, GPT2Config
 from .hub import (CONFIG, RELEASED, WEIGHTS, HubError, IncompleteCheckpoint, cached_file, checkpoint_files,
                   choose_files, explained, look_up, within)

@@ -17,10 +17,11 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from .checkpoint import parameter_shapes
+from .weights import parameter_shapes
 from .config import GPT2Config
 from .lens import direct_logit_attribution, logit_lens, top_tokens
-from .model import GPT2, forward, named_parameters
+from .model import forward
+from .weights import GPT2, named_parameters
 from .sampling import check_finite
 from .tap import STAGES, Recorder
 from .tokenizer import Tokenizer

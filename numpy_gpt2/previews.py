@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from .lens import TopToken, residual_logits, top_tokens
-from .model import GPT2
+from .weights import GPT2
 from .tables import wrapped
 from .tap import stage_of
 from .tokenizer import Tokenizer, quoted

@@ -16,7 +16,8 @@ from typing import Generator, Sequence
 import numpy as np
 
 from .cache import KVCache
-from .model import GPT2, transform, unembed
+from .model import transform, unembed
+from .weights import GPT2
 from .sampling import Sampling, choose_greedily, process_logits
 
 MATCHED = (3, 2)  # how many last tokens must have stood before: better three, or else two

@@ -12,7 +12,7 @@ from .config import CheckpointError
 from .counting import (MEMORY_TYPES, PassCost, count_parameters, decode_cost, figures, parameters, parts,
                        prefill_cost)
 from .hub import HubError
-from .model import GPT2
+from .weights import GPT2
 from .outlines import Outline
 from .tokenizer import Tokenizer
 from .values import (HISTOGRAM_EDGES, ONE_ARRAY, depth_profiles, layer_statistics, tensor_statistics, text_loss,

@@ -3,7 +3,7 @@
 from typing import Callable, Iterator, Mapping, Sequence
 
 from .counting import MEMORY_TYPES, Parameter, folded
-from .model import BLOCK_PARTS
+from .weights import BLOCK_PARTS
 from .report import KINDS, ROLES, Report, Reports
 from .tables import bars, table, wrapped
 

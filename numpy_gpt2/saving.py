@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from .hub import one_line
-from .model import GPT2, named_parameters
+from .weights import GPT2, named_parameters
 
 
 def save(model: GPT2, folder: str | Path, dtype: Any = "float32",

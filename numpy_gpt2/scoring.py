@@ -71,7 +71,8 @@ from typing import Any, Iterable, Iterator, NamedTuple
 
 import numpy as np
 
-from .model import GPT2, check_ids, transform, unembed
+from .model import check_ids, transform, unembed
+from .weights import GPT2
 from .sampling import check_finite
 
 # So many positions are unembedded at a time. A window of xl has 1024 rows of 50257 logits, 206 MB; these have 26 MB,

@@ -12,7 +12,8 @@ from .checkpoint import load
 from .command_line import ArgumentParser, BadInput, bad_input, read_prompt
 from .decoding import next_logits
 from .lens import top_tokens
-from .model import GPT2, check_ids
+from .model import check_ids
+from .weights import GPT2
 from .tap import stage_names
 from .tokenizer import Tokenizer, quoted
 from .walk import fitting_stages, walk_through

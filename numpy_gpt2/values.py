@@ -10,7 +10,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from .model import BLOCK_PARTS, GPT2, named_parameters
+from .weights import BLOCK_PARTS, GPT2, named_parameters
 from .scoring import score_tokens
 from .tokenizer import Tokenizer
 

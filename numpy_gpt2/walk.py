@@ -15,7 +15,8 @@ import numpy as np
 from .cache import KVCache
 from .debugger import Debugger
 from .expressions import evaluate, part_of, spoken_names
-from .model import GPT2, forward, named_parameters
+from .model import forward
+from .weights import GPT2, named_parameters
 from .previews import Screen, elided, lens, preview, statistics, thumbnails
 from .sources import FILE, live_frames, makers, source
 from .tables import table, wrapped

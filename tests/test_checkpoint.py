@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from numpy_gpt2.checkpoint import build_model, load, load_model, load_tokenizer, parameter_shapes, random_model
+from numpy_gpt2.checkpoint import load, load_model, load_tokenizer
+from numpy_gpt2.weights import build_model, parameter_shapes, random_model
 from numpy_gpt2.config import SIZES, CheckpointError, GPT2Config
 from numpy_gpt2.hub import look_up
 from numpy_gpt2.saving import save
 from numpy_gpt2.weights_file import read_rows, stored_tensors, widen_bfloat16
-from numpy_gpt2.model import GPT2, forward, named_parameters
+from numpy_gpt2.model import forward
+from numpy_gpt2.weights import GPT2, named_parameters
 from numpy_gpt2.vocabulary import byte_alphabet
 
 TINY = GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=2, n_head=2)

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import GPT2Config, KVCache, Recorder, fast, forward, model, ops, random_model, transform
-from numpy_gpt2.ops import FEW_ROWS, gelu, matmul
+from numpy_gpt2 import matmul as products_module
+from numpy_gpt2.matmul import FEW_ROWS, matmul
+from numpy_gpt2.ops import gelu
 from strategies import lively_model, passes, random_ids, seeds, splits
 
 TOLERANCES = [(np.float64, 1e-12), (np.float32, 1e-5)]
@@ -98,7 +100,7 @@ def test_a_product_is_the_same_however_it_is_put_to_blas(dtype, tolerance, n_row
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n_rows, 4)).astype(dtype)
     weight = rng.standard_normal((4, n_out)).astype(dtype, order="F" if by_output else "C")
-    with patch.object(ops, "SLICE", 2):
+    with patch.object(products_module, "SLICE", 2):
         y = matmul(x, weight)
     assert y.flags.c_contiguous and y.dtype == dtype
     np.testing.assert_allclose(y, np.einsum("ri,io->ro", x, weight), rtol=tolerance, atol=10 * tolerance)
@@ -115,7 +117,7 @@ class Read(np.ndarray):
 @given(st.integers(2, FEW_ROWS), st.integers(1, 9))
 def test_few_rows_read_each_part_of_a_weight_once(n_rows, n_out):
     Read.notes = []
-    with patch.object(ops, "SLICE", 4):
+    with patch.object(products_module, "SLICE", 4):
         matmul(np.ones((n_rows, 3)), np.ones((3, n_out)).view(Read))
     assert Read.notes == [(min(4, n_out - start), 3) for start in range(0, n_out, 4)]
 
@@ -151,7 +153,7 @@ def test_a_batch_reads_each_weight_once(n_batch, n_new):
                                              ((FEW_ROWS + 1,), 0)])
 def test_few_rows_are_put_to_blas_weight_first(shape, expected):
     gpt2 = random_model(CONFIG)
-    with patch.object(ops, "matmul_few_rows", side_effect=ops.matmul_few_rows) as products:
+    with patch.object(products_module, "matmul_few_rows", side_effect=products_module.matmul_few_rows) as products:
         forward(gpt2, random_ids(CONFIG, shape))
     assert products.call_count == expected * (4 * CONFIG.n_layer + 1)
 

@@ -21,7 +21,7 @@ from hub_server import Fault, HubServer, Repo
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from numpy_gpt2.checkpoint import random_model
+from numpy_gpt2.weights import random_model
 from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.hub import HubError, explained, within
 from numpy_gpt2.saving import save

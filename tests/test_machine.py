@@ -14,7 +14,7 @@ from hypothesis import given
 
 import numpy_gpt2
 from numpy_gpt2 import SIZES, GPT2Config, checkpoint, memory, random_model, save
-from numpy_gpt2.checkpoint import named_shapes, parameter_shapes
+from numpy_gpt2.weights import named_shapes, parameter_shapes
 from numpy_gpt2.command_line import BadInput
 from numpy_gpt2.generate import stop_string
 from numpy_gpt2.memory import available_memory, check_memory, weights_bytes

@@ -5,7 +5,7 @@ import pytest
 
 from numpy_gpt2 import (SIZES, GPT2Config, KVCache, Recorder, Sampling, forward, generate_tokens, load_model,
                         parameter_shapes, random_model, save)
-from numpy_gpt2.checkpoint import build_model
+from numpy_gpt2.weights import build_model
 from numpy_gpt2.sampling import process_logits
 
 pytestmark = pytest.mark.parity

@@ -1,0 +1,159 @@
+"""The weights of a GPT-2 as plain data, under the checkpoint's names: `model.h[3].attn.c_attn.weight`."""
+
+import re
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Iterator, Mapping
+
+import numpy as np
+
+from .config import GPT2Config
+from .matmul import allocate_parameter
+
+
+class Weights:
+    """Arrays under their names. A debugger shows their shapes, not thousands of numbers."""
+
+    def __repr__(self) -> str:
+        texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
+                 for name, value in vars(self).items() if name != "h"]  # the blocks would fill a page
+        return f"{type(self).__name__}({', '.join(texts)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerNorm(Weights):
+    """A gain and a shift for each channel."""
+
+    weight: np.ndarray  # [n_embd]
+    bias: np.ndarray  # [n_embd]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Conv1D(Weights):
+    """A linear layer stored input first, so that `x @ weight` needs no transpose. (The name is OpenAI's.)"""
+
+    weight: np.ndarray  # [n_in, n_out]
+    bias: np.ndarray  # [n_out]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention(Weights):
+    """Two linear layers: into queries, keys and values, and back out of the heads."""
+
+    c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
+    c_proj: Conv1D  # [n_embd, n_embd]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MLP(Weights):
+    """Two linear layers: into the neurons, and back."""
+
+    c_fc: Conv1D  # [n_embd, n_inner]
+    c_proj: Conv1D  # [n_inner, n_embd]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Block(Weights):
+    """One of the n_layer steps: attention and MLP, each behind a layer norm."""
+
+    ln_1: LayerNorm
+    attn: Attention
+    ln_2: LayerNorm
+    mlp: MLP
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GPT2(Weights):
+    """The whole model. Where the checkpoint ties the two, `lm_head` is the very array `wte`."""
+
+    config: GPT2Config
+    wte: np.ndarray  # [vocab_size, n_embd]: the token embedding
+    wpe: np.ndarray  # [n_positions, n_embd]: the position embedding
+    h: tuple[Block, ...]  # n_layer blocks
+    ln_f: LayerNorm
+    lm_head: np.ndarray  # [vocab_size, n_embd]: the unembedding
+
+
+BLOCK_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+
+def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
+    """Each parameter once, with the name it has in the checkpoint. A tied `lm_head` is not a parameter of its own."""
+    yield "wte.weight", model.wte
+    yield "wpe.weight", model.wpe
+    for i, weights in enumerate(model.h):
+        for part in BLOCK_PARTS:
+            yield f"h.{i}.{part}.weight", attrgetter(part)(weights).weight
+            yield f"h.{i}.{part}.bias", attrgetter(part)(weights).bias
+    yield "ln_f.weight", model.ln_f.weight
+    yield "ln_f.bias", model.ln_f.bias
+    if model.lm_head is not model.wte:
+        yield "lm_head.weight", model.lm_head
+
+
+def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The pairs of `parameter_shapes` one by one: a config that claims a billion layers costs nothing to compare."""
+    n_embd, n_inner = config.n_embd, config.n_inner
+    weights: dict[str, tuple[int, ...]] = {
+        "ln_1": (n_embd,),
+        "attn.c_attn": (n_embd, 3 * n_embd),
+        "attn.c_proj": (n_embd, n_embd),
+        "ln_2": (n_embd,),
+        "mlp.c_fc": (n_embd, n_inner),
+        "mlp.c_proj": (n_inner, n_embd),
+    }
+    yield "wte.weight", (config.vocab_size, n_embd)
+    yield "wpe.weight", (config.n_positions, n_embd)
+    for i in range(config.n_layer):
+        for part in BLOCK_PARTS:
+            yield f"h.{i}.{part}.weight", weights[part]
+            yield f"h.{i}.{part}.bias", weights[part][-1:]  # one for each output
+    yield "ln_f.weight", (n_embd,)
+    yield "ln_f.bias", (n_embd,)
+    if not config.tie_word_embeddings:
+        yield "lm_head.weight", (config.vocab_size, n_embd)
+
+
+def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every parameter of a checkpoint with this config, in the checkpoint's order."""
+    return dict(named_shapes(config))
+
+
+def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
+    """Arrays under the names and in the shapes of `parameter_shapes`, as a model. Nothing is checked or copied."""
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
+
+    def conv(name: str) -> Conv1D:
+        return Conv1D(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
+
+    def block(name: str) -> Block:
+        return Block(
+            ln_1=norm(f"{name}.ln_1"),
+            attn=Attention(c_attn=conv(f"{name}.attn.c_attn"), c_proj=conv(f"{name}.attn.c_proj")),
+            ln_2=norm(f"{name}.ln_2"),
+            mlp=MLP(c_fc=conv(f"{name}.mlp.c_fc"), c_proj=conv(f"{name}.mlp.c_proj")),
+        )
+
+    wte = arrays["wte.weight"]
+    lm_head = wte if config.tie_word_embeddings else arrays["lm_head.weight"]
+    blocks = tuple(block(f"h.{i}") for i in range(config.n_layer))
+    return GPT2(config, wte, arrays["wpe.weight"], blocks, norm("ln_f"), lm_head)
+
+
+def random_model(config: GPT2Config, seed: int = 0) -> GPT2:
+    """A model that has learnt nothing, float32, the same for the same seed.
+
+    Weights are normal with deviation 0.02, positions with 0.01, as GPT-2 was initialised. Unlike there, gains and
+    biases are not exactly 1 and 0 but random about them, so that a pass which leaves one out gives other numbers.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in named_shapes(config):
+        array = allocate_parameter(name, shape, np.float32)
+        array[...] = rng.standard_normal(shape, dtype=np.float32)
+        array *= 0.01 if name == "wpe.weight" else 0.02
+        if re.search(r"ln_\w\.weight", name):
+            array += 1
+        arrays[name] = array
+    return build_model(config, arrays)
