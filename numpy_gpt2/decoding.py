@@ -165,7 +165,7 @@ def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache) -> np.ndarray:
 
     Only the last position is unembedded: the product with the whole vocabulary is the dearest of the pass.
     """
-    hidden = transform(model, new_ids, cache)  # [*batch, n_new, n_embd]
+    hidden = transform(model, new_ids, cache=cache)  # [*batch, n_new, n_embd]
     return unembed(model, hidden[..., -1, :])  # [*batch, vocab_size]
 
 

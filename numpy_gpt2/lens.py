@@ -46,9 +46,9 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
             raise ValueError(f"heads must be left out where the stage has no heads. Got {heads} for {stage.name!r}, "
                              f"[{', '.join(stage.shape)}].")
 
-    def patch_tap(at: str, array: np.ndarray) -> np.ndarray:
+    def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
         if not fits(at, name):
-            return array
+            return None
         new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
         new = broadcast(new, array, at)
         chosen = np.array(True)

@@ -1,12 +1,10 @@
-"""GPT-2: the weights, and the whole forward pass over them.
-
-The weights are plain data under the checkpoint's names: `model.h[3].attn.c_attn.weight`. The pass is a handful of
-functions, read from top to bottom as the data flows:
+"""The whole forward pass of GPT-2: a handful of functions, read from top to bottom as the data flows.
 
     ids -> embed -> block, block, ... (attention, then mlp) -> layer_norm -> unembed -> logits
 
-A shape comment stands on every line that changes one. Shapes leave out leading batch axes, which every line carries
-along. `tap` announces each array by name (see tap.py) and hands it back.
+These lines run in every call: for a long prompt or one token, with a cache or without, looked into or not. A comment
+gives the shape on every line that changes one; it leaves out leading batch axes, which every line carries along. `tap`
+is an activation hook (tap.py): it is given each array by name, and what it returns is used from there on.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
 """
@@ -16,111 +14,101 @@ from typing import Any
 
 import numpy as np
 
-from . import fast
 from .cache import KVCache
 from .config import GPT2Config
-from .matmul import matmul
+from .matmul import matrix_product
 from .ops import gelu, layer_norm, linear, softmax
-from .tap import Tap, checked, no_tap, scoped
+from .tap import ArrayTap, Tap, checked, no_tap, scoped
 from .weights import GPT2, MLP, Attention, Block
 
+# Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
+# scores of later keys, which the mask throws away.
+QUERY_BLOCK = 128
 
-def forward(model: GPT2, ids: Any, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
+
+def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
     """Logits of the next token at every position: ids [n_new] -> [n_new, vocab_size].
 
-    ids: token ids, a list or an integer array, with any leading batch axes. cache: what was read before these tokens;
-    they are added to it. Raises ValueError for ids that are not tokens of this model or do not fit.
+    ids: token ids, a list or an integer array, with any leading batch axes. cache: keys and values of earlier tokens;
+    those of these tokens are added. Raises ValueError for ids that are not tokens of this model or do not fit.
     """
-    hidden = transform(model, ids, cache, tap)
+    hidden = transform(model, ids, cache=cache, tap=tap)  # [n_new, n_embd]
     return unembed(model, hidden, tap)
 
 
-def transform(model: GPT2, ids: Any, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
+def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
     """All of the pass but the unembedding: ids [n_new] -> [n_new, n_embd]. Arguments and errors as for `forward`."""
     ids = check_ids(model, ids)
     *batch, n_new = ids.shape
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
     cache.check_room(model, tuple(batch), n_new)
-    tap = checked(tap)
+    array_tap = checked(tap)
 
-    x = embed(model, ids, cache.length, tap)  # [n_new, n_embd]
+    x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
     for layer, weights in enumerate(model.h):
-        if tap is no_tap and n_new >= fast.LONG_PROMPT:  # a long prompt that nobody looks into
-            x = fast.block(x, weights, model.config, cache, layer)
-        else:
-            x = block(x, weights, model.config, cache, layer, scoped(tap, f"h.{layer}."))
-    hidden = layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon)
-    hidden = tap("ln_f", hidden)
+        x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
+    hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
     cache.length += n_new
     return hidden
 
 
-def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: Tap = no_tap) -> np.ndarray:
-    """What a token is plus where it stands: ids [n_new] -> [n_new, n_embd]."""
+def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: ArrayTap) -> np.ndarray:
+    """What each token is, plus where it is: ids [n_new] -> [n_new, n_embd]."""
     positions = np.arange(first_position, first_position + ids.shape[-1])  # [n_new]
-    token_embedding = model.wte[ids]  # [n_new, n_embd]
-    token_embedding = tap("wte", token_embedding)
-    position_embedding = model.wpe[positions]  # [n_new, n_embd]
-    position_embedding = tap("wpe", position_embedding)
+    token_embedding = tap("wte", model.wte[ids])  # [n_new, n_embd]
+    position_embedding = tap("wpe", model.wpe[positions])  # [n_new, n_embd]
     return token_embedding + position_embedding
 
 
-def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, layer: int,
-          tap: Tap = no_tap) -> np.ndarray:
-    """Tokens read from each other, then each thinks by itself; both add to the residual stream x [n_new, n_embd]."""
+def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
+    """Attention, then the MLP: each reads the residual stream x [n_new, n_embd] and adds to it."""
     x = tap("resid_pre", x)
-    normed = layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon)
-    normed = tap("ln_1", normed)
-    x = x + attention(normed, weights.attn, config.n_head, cache, layer, tap)
-    x = tap("resid_mid", x)
-    normed = layer_norm(x, weights.ln_2.weight, weights.ln_2.bias, config.layer_norm_epsilon)
-    normed = tap("ln_2", normed)
-    x = x + mlp(normed, weights.mlp, tap)
-    x = tap("resid_post", x)
-    return x
+    normed = tap("ln_1", layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon))
+    x = tap("resid_mid", x + attention(normed, weights.attn, config.n_head, cache, layer, tap))
+    normed = tap("ln_2", layer_norm(x, weights.ln_2.weight, weights.ln_2.bias, config.layer_norm_epsilon))
+    return tap("resid_post", x + mlp(normed, weights.mlp, tap))
 
 
-def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int,
-              tap: Tap = no_tap) -> np.ndarray:
+def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
     """Each token mixes the values of the tokens up to itself, by how well their keys match its query.
 
-    x [n_new, n_embd] -> [n_new, n_embd]. The tokens in the cache are read too, and the new ones are added to it.
-    Source: Vaswani et al., "Attention Is All You Need", section 3.2.
+    x [n_new, n_embd] -> [n_new, n_embd]. The tokens in the cache are attended to as well; the new ones are added to it.
     """
-    qkv = linear(x, weights.c_attn.weight, weights.c_attn.bias)  # [n_new, 3*n_embd]
-    qkv = tap("attn.qkv", qkv)
-    n_embd = x.shape[-1]
-    q = split_heads(qkv[..., :n_embd], n_head)  # [n_head, n_new, d_head]
-    q = tap("attn.q", q)
-    k = split_heads(qkv[..., n_embd:2 * n_embd], n_head)  # [n_head, n_new, d_head]
-    k = tap("attn.k", k)
-    v = split_heads(qkv[..., 2 * n_embd:], n_head)  # [n_head, n_new, d_head]
-    v = tap("attn.v", v)
-
-    first_position = cache.length
-    k_all, v_all = cache.append(layer, k, v)  # two of [n_head, n_all, d_head]
+    n_new, n_embd = x.shape[-2:]
+    qkv = tap("attn.qkv", linear(x, weights.c_attn.weight, weights.c_attn.bias))  # [n_new, 3*n_embd]
+    q = tap("attn.q", split_heads(qkv[..., :n_embd], n_head))  # [n_head, n_new, d_head]
+    k = tap("attn.k", split_heads(qkv[..., n_embd:2 * n_embd], n_head))  # [n_head, n_new, d_head]
+    v = tap("attn.v", split_heads(qkv[..., 2 * n_embd:], n_head))  # [n_head, n_new, d_head]
+    k_all, v_all = cache.append(layer, k, v)  # two of [n_head, n_all, d_head]: the cached tokens come first
     k_all = tap("attn.k_all", k_all)
     v_all = tap("attn.v_all", v_all)
 
-    scaled = q / math.sqrt(q.shape[-1])  # so that scores do not grow with d_head
-    scores = scaled @ np.swapaxes(k_all, -1, -2)  # [n_head, n_new, n_all]
-    n_new, n_all = scores.shape[-2:]
-    if n_new > 1:  # a single new token is the latest: it sees them all
-        query_position = np.arange(first_position, first_position + n_new)[:, np.newaxis]  # [n_new, 1]
-        key_position = np.arange(n_all)  # [n_all]
-        visible = key_position <= query_position  # [n_new, n_all]
-        scores = np.where(visible, scores, scores.dtype.type(-np.inf))
-    scores = tap("attn.scores", scores)
-    pattern = softmax(scores)  # [n_head, n_new, n_all]
-    pattern = tap("attn.pattern", pattern)
-    z = pattern @ v_all  # [n_head, n_new, d_head]
-    z = tap("attn.z", z)
+    z = np.empty_like(q)  # [n_head, n_new, d_head], in q's memory order: merging its heads copies nothing
+    n_queries = QUERY_BLOCK if tap is no_tap else n_new  # a tap is given all queries at once
+    for start in range(0, n_new, n_queries):
+        queries = slice(start, start + n_queries)
+        visible = slice(cache.length + start + n_queries)  # keys after the last of these queries are not needed
+        z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], tap)
+    return tap("attn.out", linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
-    merged = merge_heads(z)  # [n_new, n_embd]
-    out = linear(merged, weights.c_proj.weight, weights.c_proj.bias)  # [n_new, n_embd]
-    out = tap("attn.out", out)
-    return out
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.ndarray:
+    """softmax(q @ k.T / sqrt(d_head), -inf where key_position > query_position) @ v, in every head.
+
+    q [n_head, n_new, d_head], k and v [n_head, n_all, d_head] -> [n_head, n_new, d_head]. Query i has the position of
+    key n_all - n_new + i. Source: Vaswani et al., "Attention Is All You Need", section 3.2.
+    """
+    n_new, d_head = q.shape[-2:]
+    scaled = q / math.sqrt(d_head)  # so that scores do not grow with d_head
+    scores = scaled @ np.swapaxes(k, -1, -2)  # [n_head, n_new, n_all]
+    if n_new > 1:  # a single query is the latest token: it sees every key
+        position = np.arange(n_new)  # counted from the first query; every query sees all keys before that
+        later = position > position[:, np.newaxis]  # [n_new, n_new]: key_position > query_position
+        scores[..., -n_new:] = np.where(later, -np.inf, scores[..., -n_new:])
+    scores = tap("attn.scores", scores)
+    pattern = tap("attn.pattern", softmax(scores, out=scores if tap is no_tap else None))  # [n_head, n_new, n_all]
+    return tap("attn.z", pattern @ v)  # [n_head, n_new, d_head]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
@@ -137,22 +125,16 @@ def merge_heads(z: np.ndarray) -> np.ndarray:
     return z.reshape(*leading, n_head * d_head)
 
 
-def mlp(x: np.ndarray, weights: MLP, tap: Tap = no_tap) -> np.ndarray:
+def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
     """Each token by itself: [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]."""
-    pre = linear(x, weights.c_fc.weight, weights.c_fc.bias)  # [n_new, n_inner]
-    pre = tap("mlp.pre", pre)
-    post = gelu(pre)
-    post = tap("mlp.post", post)
-    out = linear(post, weights.c_proj.weight, weights.c_proj.bias)  # [n_new, n_embd]
-    out = tap("mlp.out", out)
-    return out
+    pre = tap("mlp.pre", linear(x, weights.c_fc.weight, weights.c_fc.bias))  # [n_new, n_inner]
+    post = tap("mlp.post", gelu(pre))
+    return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
-    """How well each token of the vocabulary would go on from here: [n, n_embd] -> logits [n, vocab_size]."""
-    logits = matmul(hidden, model.lm_head.T)  # [n, vocab_size]
-    logits = checked(tap)("logits", logits)
-    return logits
+    """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
+    return checked(tap)("logits", matrix_product(hidden, model.lm_head.T))  # [n, vocab_size]
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:

@@ -1,38 +1,53 @@
 """The four operations that GPT-2 is made of, each on the last axis of an array with any leading axes.
 
 float32 in, float32 out: scalars are Python floats, which take the type of the array they meet. A NumPy scalar of type
-float64 (what np.sqrt gives) would turn the rest of the pass into float64, unseen and many times slower.
+float64 (what np.sqrt gives) would silently turn the rest of the pass into float64, which is many times slower.
 """
 
 import math
+from typing import Callable
 
 import numpy as np
 
-from .matmul import matmul
+from .matmul import matrix_product
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+STRIP = 16  # rows that an elementwise formula processes at a time, so that they stay in the processor's cache
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
+def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """exp(x) / sum(exp(x)): numbers of any size become probabilities. -inf becomes exactly 0.
 
-    [..., n] -> [..., n]. Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
+    [..., n] -> [..., n]. out: where to write the result, x itself included, as in NumPy; None makes a new array.
+    Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
     largest = x.max(axis=-1, keepdims=True)  # [..., 1]
-    exponentials = np.exp(x - largest)  # at most 1, where exp(x) could overflow; the quotient is the same
-    total = exponentials.sum(axis=-1, keepdims=True)  # [..., 1]
-    return exponentials / total
+    shifted = np.subtract(x, largest, out=out)  # at most 0, where exp(x) could overflow; the quotient is the same
+    exponentials = np.exp(shifted, out=shifted)
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), close to x times the normal distribution's share below x.
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), close to x times the normal probability below x.
 
     [..., n] -> [..., n]. The hub calls this form `gelu_new`.
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2.
     """
+    if x[..., 0].size > STRIP:
+        return in_strips(gelu, x)
     cube = x * x * x  # x**3 would call pow, which is many times slower
     inner = SQRT_2_OVER_PI * (x + 0.044715 * cube)
     return 0.5 * x * (1.0 + np.tanh(inner))
+
+
+def in_strips(formula: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    """formula(x) of an elementwise formula, some rows at a time: [..., n] -> [..., n]."""
+    rows = x.reshape(-1, x.shape[-1])  # [n_rows, n]
+    y = np.empty_like(rows)
+    for i in range(0, len(rows), STRIP):
+        y[i:i + STRIP] = formula(rows[i:i + STRIP])
+    return y.reshape(x.shape)
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
@@ -41,15 +56,15 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: flo
     x [..., n_embd], weight [n_embd] (the gain), bias [n_embd] -> [..., n_embd].
     Source: Ba et al., "Layer Normalization", equation 4; epsilon as in OpenAI's GPT-2.
     """
-    n_embd = x.shape[-1]
-    ones = np.ones((n_embd, 1), x.dtype)  # x @ ones is the sum of each row, a quicker one than np.sum's
-    mean = x @ ones / n_embd  # [..., 1]
-    centred = x - mean
-    variance = (centred * centred) @ ones / n_embd  # [..., 1], divided by n (not n - 1)
-    normalised = centred / np.sqrt(variance + epsilon)
-    normalised *= weight  # in place: it is new, and nobody else has it yet
-    normalised += bias
-    return normalised
+    centered = x - row_mean(x)
+    variance = row_mean(centered * centered)  # [..., 1], divided by n, not n - 1
+    return centered / np.sqrt(variance + epsilon) * weight + bias
+
+
+def row_mean(x: np.ndarray) -> np.ndarray:
+    """The mean over the last axis: [..., n] -> [..., 1]. A product with ones sums rows faster than np.sum does."""
+    n = x.shape[-1]
+    return x @ np.ones((n, 1), x.dtype) / n
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -57,6 +72,6 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
     x [..., n_in], weight [n_in, n_out] as the checkpoint stores it, bias [n_out] -> [..., n_out].
     """
-    y = matmul(x, weight)  # [..., n_out]
-    y += bias  # in place, as above
+    y = matrix_product(x, weight)  # [..., n_out]
+    y += bias  # in place: y is new, and nobody else has it yet
     return y

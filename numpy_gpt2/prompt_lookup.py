@@ -73,7 +73,7 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: Sequenc
     guessed = drafted = prompt[:0]  # of what is guessed, what is read too
     n_right = 0  # guesses in a row
     while True:
-        hidden = transform(model, np.concatenate([unread, drafted]), cache)  # [n_unread + n_drafted, n_embd]
+        hidden = transform(model, np.concatenate([unread, drafted]), cache=cache)  # [n_unread + n_drafted, n_embd]
         logits = unembed(model, hidden[len(unread) - 1:])  # [1 + n_drafted, vocab_size]
         statistics.n_passes += 1
         statistics.n_drafted += len(drafted)

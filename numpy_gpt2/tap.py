@@ -1,13 +1,14 @@
-"""The hook: one optional callable that is given every named array of a forward pass.
+"""Taps, the activation hooks of this engine: one optional callable that is given every named array of a forward pass.
 
-What it returns is used from there on, so the same hook reads and writes:
+The array that it returns is used from there on; None changes nothing. So the same tap reads and writes:
 
     def double_the_pattern(name, value):
-        return 2 * value if name == "h.3.attn.pattern" else value
+        if name == "h.3.attn.pattern":
+            return 2 * value
 
     numpy_gpt2.forward(model, ids, tap=double_the_pattern)
 
-`STAGES` lists every name in the order of the pass.
+The arrays are read-only: to change one, return another. `STAGES` lists every name in the order of the pass.
 """
 
 import difflib
@@ -20,7 +21,8 @@ import numpy as np
 
 from .config import GPT2Config
 
-Tap = Callable[[str, np.ndarray], np.ndarray]
+Tap = Callable[[str, np.ndarray], np.ndarray | None]
+ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # what `checked` makes of a tap: it always returns an array
 
 
 def no_tap(name: str, value: np.ndarray) -> np.ndarray:
@@ -65,16 +67,19 @@ class Recorder:
         self.activations.clear()
 
 
-def checked(tap: Tap) -> Tap:
-    """The tap, refusing what would go wrong only later and elsewhere: an array of another shape or type, or None."""
+def checked(tap: Tap) -> ArrayTap:
+    """The tap, given read-only views, and held to what it may return: None, or an array of the same shape and type."""
     if tap is no_tap:
         return no_tap
 
     def checked_tap(name: str, value: np.ndarray) -> np.ndarray:
-        returned = tap(name, value)
+        view = value.view()
+        view.flags.writeable = False
+        returned = tap(name, view)
+        if returned is None or returned is view:
+            return value
         if not isinstance(returned, np.ndarray):
-            raise ValueError(f"the tap must return an array at {name!r}. Got {type(returned).__name__}; "
-                             "a tap that only looks returns the value it was given.")
+            raise ValueError(f"the tap must return an array or None at {name!r}. Got {type(returned).__name__}.")
         if (returned.shape, returned.dtype) != (value.shape, value.dtype):
             raise ValueError(f"the tap must return shape {value.shape}, {value.dtype} at {name!r}. "
                              f"Got {returned.shape}, {returned.dtype}.")
@@ -83,8 +88,8 @@ def checked(tap: Tap) -> Tap:
     return checked_tap
 
 
-def scoped(tap: Tap, prefix: str) -> Tap:
-    """The tap under a prefix: inside block 3, `attn.pattern` is announced as `h.3.attn.pattern`."""
+def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
+    """The tap under a prefix: inside block 3, `attn.pattern` is given to it as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
     return lambda name, value: tap(prefix + name, value)
@@ -139,7 +144,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("h.i.attn.scores", "q @ k_all.T / sqrt(d_head), -inf where key > query", QUERY_BY_KEY,
           "How well each query matches each key; a later token scores -inf."),
     Stage("h.i.attn.pattern", "softmax(scores)", QUERY_BY_KEY,
-          "The scores as shares: each row is what one token looks at, and sums to 1."),
+          "The attention weights: each row is how much one token attends to each, and sums to 1."),
     Stage("h.i.attn.z", "pattern @ v_all", HEADS_NEW,
           "For each head, the values of the tokens looked at, mixed in those shares."),
     Stage("h.i.attn.out", "merge_heads(z) @ c_proj.weight + c_proj.bias", RESIDUAL,

@@ -53,7 +53,7 @@ def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at:
     n_new = len(ids) - cache.length
     walk.write([f"{n_new} token{'s'[:n_new > 1]}, {len(walk.names)} stages; help lists what you can do"])
     try:
-        logits = forward(model, ids[cache.length:], cache, tap=walk)
+        logits = forward(model, ids[cache.length:], cache=cache, tap=walk)
     except (WalkEnded, BdbQuit):
         return None
     finally:
@@ -83,7 +83,7 @@ class Walk(cmd.Cmd):
         self.head = 0
         self.debugger = Debugger([__name__, "numpy_gpt2.tap"])
 
-    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+    def __call__(self, name: str, value: np.ndarray) -> None:
         self.at = name
         if part_of(name) != name:
             self.block = part_of(name)
@@ -91,7 +91,6 @@ class Walk(cmd.Cmd):
         if not self.debugger.stepping and self.stop_at is not None and fits(name, self.stop_at):
             self.do_show("")
             self.cmdloop()
-        return value
 
     # Where to stop next. What returns True ends the asking, and the pass goes on --------------------------------------
 

@@ -37,11 +37,11 @@ class Engine(Side):
 
     def prefill(self, ids, room):
         cache = KVCache(self.model, min(room, self.model.config.n_positions), batch=(len(ids),))
-        hidden = transform(self.model, ids, cache)
+        hidden = transform(self.model, ids, cache=cache)
         return unembed(self.model, hidden[:, -1, :]), cache
 
     def step(self, token, cache):
-        hidden = transform(self.model, token[:, np.newaxis], cache)
+        hidden = transform(self.model, token[:, np.newaxis], cache=cache)
         return unembed(self.model, hidden[:, -1, :])
 
     def crop(self, cache, n):

@@ -126,7 +126,7 @@ def cached_difference(ours, theirs, ids, n_prompt):
     our_cache, their_cache = KVCache(ours, batch=ids.shape[:1]), transformers.DynamicCache(config=theirs.config)
     our_steps, their_steps = [], []
     for chunk in np.split(ids, range(n_prompt, ids.shape[1]), axis=1):  # [n_batch, n_prompt], then [n_batch, 1] each
-        our_steps.append(forward(ours, chunk, our_cache)[:, -1])
+        our_steps.append(forward(ours, chunk, cache=our_cache)[:, -1])
         output = theirs(torch.from_numpy(chunk), their_cache, use_cache=True)  # an argument whose name has changed
         their_steps.append(output.logits[:, -1].numpy())
     return difference(np.stack(our_steps), np.stack(their_steps))

@@ -48,7 +48,7 @@ def test_length_counts_the_tokens_read_once_for_each_pass(model_and_ids, data):
     cache = KVCache(model, batch=ids.shape[:-1])
     n_read = 0
     for chunk in data.draw(splits(ids)):
-        forward(model, chunk, cache)
+        forward(model, chunk, cache=cache)
         n_read += chunk.shape[-1]
         assert cache.length == n_read
 
@@ -61,13 +61,13 @@ def test_nothing_past_the_filled_part_is_read(model_and_ids, data):
     dirty.k[...] = np.nan
     dirty.v[...] = np.nan
     for chunk in (first, rest):
-        np.testing.assert_array_equal(forward(model, chunk, clean), forward(model, chunk, dirty))
+        np.testing.assert_array_equal(forward(model, chunk, cache=clean), forward(model, chunk, cache=dirty))
 
 
 def test_the_room_that_is_left_does_not_change_the_logits():
     roomy, tight = KVCache(MODEL), KVCache(MODEL, n_positions=5)
     for chunk in ([1, 2, 3], [4], [5]):
-        assert_close(forward(MODEL, chunk, roomy), forward(MODEL, chunk, tight))
+        assert_close(forward(MODEL, chunk, cache=roomy), forward(MODEL, chunk, cache=tight))
 
 
 @given(seeds, st.integers(0, 4), st.integers(1, 4))
@@ -93,19 +93,19 @@ def test_append_writes_at_length_and_returns_views_of_all_so_far(seed, length, n
 def test_crop_then_other_tokens_equals_a_fresh_pass(model_and_ids, data):
     model, ids = model_and_ids
     cache = KVCache(model, batch=ids.shape[:-1])
-    forward(model, ids, cache)
+    forward(model, ids, cache=cache)
     n_kept = data.draw(st.integers(0, ids.shape[-1] - 1))
     others = random_ids(model.config, ids.shape, data.draw(seeds))[..., n_kept:]
     cache.crop(n_kept)
     assert cache.length == n_kept
-    logits = forward(model, others, cache)
+    logits = forward(model, others, cache=cache)
     fresh = forward(model, np.concatenate([ids[..., :n_kept], others], axis=-1))
     assert_close(logits, fresh[..., n_kept:, :])
 
 
 def test_crop_keeps_what_it_does_not_forget_and_may_forget_nothing():
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     before = contents(cache)
     cache.crop(3)
     assert contents(cache) == before
@@ -116,9 +116,9 @@ def test_crop_keeps_what_it_does_not_forget_and_may_forget_nothing():
 
 def test_a_cache_that_has_forgotten_everything_is_a_fresh_one():
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     cache.crop(0)
-    np.testing.assert_array_equal(forward(MODEL, [4, 5], cache), forward(MODEL, [4, 5]))
+    np.testing.assert_array_equal(forward(MODEL, [4, 5], cache=cache), forward(MODEL, [4, 5]))
 
 
 # repeat ---------------------------------------------------------------------------------------------------------------
@@ -129,12 +129,12 @@ def test_repeated_rows_go_on_as_single_ones_would(model_and_ids, n, data):
     model, ids = model_and_ids
     first, rest = np.split(ids, [data.draw(st.integers(1, ids.shape[-1] - 1))], axis=-1)
     one = KVCache(model, batch=ids.shape[:-1])
-    forward(model, first, one)
+    forward(model, first, cache=one)
     many = one.repeat(n)
     assert (many.batch, many.length, many.n_positions) == ((n, *one.batch), one.length, one.n_positions)
     assert (many.k.dtype, many.k.shape) == (one.k.dtype, (model.config.n_layer, n, *one.k.shape[1:]))
     others = random_ids(model.config, (n, *rest.shape), data.draw(seeds))
-    logits = forward(model, others, many)
+    logits = forward(model, others, cache=many)
     for row in range(n):
         whole = np.concatenate([first, others[row]], axis=-1)
         assert_close(logits[row], forward(model, whole)[..., first.shape[-1]:, :])
@@ -142,7 +142,7 @@ def test_repeated_rows_go_on_as_single_ones_would(model_and_ids, n, data):
 
 def test_repeat_copies_so_that_no_row_sees_another_being_written():
     one = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], one)
+    forward(MODEL, [1, 2, 3], cache=one)
     many = one.repeat(3)
     before = contents(one)
     many.k[:, 0] = 99
@@ -152,7 +152,7 @@ def test_repeat_copies_so_that_no_row_sees_another_being_written():
     for row in (1, 2):
         np.testing.assert_array_equal(many.k[:, row, :, :3], one.k[:, :, :3])
         np.testing.assert_array_equal(many.v[:, row, :, :3], one.v[:, :, :3])
-    forward(MODEL, [4], one)
+    forward(MODEL, [4], cache=one)
     assert many.length == 1
 
 
@@ -160,7 +160,7 @@ def test_repeat_of_an_empty_cache_is_empty():
     many = KVCache(MODEL, n_positions=3, batch=(2,)).repeat(4)
     assert (many.length, many.batch) == (0, (4, 2))
     ids = random_ids(CONFIG, (4, 2, 3))
-    np.testing.assert_array_equal(forward(MODEL, ids, many), forward(MODEL, ids))
+    np.testing.assert_array_equal(forward(MODEL, ids, cache=many), forward(MODEL, ids))
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_batch_of_nothing_is_refused(batch):
 
 def test_sizes_that_are_no_whole_numbers_are_refused():
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     before = contents(cache)
     for refused in (lambda: KVCache(MODEL, 2.0), lambda: KVCache(MODEL, batch=(2.0,)), lambda: cache.crop(1.0),
                     lambda: cache.repeat(2.0)):
@@ -194,7 +194,7 @@ def test_sizes_that_are_no_whole_numbers_are_refused():
 @pytest.mark.parametrize("length", [-1, 4, 8])
 def test_crop_to_more_than_there_is_or_less_than_nothing_is_refused(length):
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     before = contents(cache)
     with pytest.raises(ValueError) as error:
         cache.crop(length)
@@ -212,14 +212,14 @@ def test_repeat_to_nothing_is_refused(n):
 @pytest.mark.parametrize("ids", [[4, 5, 6], [4] * 8])
 def test_tokens_that_do_not_fit_are_refused_before_anything_is_written(ids):
     cache = KVCache(MODEL, n_positions=5)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     before = contents(cache)
     with pytest.raises(ValueError) as error:
-        forward(MODEL, ids, cache)
+        forward(MODEL, ids, cache=cache)
     assert str(error.value) == (f"{len(ids)} new tokens do not fit: the cache holds 3 of 5. "
                                 "Make a larger one (at most the model's context), or crop it.")
     assert contents(cache) == before
-    forward(MODEL, [4, 5], cache)  # exactly what fits
+    forward(MODEL, [4, 5], cache=cache)  # exactly what fits
     assert cache.length == 5
 
 
@@ -229,7 +229,7 @@ def test_ids_of_another_batch_are_refused_before_anything_is_written(batch, ids)
     cache = KVCache(MODEL, batch=batch)
     before = contents(cache)
     with pytest.raises(ValueError) as error:
-        forward(MODEL, ids, cache)
+        forward(MODEL, ids, cache=cache)
     assert str(error.value) == f"ids must have the cache's leading axes {batch}. Got {np.shape(ids)[:-1]}."
     assert contents(cache) == before
 
@@ -237,16 +237,16 @@ def test_ids_of_another_batch_are_refused_before_anything_is_written(batch, ids)
 @pytest.mark.parametrize("ids", [[11], [-1], [0.5], [], [[1, 2], [3]]])
 def test_ids_that_are_no_tokens_leave_a_filled_cache_as_it_was(ids):
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2, 3], cache)
+    forward(MODEL, [1, 2, 3], cache=cache)
     before = contents(cache)
     with pytest.raises(ValueError):
-        forward(MODEL, ids, cache)
+        forward(MODEL, ids, cache=cache)
     assert contents(cache) == before
 
 
 def test_repr_says_how_full_it_is():
     cache = KVCache(MODEL, n_positions=5, batch=(2,))
-    forward(MODEL, [[1, 2], [3, 4]], cache)
+    forward(MODEL, [[1, 2], [3, 4]], cache=cache)
     assert repr(cache) == "KVCache(length=2, n_positions=5, batch=(2,), dtype=float64)"
 
 
@@ -257,34 +257,34 @@ def test_another_model_s_cache_is_refused(change):
     cache = KVCache(other)
     before = contents(cache)
     with pytest.raises(ValueError, match="the cache must be one of this model"):
-        forward(MODEL, [1, 2], cache)
+        forward(MODEL, [1, 2], cache=cache)
     assert contents(cache) == before
 
 
 def test_a_cache_of_another_type_is_refused():
     with pytest.raises(ValueError, match="float32.*Got.*float64"):
-        forward(lively_model(CONFIG, dtype=np.float32), [1], KVCache(MODEL))
+        forward(lively_model(CONFIG, dtype=np.float32), [1], cache=KVCache(MODEL))
 
 
 def test_a_longer_model_s_cache_has_only_this_model_s_context():
     longer = lively_model(GPT2Config(vocab_size=11, n_positions=20, n_embd=6, n_layer=2, n_head=2))
     with pytest.raises(ValueError, match="9 new tokens do not fit|ids must be at most 8"):
-        forward(MODEL, [1] * 9, KVCache(longer))
+        forward(MODEL, [1] * 9, cache=KVCache(longer))
     cache = KVCache(longer)
-    forward(MODEL, [1] * 8, cache)
+    forward(MODEL, [1] * 8, cache=cache)
     with pytest.raises(ValueError, match="holds 8 of 8"):
-        forward(MODEL, [1], cache)
+        forward(MODEL, [1], cache=cache)
 
 
 @pytest.mark.parametrize("stage", ["h.0.attn.k", "h.1.mlp.out", "ln_f"])
 def test_a_pass_that_fails_leaves_the_length_where_it_was(stage):
     def failing(name, value):
-        return None if name == stage else value
+        return "nonsense" if name == stage else None
 
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2], cache)
+    forward(MODEL, [1, 2], cache=cache)
     with pytest.raises(ValueError, match=stage):
-        forward(MODEL, [3], cache, tap=failing)
+        forward(MODEL, [3], cache=cache, tap=failing)
     assert cache.length == 2
 
 

@@ -40,9 +40,9 @@ class Calls(list):
         self.unembedded = []
         transform, unembed = numpy_gpt2.decoding.transform, numpy_gpt2.decoding.unembed
 
-        def counted_transform(model, ids, *args):
+        def counted_transform(model, ids, **options):
             self.append(np.shape(ids))
-            return transform(model, ids, *args)
+            return transform(model, ids, **options)
 
         def counted_unembed(model, hidden, *args):
             self.unembedded.append(hidden.shape)

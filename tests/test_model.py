@@ -140,10 +140,10 @@ def test_every_stage_has_the_name_shape_and_type_that_the_table_says(dtype, data
     n_cached = data.draw(st.integers(0, n_all - 1))
     cache = KVCache(model, n_positions=n_all, batch=tuple(batch))
     if n_cached:
-        forward(model, ids[..., :n_cached], cache)
+        forward(model, ids[..., :n_cached], cache=cache)
     acts = Recorder()
     n_new = n_all - n_cached
-    logits = forward(model, ids[..., n_cached:], cache, tap=acts)
+    logits = forward(model, ids[..., n_cached:], cache=cache, tap=acts)
 
     assert list(acts) == stage_names(model.config)
     for name in acts:
@@ -243,7 +243,7 @@ def test_cached_logits_equal_uncached(dtype, tolerance, data):
     model, ids = data.draw(passes(dtype))
     cache = KVCache(model, batch=ids.shape[:-1])
     chunks = data.draw(splits(ids))
-    logits = np.concatenate([forward(model, chunk, cache) for chunk in chunks], axis=-2)
+    logits = np.concatenate([forward(model, chunk, cache=cache) for chunk in chunks], axis=-2)
     assert_close(logits, forward(model, ids), tolerance)
     assert cache.length == ids.shape[-1]
 
@@ -259,7 +259,7 @@ def test_a_pass_without_a_cache_sets_aside_room_for_its_own_tokens_only(monkeypa
 def test_one_token_at_a_time_equals_all_at_once(model_and_ids):
     model, ids = model_and_ids
     cache = KVCache(model, n_positions=ids.shape[-1], batch=ids.shape[:-1])
-    logits = np.concatenate([forward(model, ids[..., i:i + 1], cache) for i in range(ids.shape[-1])], axis=-2)
+    logits = np.concatenate([forward(model, ids[..., i:i + 1], cache=cache) for i in range(ids.shape[-1])], axis=-2)
     assert_close(logits, forward(model, ids), 1e-5)
 
 
@@ -343,7 +343,8 @@ def test_merge_heads_undoes_split_heads(batch, n_new, n_head, d_head):
 def test_ids_that_are_no_tokens_are_refused_before_anything_is_written(ids, message):
     model = lively_model(SMALLEST)
     cache = KVCache(model)
-    for refused in (lambda: forward(model, ids), lambda: transform(model, ids), lambda: forward(model, ids, cache)):
+    for refused in (lambda: forward(model, ids), lambda: transform(model, ids),
+                    lambda: forward(model, ids, cache=cache)):
         with pytest.raises(ValueError) as error:
             refused()
         assert str(error.value) == message

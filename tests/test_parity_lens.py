@@ -229,7 +229,7 @@ def test_every_recorded_stage_equals_transformers_with_hooks_in_prefill_and_deco
     cache, acts = KVCache(ours, batch=(2,)), Recorder()
     past = transformers.DynamicCache(config=theirs.config)
     for chunk in (prompt, new):
-        forward(ours, chunk, cache, tap=acts)
+        forward(ours, chunk, cache=cache, tap=acts)
         output, seen = run_and_record(theirs, chunk, past)
         assert set(stage_names(ours.config)) - set(seen) == {
             "wpe", *(f"h.{i}.attn.scores" for i in range(ours.config.n_layer))}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from numpy_gpt2 import STAGES, GPT2Config, KVCache, Recorder, forward, named_parameters, no_tap, transform
+from numpy_gpt2 import STAGES, GPT2Config, KVCache, Recorder, chain, forward, named_parameters, no_tap, transform
 from numpy_gpt2.tap import checked, scoped, stage_names, stage_of, stages_of
 from strategies import lively_model, passes
 
@@ -58,10 +58,31 @@ def test_no_array_is_written_to_after_it_has_been_handed_out():
         return copies(name, value)
 
     cache = KVCache(MODEL, batch=(2,))
-    forward(MODEL, [[7, 8], [9, 10]], cache)
-    forward(MODEL, IDS, cache, tap=keep)
+    forward(MODEL, [[7, 8], [9, 10]], cache=cache)
+    forward(MODEL, IDS, cache=cache, tap=keep)
     for name in NAMES:
         np.testing.assert_array_equal(handed_out[name], copies[name], err_msg=name)
+
+
+def test_a_tap_that_returns_nothing_changes_nothing():
+    def look(name, value):
+        seen.append(name)
+
+    seen = []
+    np.testing.assert_allclose(forward(MODEL, IDS, tap=look), forward(MODEL, IDS), rtol=1e-12, atol=1e-14)
+    assert seen == NAMES
+
+
+def test_every_array_handed_to_a_tap_is_read_only():
+    def write(name, value):
+        with pytest.raises(ValueError, match="read-only"):
+            value[...] = 0
+        seen.append(name)
+
+    seen = []
+    logits = forward(MODEL, IDS, tap=chain(write, write))
+    assert seen == [name for name in NAMES for _ in range(2)]
+    logits[...] = 0  # what the caller gets is theirs
 
 
 def test_a_pass_takes_read_only_arrays_from_a_tap():
@@ -123,32 +144,31 @@ def test_a_patched_key_or_value_stays_in_the_cache_for_later_passes(part):
     name = f"h.0.attn.{part}"
     plain, patched = KVCache(MODEL, batch=(2,)), KVCache(MODEL, batch=(2,))
     acts = Recorder()
-    forward(MODEL, IDS, plain)
-    forward(MODEL, IDS, patched, tap=lambda at, value: acts(at, noise(value) if at == name else value))
+    forward(MODEL, IDS, cache=plain)
+    forward(MODEL, IDS, cache=patched, tap=lambda at, value: acts(at, noise(value) if at == name else value))
     np.testing.assert_array_equal(getattr(patched, part)[0, ..., :3, :], acts[name])
     later = [[7], [8]]
-    assert np.abs(forward(MODEL, later, patched) - forward(MODEL, later, plain)).max() > 1e-3
+    assert np.abs(forward(MODEL, later, cache=patched) - forward(MODEL, later, cache=plain)).max() > 1e-3
 
 
 @pytest.mark.parametrize("part", ["k", "v"])
 def test_a_patch_of_all_keys_or_values_lasts_for_one_pass(part):
     plain, patched = KVCache(MODEL, batch=(2,)), KVCache(MODEL, batch=(2,))
-    forward(MODEL, IDS, plain)
-    forward(MODEL, IDS, patched, tap=patch(f"h.1.attn.{part}_all", noise))
-    np.testing.assert_array_equal(forward(MODEL, [[7], [8]], patched), forward(MODEL, [[7], [8]], plain))
+    forward(MODEL, IDS, cache=plain)
+    forward(MODEL, IDS, cache=patched, tap=patch(f"h.1.attn.{part}_all", noise))
+    np.testing.assert_array_equal(forward(MODEL, [[7], [8]], cache=patched), forward(MODEL, [[7], [8]], cache=plain))
 
 
 # What it may not return -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("new, seen", [
-    (lambda value: None, "Got NoneType; a tap that only looks returns the value it was given."),
-    (lambda value: value.tolist(), "Got list; "),
+    (lambda value: value.tolist(), "Got list."),
     (lambda value: value[..., :-1], "float64."),
     (lambda value: value[np.newaxis], "float64."),
     (lambda value: value.astype(np.float32), "float32."),
     (lambda value: value.astype(np.int64), "int64."),
-], ids=["none", "list", "shape", "axis", "float32", "int"])
+], ids=["list", "shape", "axis", "float32", "int"])
 def test_another_kind_of_return_is_refused_with_the_name_of_the_stage(new, seen):
     for name in NAMES:
         with np.errstate(invalid="ignore"), pytest.raises(ValueError) as error:
@@ -171,11 +191,11 @@ def test_a_pass_that_its_tap_stops_adds_nothing_to_the_cache():
         return value
 
     cache = KVCache(MODEL)
-    forward(MODEL, [1, 2], cache)
+    forward(MODEL, [1, 2], cache=cache)
     with pytest.raises(RuntimeError, match="seen enough"):
-        forward(MODEL, [3, 4, 5], cache, tap=stop)
+        forward(MODEL, [3, 4, 5], cache=cache, tap=stop)
     assert cache.length == 2
-    np.testing.assert_allclose(forward(MODEL, [6], cache), forward(MODEL, [1, 2, 6])[2:], rtol=1e-10)
+    np.testing.assert_allclose(forward(MODEL, [6], cache=cache), forward(MODEL, [1, 2, 6])[2:], rtol=1e-10)
 
 
 # Recorder -------------------------------------------------------------------------------------------------------------
@@ -183,11 +203,11 @@ def test_a_pass_that_its_tap_stops_adds_nothing_to_the_cache():
 
 def test_recorder_keeps_copies_that_no_later_writing_changes():
     acts, cache = Recorder(), KVCache(MODEL, batch=(2,))
-    logits = forward(MODEL, IDS, cache, tap=acts)
+    logits = forward(MODEL, IDS, cache=cache, tap=acts)
     before = {name: acts[name].copy() for name in acts}
     logits[...] = 99
     cache.crop(1)
-    forward(MODEL, [[7, 8], [9, 10]], cache)
+    forward(MODEL, [[7, 8], [9, 10]], cache=cache)
     cache.k[...] = cache.v[...] = 99
     for name in acts:
         np.testing.assert_array_equal(acts[name], before[name], err_msg=name)

@@ -88,7 +88,7 @@ def test_whoever_leaves_gets_no_logits(commands, capsys):
 
 def test_a_pass_over_one_more_token_shows_the_cache_at_work(walk):
     cache = KVCache(MODEL)
-    forward(MODEL, IDS, cache)
+    forward(MODEL, IDS, cache=cache)
     text = walk("until *.k_all", "print k.shape, k_all.shape", "tokens", "continue", ids=[*IDS, 5], cache=cache)
     assert "n_all 5: 4 from the cache + 1 new" in text
     assert "((2, 1, 6), (2, 5, 6))" in text
