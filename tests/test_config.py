@@ -1,4 +1,4 @@
-"""The settings: defaults, refusals by key and value, and the file they are read from."""
+"""The settings: defaults, and refusals by key and value."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 
-from numpy_gpt2 import SIZES, CheckpointError, GPT2Config
+from numpy_gpt2 import SIZES, GPT2Config
 from strategies import configs
 
 

@@ -104,7 +104,7 @@ def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
 
 def metadata_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,
                         source: str) -> Metadata:
-    """The metadata, once the headers are found to have what the config says. Raises CheckpointError if they have not."""
+    """The metadata, once the headers are found to have what the config says. Else raises CheckpointError."""
     check_tensors(config, tensors, place)
     names = parameter_shapes(config)
     types = {name: tensors[name].dtype for name in names}

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from bench_report import Measurement
-from bench_sides import Worker, run_fresh, time_output
+from report import Measurement
+from sides import Worker, run_fresh, time_output
 
 import numpy_gpt2
 from numpy_gpt2.cli.exits import say
 from numpy_gpt2.summary.counting import count_parameters, decode_cost, prefill_cost
 
-OURS, THEIRS = "bench_engine", "bench_reference"
+OURS, THEIRS = "engine", "reference"
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 PROMPT = "Once upon a time"
 
@@ -27,7 +27,7 @@ LOAD_WRITES = 4
 START_WRITES = 40
 N_CHECKED = 8  # tokens that both sides write before a case is timed
 LOOKUP_WRITES, LOOKUP_DRAFT = 200, 15
-TEXTS = {"text that repeats itself": 0.1, "at times": 1, "hardly": 10}  # loudness: see bench_engine.louder
+TEXTS = {"text that repeats itself": 0.1, "at times": 1, "hardly": 10}  # loudness: see engine.louder
 SMALLEST_CONTEXT = N_PROMPT + LOOKUP_WRITES  # a model's, to have room for every group
 ITEM = 4  # bytes of a float32
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from bench_sides import Side, is_near_tie, median_seconds
+from sides import Side, is_near_tie, median_seconds
 
 from numpy_gpt2 import KVCache, forward, generate_tokens, load_model, named_parameters, transform, unembed
 

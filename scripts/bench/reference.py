@@ -5,7 +5,7 @@ import os
 import numpy as np
 import torch
 import transformers
-from bench_sides import Side
+from sides import Side
 from transformers import DynamicCache, GPT2LMHeadModel
 
 

@@ -1,6 +1,6 @@
 """How fast is it, beside what this machine allows and beside transformers? In one run, with random weights.
 
-Method: measure the floors (bench_engine.py says what they are and why nothing goes below), numpy_gpt2 and, where they
+Method: measure the floors (engine.py says what they are and why nothing goes below), numpy_gpt2 and, where they
 are installed, PyTorch and transformers, in turns: floor, numpy_gpt2, transformers, floor, numpy_gpt2, ... Each works in
 a process of its own while the others sleep, with the same number of threads, on the same weights in float32. Before a
 case is timed, both sides write on greedily from its prompt, and must choose the same tokens, near ties aside.
@@ -29,17 +29,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from bench_cases import GROUPS, SMALLEST_CONTEXT, Bench
-from bench_engine import louder
-from bench_report import AXES, LEGEND, as_json, draw, median_and_range, print_measurements
-from bench_sides import process_pool
+from cases import GROUPS, SMALLEST_CONTEXT, Bench
+from engine import louder
+from report import AXES, LEGEND, as_json, draw, median_and_range, print_measurements
+from sides import process_pool
 from experiment import Parser, check_plot, print_table
 
-from numpy_gpt2 import SIZES, GPT2Config, random_model, save
+from numpy_gpt2 import SIZES, random_model, save
 from numpy_gpt2.checkpoint.hub import CONFIG, WEIGHTS, checkpoint_files
 from numpy_gpt2.checkpoint.json_file import read_config
 from numpy_gpt2.cli.arguments import whole_number
-from numpy_gpt2.cli.exits import BadInput, bad_input, run, say
+from numpy_gpt2.cli.exits import BadInput, bad_input, say
 from numpy_gpt2.summary.counting import count_parameters
 
 # What tells each library's BLAS or OpenMP how many threads to use; read once, when its process starts.
@@ -198,7 +198,3 @@ def print_floors(bench):
     rows.append(["the best of them, GFLOP/s", *median_and_range(best, 1e-9)])
     print()
     print_table(["floors", "", ""], rows)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,10 +1,10 @@
 """What the benchmark times, the same for each side, and the processes that the sides run in.
 
-A side is a module with a function `load(folder)` that gives a `Side`: `bench_engine` is numpy_gpt2, `bench_reference`
+A side is a module with a function `load(folder)` that gives a `Side`: `engine` is numpy_gpt2, `reference`
 is transformers. Each works in a process of its own while all others are asleep: BLAS's and OpenMP's threads wait for
 their next task by spinning, which would steal the other side's time.
 
-    python scripts/bench_sides.py MODULE FOLDER N_NEW ID [ID ...]    loads and writes N_NEW tokens, once, from cold
+    python scripts/bench/sides.py MODULE FOLDER N_NEW ID [ID ...]    loads and writes N_NEW tokens, once, from cold
 """
 
 import json

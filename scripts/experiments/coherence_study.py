@@ -69,9 +69,9 @@ class Distances:
 def seen_before(ids):
     """For each run of three tokens, whether it was there before: [n_tokens - 2]."""
     seen, answers = set(), []
-    for run in zip(ids, ids[1:], ids[2:]):
-        answers.append(run in seen)
-        seen.add(run)
+    for three in zip(ids, ids[1:], ids[2:]):
+        answers.append(three in seen)
+        seen.add(three)
     return np.array(answers)
 
 

@@ -1,10 +1,12 @@
 """What the survey's experiments share: their arguments, a text, changed copies of a model, a table, a picture.
 
-Each experiment is a script of its own: `python scripts/temperature_study.py`, with `--help` for what it asks and how.
+Each experiment is a script of its own: `python scripts/experiments/temperature_study.py`, with `--help` for what it
+asks and how.
 """
 
 import argparse
 import os
+import sys
 import textwrap
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +23,7 @@ STORY = Path(__file__).with_name("story.txt")  # a fairy tale written for these 
 
 class Parser(ArgumentParser):
     def error(self, message):
-        raise BadInput(f"{message} (see python scripts/{self.prog} --help)")
+        raise BadInput(f"{message} (see python {os.path.relpath(sys.argv[0])} --help)")
 
 
 def make_parser(docstring):
@@ -38,7 +40,7 @@ def add_seed(parser):
 
 def add_text(parser, n_tokens=None):
     parser.add_argument("--text", default=os.path.relpath(STORY), metavar="FILE",
-                        help="a UTF-8 text (default: scripts/story.txt)")
+                        help="a UTF-8 text (default: scripts/experiments/story.txt)")
     parser.add_argument("--tokens", type=whole_number(2), default=n_tokens, metavar="N",
                         help=f"of the text, the first N tokens (default: {n_tokens or 'all'})")
 

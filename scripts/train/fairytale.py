@@ -1,7 +1,7 @@
 """Train the bundled checkpoint `fairytale`: a small GPT-2 on public-domain children's books.
 
     pip install -e '.[train]'
-    python scripts/train_fairytale.py BOOKS --work build/fairytale --out numpy_gpt2/fairytale
+    python scripts/train/fairytale.py BOOKS --work build/fairytale --out numpy_gpt2/fairytale
 
 BOOKS is a folder of Project Gutenberg's plain-text files (11.txt, 113.txt, ...). The run writes a checkpoint every few
 minutes under --work and goes on from there when it is started again. Two runs with one seed on one machine with one
@@ -296,7 +296,7 @@ dashes are the keyboard's; each tale or chapter begins after `<|endoftext|>`.
 
 **Licence.** The books are in the public domain in the United States; the weights are under the project's MIT licence.
 
-**Made by** `python scripts/train_fairytale.py BOOKS --steps {steps} --seed {seed}`.
+**Made by** `python scripts/train/fairytale.py BOOKS --steps {steps} --seed {seed}`.
 
 **In transformers**, `GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)` gives the same logits; without the
 type it computes in the file's float16.

@@ -4,8 +4,8 @@ A book becomes a list of stories (a tale of a collection, a chapter of a novel):
 and line wrapping go; quotation marks and dashes become the ones on a keyboard. Paragraphs are joined by an empty line,
 verse keeps its lines.
 
-    python scripts/fairytale_corpus.py ../shared/corpus            # a table: book, stories, characters kept
-    python scripts/fairytale_corpus.py ../shared/corpus --show 11  # the stories of one book
+    python scripts/train/fairytale_corpus.py ../shared/corpus            # a table: book, stories, characters kept
+    python scripts/train/fairytale_corpus.py ../shared/corpus --show 11  # the stories of one book
 """
 
 import argparse

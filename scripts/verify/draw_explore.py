@@ -1,6 +1,6 @@
 """Draw the README's pictures of the page that `python -m numpy_gpt2.explore` writes: light, dark, and on a phone.
 
-Needs Debian's chromium and the extra `browser`. Run from anywhere; the pictures lie beside this script:
+Needs Debian's chromium and the extra `browser`. Run from anywhere; the pictures lie in numpy_gpt2/explore/pictures:
 
     explore.png         as in the README
     explore_dark.png    the same where the system is dark
@@ -17,7 +17,7 @@ from numpy_gpt2.cli.exits import BadInput, run, say
 from numpy_gpt2.explore.page import page_data, prompt_ids, render
 
 PROMPT = "The king said to his daughter that she"
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parents[2] / "numpy_gpt2" / "explore" / "pictures"
 PICTURES = {  # name -> width, colours, the last figure that is in the picture
     "explore": (1240, "light", "lens"),
     "explore_dark": (1240, "dark", "lens"),
@@ -45,10 +45,10 @@ def main():
             page = browser.new_page(viewport={"width": width, "height": 1800}, color_scheme=colours)
             page.goto(file.as_uri(), timeout=120_000)  # milliseconds
             figure = page.locator(f"#{last_figure}").bounding_box()
-            page.screenshot(path=HERE / f"{name}.png", full_page=True,
+            page.screenshot(path=FOLDER / f"{name}.png", full_page=True,
                             clip={"x": 0, "y": 0, "width": width, "height": figure["y"] + figure["height"] + 24})
             page.close()
-            say(f"picture: {HERE / name}.png, {(HERE / f'{name}.png').stat().st_size / 1000:,.0f} KB")
+            say(f"picture: {FOLDER / name}.png, {(FOLDER / f'{name}.png').stat().st_size / 1000:,.0f} KB")
         browser.close()
 
 

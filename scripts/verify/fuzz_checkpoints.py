@@ -1,7 +1,7 @@
 """Attack `load` with checkpoints as strangers might write them.
 
-    python scripts/fuzz_checkpoints.py --folders 10000
-    pip install -e '.[fuzz]' && python scripts/fuzz_checkpoints.py --seconds 3600
+    python scripts/verify/fuzz_checkpoints.py --folders 10000
+    pip install -e '.[fuzz]' && python scripts/verify/fuzz_checkpoints.py --seconds 3600
 
 --folders draws whole folders from tests/hostile_folders.py (hypothesis), each with one to three things wrong. --seconds
 changes one file at a time, its bytes or its JSON, and goes on from what reached new lines of the code (atheris, which
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from fuzz_watch import STUCK, Watch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 HARD_LIMIT = 2 * 2**30  # bytes that a process may ask for, so that the machine survives what goes wrong

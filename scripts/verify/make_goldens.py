@@ -1,6 +1,6 @@
 """Write tests/goldens/: small random GPT-2s, and what transformers computes with them.
 
-    pip install -e '.[parity]' && python scripts/make_goldens.py
+    pip install -e '.[parity]' && python scripts/verify/make_goldens.py
 
 For every config a folder as transformers' save_pretrained writes it (config.json, model.safetensors) with, beside
 them, expected.npz: ids, logits, all hidden states and the greedy continuation, in float32 and in float64. For sampling
@@ -21,7 +21,7 @@ from transformers.generation import (MinPLogitsWarper, RepetitionPenaltyLogitsPr
                                      TopKLogitsWarper, TopPLogitsWarper)
 
 SEED = 0
-GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
+GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
 N_TOKENS = 11
 N_GREEDY = 12
 
@@ -143,7 +143,7 @@ def main() -> None:
     for number, (name, settings) in enumerate(CONFIGS.items()):
         write_model(name, settings, np.random.default_rng([SEED, number]))
     write_sampling(np.random.default_rng([SEED, len(CONFIGS)]))
-    made_with = {"script": "scripts/make_goldens.py", "seed": SEED, "python": platform.python_version(),
+    made_with = {"script": "scripts/verify/make_goldens.py", "seed": SEED, "python": platform.python_version(),
                  "numpy": np.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     (GOLDENS / "made_with.json").write_text(json.dumps(made_with, indent=2) + "\n")
     size = sum(path.stat().st_size for path in GOLDENS.rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
-"""What scripts/mutation.sh has found, read from the folder `mutants` that mutmut keeps in the current folder.
+"""What scripts/verify/mutation.sh has found, read from the folder `mutants` that mutmut keeps in the current folder.
 
-    python scripts/mutation.py report               figures by module; survivors that are not explained
-    python scripts/mutation.py forget-survivors     so that `mutmut run` tries them again
+    python scripts/verify/mutation.py report               figures by module; survivors that are not explained
+    python scripts/verify/mutation.py forget-survivors     so that `mutmut run` tries them again
 
 A survivor is explained in mutation_survivors.txt beside this file by an entry of this form, with a blank line after it.
 It is found again by its function and the changed line, wherever these have moved to:
@@ -33,8 +33,8 @@ Change = tuple[str, ...]  # module.function, then the lines taken out (-) and pu
 
 def modules() -> Iterator[SourceFileMutationData]:
     """What mutmut knows of each module: `exit_code_by_key`, the verdict on each mutant by its name."""
-    for path in sorted(Path("mutants", PACKAGE).glob("*.meta")):
-        data = SourceFileMutationData(path=f"{PACKAGE}/{path.stem}")
+    for path in sorted(Path("mutants", PACKAGE).rglob("*.meta")):
+        data = SourceFileMutationData(path=path.relative_to("mutants").with_suffix("").as_posix())
         data.load()
         yield data
 
@@ -50,7 +50,7 @@ def forget_survivors() -> None:
 
 def change_of(name: str, path: str) -> Change:
     """numpy_gpt2.ops.x_softmax__mutmut_3 -> ("ops.softmax", "- total = ...", "+ total = None")."""
-    module, _, function = name.removeprefix(f"{PACKAGE}.").partition(".")
+    module, _, function = name.removeprefix(f"{PACKAGE}.").rpartition(".")
     function = function.rpartition("__mutmut_")[0].replace("xǁ", "").replace("ǁ", ".").removeprefix("x_")
     lines = get_diff_for_mutant(name, path=path).splitlines()[2:]
     return f"{module}.{function}", *(f"{line[0]} {line[1:].strip()}" for line in lines if line[:1] in ("-", "+"))
@@ -66,7 +66,7 @@ def report() -> int:
     """Print the figures, the survivors that are not explained, the explained that do not survive; return the status."""
     explained, seen = explained_changes(), set()
     unexplained: list[tuple[str, Change]] = []
-    print(f"{'module':15}" + "".join(f"{column:>12}" for column in COLUMNS))
+    print(f"{'module':24}" + "".join(f"{column:>12}" for column in COLUMNS))
     total: Counter[str] = Counter()
     for data in modules():
         counts = Counter(mutants=len(data.exit_code_by_key))
@@ -81,9 +81,10 @@ def report() -> int:
                     unexplained.append((name, change))
             counts[kind] += 1
         if counts["mutants"]:
-            print(f"{Path(data.path).stem:15}" + "".join(f"{counts[column]:12,}" for column in COLUMNS))
+            module = str(Path(data.path).relative_to(PACKAGE).with_suffix(""))
+            print(f"{module:24}" + "".join(f"{counts[column]:12,}" for column in COLUMNS))
         total += counts
-    print(f"{'in all':15}" + "".join(f"{total[column]:12,}" for column in COLUMNS))
+    print(f"{'in all':24}" + "".join(f"{total[column]:12,}" for column in COLUMNS))
     n_tried = total["mutants"] - total["not tried"]
     print(f"{n_tried:,} changes tried: {total['killed']:,} killed ({total['killed'] / max(1, n_tried):.1%}), "
           f"{total['equivalent']:,} that change nothing, {total['survived']:,} without a reason")

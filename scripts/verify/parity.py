@@ -1,6 +1,6 @@
 """Is it transformers' GPT-2? The largest difference over many random checkpoints, and a whole context of small's size.
 
-    pip install -e '.[parity]' && python scripts/verify_parity.py
+    pip install -e '.[parity]' && python scripts/verify/parity.py
 
 Each config draws its sizes, tied or untied, n_inner, epsilon, a batch and a length from 1 token to the whole context,
 and weights of which each has a part in the result. transformers saves the checkpoint, numpy_gpt2 loads it, and both
@@ -27,11 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from experiment import Parser, print_table
 
 from numpy_gpt2 import KVCache, Recorder, forward, load_model
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import run, say
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
+
+from experiment import Parser, print_table  # noqa: E402
 
 LIMITS = {"float32": 1e-4, "float64": 1e-10}
 OVERFLOW = {"float32": 100, "float64": 800}  # a score whose exponential is beyond the type: 88.8 and 709.8 suffice

@@ -1,6 +1,6 @@
 """Does it go on and on? Minutes of generation in one process, then several processes at once.
 
-    python scripts/soak.py --minutes 10 --processes 8
+    python scripts/verify/soak.py --minutes 10 --processes 8
 
 In one process, with the bundled checkpoint: texts, batches and scores with prompts and options drawn at random (every
 option of sampling, stop strings, several samples, prompt lookup, prompts up to the whole context), some left half-read,
@@ -22,14 +22,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from experiment import STORY, Parser
 from fuzz_watch import memory
 
 from numpy_gpt2 import forward, generate_tokens, load, score_tokens, stream_samples
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import run, say
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
+
+from experiment import STORY, Parser  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Once upon a time"
 FIXED = [  # asked at the start and at the end
     {"prompt": PROMPT, "seed": 1, "temperature": 0.8, "top_k": 40},

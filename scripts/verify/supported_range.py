@@ -1,7 +1,7 @@
 """Does it work on all that it says it supports? The tests with every Python and NumPy, the wheel and the sdist.
 
-    python scripts/supported_range.py
-    python scripts/supported_range.py --python /opt/python3.15/bin/python3 -- tests/test_ops.py -k softmax
+    python scripts/verify/supported_range.py
+    python scripts/verify/supported_range.py --python /opt/python3.15/bin/python3 -- tests/test_ops.py -k softmax
 
 Builds the sdist, and the wheel from the sdist. Then, for every combination, an environment of its own in a temporary
 folder: install, write a few tokens from an empty folder, and run the tests against what was installed. They lie in a
@@ -27,7 +27,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache",
                                   ".hypothesis")
 INSTALLED = "import numpy, numpy_gpt2; print(numpy.__version__, *numpy_gpt2.__path__, sep='\\n')"

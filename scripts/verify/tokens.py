@@ -1,6 +1,6 @@
 """Are the tokens those of Hugging Face's tokenizers? Random Unicode strings, token for token, and every code point.
 
-    pip install -e '.[parity]' && python scripts/verify_tokens.py --vocabulary path/to/folder
+    pip install -e '.[parity]' && python scripts/verify/tokens.py --vocabulary path/to/folder
 
 The bundled vocabulary is tried, and, with --vocabulary, one more: a folder with vocab.json and merges.txt.
 
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from experiment import Parser, print_table
 from tokenizers import ByteLevelBPETokenizer
 
 import numpy_gpt2
@@ -27,6 +26,10 @@ from numpy_gpt2.checkpoint.vocabulary import ALPHABET, Vocabulary, build_tokeniz
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, run, say
 from numpy_gpt2.tokenizer import END_OF_TEXT
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
+
+from experiment import Parser, print_table  # noqa: E402
 
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 FILES = ("vocab.json", "merges.txt")

@@ -74,7 +74,7 @@ def test_any_folder_loads_or_is_refused_in_one_line(files):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="time and memory are measured by means of Linux")
 def test_time_memory_and_names_stay_within_their_bounds(tmp_path):
-    command = [sys.executable, "scripts/fuzz_checkpoints.py", "--folders", "40", "--state", str(tmp_path)]
+    command = [sys.executable, "scripts/verify/fuzz_checkpoints.py", "--folders", "40", "--state", str(tmp_path)]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr + child.stdout
     assert re.fullmatch(r"40 folders: \d+ loaded, \d+ refused, 0 failed; slowest .* s, largest .* MB\n", child.stdout)
@@ -138,8 +138,8 @@ def test_weights_that_are_not_finite_load_and_generation_says_so(tmp_path):
 @pytest.mark.parametrize("dtype, tied", [("F64", True), ("F32", True), ("F16", False), ("BF16", False)])
 def test_no_second_copy_of_a_tensor_is_ever_in_memory(tmp_path, dtype, tied, monkeypatch):
     monkeypatch.setattr("numpy_gpt2.checkpoint.tensors.PIECE", 10_000)
-    for module in ("json_file", "tensors"):
-        monkeypatch.setattr(f"numpy_gpt2.checkpoint.{module}.LARGEST_TEXT", 10_000)  # so much is set aside to read a text
+    for module in ("json_file", "tensors"):  # so much is set aside to read a text
+        monkeypatch.setattr(f"numpy_gpt2.checkpoint.{module}.LARGEST_TEXT", 10_000)
     config = GPT2Config(vocab_size=60_000, n_positions=2, n_embd=16, n_layer=1, n_head=1, tie_word_embeddings=tied)
     said = good(dtype, config=config)
     said.tensors.setdefault("lm_head.weight", said.tensors["wte.weight"])  # compared with wte, then left out

@@ -23,14 +23,14 @@ from numpy_gpt2.summary.counting import PassCost, decode_cost, prefill_cost
 from strategies import configs, lively_model
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))  # where the scripts import each other from, too
+sys.path += [str(ROOT / "scripts" / "bench"), str(ROOT / "scripts" / "experiments")]  # as `python scripts/bench` does
 
-import bench  # noqa: E402
-from bench_cases import OURS, TEXTS, THEIRS, Bench, Disagreement  # noqa: E402
-from bench_cases import count_equal, floor_seconds, measure_lookup  # noqa: E402
-from bench_engine import Engine, louder, product_shapes, streamed_weights, ways_to_read  # noqa: E402
-from bench_report import Measurement, as_json, cells, median_and_range, number_text, without_empty_columns  # noqa: E402
-from bench_sides import Side, is_near_tie, median_seconds, time_output  # noqa: E402
+import run as bench  # noqa: E402
+from cases import OURS, TEXTS, THEIRS, Bench, Disagreement  # noqa: E402
+from cases import count_equal, floor_seconds, measure_lookup  # noqa: E402
+from engine import Engine, louder, product_shapes, streamed_weights, ways_to_read  # noqa: E402
+from report import Measurement, as_json, cells, median_and_range, number_text, without_empty_columns  # noqa: E402
+from sides import Side, is_near_tie, median_seconds, time_output  # noqa: E402
 
 CONFIG = GPT2Config(vocab_size=50, n_positions=100, n_embd=8, n_layer=2, n_head=2, eos_token_id=None)
 ROWS = {
@@ -347,7 +347,7 @@ def test_without_torch_or_transformers_one_line_says_so(monkeypatch, capsys):
 
 def run_bench(*arguments):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run([sys.executable, "scripts/bench.py", *arguments], capture_output=True, text=True, timeout=600,
+    return subprocess.run([sys.executable, "scripts/bench", *arguments], capture_output=True, text=True, timeout=600,
                           cwd=ROOT, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"})
 
 
@@ -406,20 +406,21 @@ def test_both_sides_are_checked_and_timed_on_the_same_cases(tmp_path):
 @pytest.mark.slow
 def test_a_disagreement_ends_a_run_with_status_1(tmp_path):
     """transformers is not needed: a module in its place that chooses other tokens."""
-    (tmp_path / "bench_reference.py").write_text(
-        "import bench_engine\n"
-        "class Wrong(bench_engine.Engine):\n"
+    (tmp_path / "reference.py").write_text(
+        "import engine\n"
+        "class Wrong(engine.Engine):\n"
         "    def step(self, token, cache):\n"
         "        return -super().step(token, cache)\n"
         "load = Wrong\n")
     code = ("import sys\n"
-            f"sys.path[:0] = [{str(tmp_path)!r}, 'scripts']\n"
-            "import bench\n"
+            "from numpy_gpt2.cli import exits\n"
+            f"sys.path[:0] = [{str(tmp_path)!r}, 'scripts/bench', 'scripts/experiments']\n"
+            "import run as bench\n"
             "if __name__ == '__main__':\n"
             "    bench.has_transformers = lambda: True\n"
             "    bench.describe = lambda *args: {}\n"
-            "    bench.run(bench.main)\n")
-    script = tmp_path / "run.py"
+            "    exits.run(bench.main)\n")
+    script = tmp_path / "wrong.py"
     script.write_text(code)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.run([sys.executable, str(script), "--model", "fairytale", "--rounds", "1", "--seconds",

@@ -23,7 +23,7 @@ from numpy_gpt2.model import block
 pytestmark = pytest.mark.slow  # each runs a script from beginning to end
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS = ROOT / "scripts" / "experiments"
 STORY = SCRIPTS / "story.txt"
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -43,11 +43,11 @@ QUICK = {  # little work, and the same code
 }
 
 
-def script(name, *arguments, env=None):
+def script(name, *arguments, env=None, folder="scripts/experiments"):
     """Run a script to its end, from the root of the repository. On one thread: others run beside it."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1", **(env or {})}
-    return subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], capture_output=True, timeout=600,
+    return subprocess.run([sys.executable, f"{folder}/{name}.py", *arguments], capture_output=True, timeout=600,
                           cwd=ROOT, env=env)
 
 
@@ -463,7 +463,7 @@ def test_weight_tying_breaks_only_where_names_part(outputs, fairytale):
 
 def cells_of_the_tour():
     """The code of each cell; those of text are comments."""
-    text = (SCRIPTS / "tour.py").read_text(encoding="utf-8")
+    text = (ROOT / "scripts" / "tour.py").read_text(encoding="utf-8")
     cells = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)
     assert cells[0] == ""
     return [code for kind, code in zip(cells[1::2], cells[2::2]) if "[markdown]" not in kind]
@@ -472,7 +472,7 @@ def cells_of_the_tour():
 def test_the_tour_runs_as_a_script_and_without_matplotlib(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
     for env in ({}, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}):
-        process = script("tour", env={"MPLBACKEND": "agg", **env})
+        process = script("tour", folder="scripts", env={"MPLBACKEND": "agg", **env})
         assert (process.returncode, process.stderr) == (0, b"")
         text = process.stdout.decode()
         assert "the same logits without a cache: True" in text
@@ -492,6 +492,6 @@ def test_every_cell_of_the_tour_can_be_run_again(capsys):
 
 
 def test_the_cells_of_text_in_the_tour_are_comments_that_teach():
-    text = (SCRIPTS / "tour.py").read_text(encoding="utf-8")
+    text = (ROOT / "scripts" / "tour.py").read_text(encoding="utf-8")
     titles = re.findall(r"^# %% \[markdown\]\n# ## (\d+)\. ", text, re.MULTILINE)
     assert titles == [str(i) for i in range(1, len(titles) + 1)] and len(titles) >= 10

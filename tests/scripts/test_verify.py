@@ -13,13 +13,13 @@ from numpy_gpt2 import model, tokenizer
 from numpy_gpt2.cli.exits import run
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS = ROOT / "scripts" / "verify"
 
 
 def script(name, *arguments):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], capture_output=True, timeout=600,
+    return subprocess.run([sys.executable, f"scripts/verify/{name}.py", *arguments], capture_output=True, timeout=600,
                           cwd=ROOT, env=env, text=True, encoding="utf-8")
 
 
@@ -38,18 +38,18 @@ def exit_of(module, *arguments):
     return error.value.code
 
 
-# verify_parity.py -----------------------------------------------------------------------------------------------------
+# parity.py ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def verify_parity(imported):
+def parity(imported):
     pytest.importorskip("transformers", reason="needs the extra `parity`")
-    return imported("verify_parity")
+    return imported("parity")
 
 
 @pytest.mark.parity
 def test_random_configs_are_transformers_models():
-    process = script("verify_parity", "--configs", "12", "--without-small")
+    process = script("parity", "--configs", "12", "--without-small")
     assert process.returncode == 0, process.stderr
     numbers = re.findall(r"^([a-z ]+?)  +\d+  +(\S+)  +(\S+)$", process.stdout, re.MULTILINE)
     assert {case for case, *_ in numbers} == {"prompt", "hidden states", "cached steps", "large scores", "one by one"}
@@ -67,25 +67,25 @@ def careless_softmax(x):
     ("softmax", careless_softmax, "large scores in float32 differs by nan, expected at most 1.0e-04"),
     ("gelu", lambda x: x / (1 + np.exp(-1.702 * x)), "prompt in float32 differs by "),
 ])
-def test_a_pass_that_is_not_gpt2_s_ends_with_the_case_and_the_config(verify_parity, monkeypatch, name, wrong, case):
+def test_a_pass_that_is_not_gpt2_s_ends_with_the_case_and_the_config(parity, monkeypatch, name, wrong, case):
     monkeypatch.setattr(model, name, wrong)
     monkeypatch.setattr(model.fast, "LONG_PROMPT", 10**6)  # which has its own of both
-    line = exit_of(verify_parity, "--configs", "3", "--without-small")
+    line = exit_of(parity, "--configs", "3", "--without-small")
     assert line.startswith(f"error: {case}") and re.search(r": config \d: vocab_size=", line)
 
 
-# verify_tokens.py -----------------------------------------------------------------------------------------------------
+# tokens.py ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def verify_tokens(imported):
+def tokens(imported):
     pytest.importorskip("tokenizers", reason="needs the extra `parity`")
-    return imported("verify_tokens")
+    return imported("tokens")
 
 
 @pytest.mark.parity
 def test_random_strings_have_the_tokens_of_tokenizers():
-    process = script("verify_tokens", "--strings", "500", "--vocabulary", "numpy_gpt2/fairytale")
+    process = script("tokens", "--strings", "500", "--vocabulary", "numpy_gpt2/fairytale")
     assert process.returncode == 0, process.stderr
     assert re.search(r"^500 strings, [\d,]+ tokens: 0 strings differ\. Of 1,112,064 code points ", process.stdout, re.M)
 
@@ -93,33 +93,33 @@ def test_random_strings_have_the_tokens_of_tokenizers():
 @pytest.mark.parity
 @pytest.mark.parametrize("folder", ["no/such/folder", "tests"])
 def test_a_folder_without_a_vocabulary_is_refused_by_name(folder):
-    process = script("verify_tokens", "--vocabulary", folder)
+    process = script("tokens", "--vocabulary", folder)
     assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
     assert folder in process.stderr
 
 
 @pytest.mark.parity
-def test_code_points_that_the_libraries_take_for_something_else_are_found(verify_tokens, monkeypatch, capsys):
+def test_code_points_that_the_libraries_take_for_something_else_are_found(tokens, monkeypatch, capsys):
     ascii_numbers = tokenizer.SPLIT_PATTERN.replace(r" ?\p{N}+", " ?[0-9]+").replace(r"\p{N}", "0-9")
     monkeypatch.setattr(tokenizer, "SPLIT_PATTERN", ascii_numbers)
-    unlike = verify_tokens.unlike_code_points()
+    unlike = tokens.unlike_code_points()
     assert unlike["\u00b2"] == unlike["\u2160"] == unlike["\U0001d7d8"] == ("another sign", "a number")
     assert unlike.keys().isdisjoint("aZé日5! \n\u00a0\u0300")
-    verify_tokens.print_unlike(unlike)
+    tokens.print_unlike(unlike)
     line = r"^U\+00B2..U\+00B3 +another sign +a number +SUPERSCRIPT TWO +2$"
     assert re.search(line, capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parity
-def test_other_tokens_are_found_and_those_of_listed_code_points_counted_apart(verify_tokens, monkeypatch):
+def test_other_tokens_are_found_and_those_of_listed_code_points_counted_apart(tokens, monkeypatch):
     alphabets = {"English": ["It", "'s", "'ll", " ", "5"]}
     without_contractions = tokenizer.SPLIT_PATTERN.removeprefix(r"'(?:s|t|re|ve|m|ll|d)|")
     monkeypatch.setattr(tokenizer, "SPLIT_PATTERN", without_contractions)
-    ours, theirs = verify_tokens.both_of_folder(verify_tokens.BUNDLED)
-    counts, wrong = verify_tokens.compare(ours, theirs, 100, 0, alphabets, set())
+    ours, theirs = tokens.both_of_folder(tokens.BUNDLED)
+    counts, wrong = tokens.compare(ours, theirs, 100, 0, alphabets, set())
     assert counts[0] == 100 and counts[2] == len(wrong) > 0 and counts[3:] == [0, 0]
     assert all("'" in text for text in wrong)
-    apart, none_wrong = verify_tokens.compare(ours, theirs, 100, 0, alphabets, {"'"})
+    apart, none_wrong = tokens.compare(ours, theirs, 100, 0, alphabets, {"'"})
     assert none_wrong == [] and apart[3] >= apart[4] == len(wrong)
 
 

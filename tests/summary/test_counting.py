@@ -142,7 +142,8 @@ def test_counting_reads_no_weight(tmp_path, monkeypatch):
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr(loading, "read_tensor", refuse)
-    assert count_parameters(read_metadata(tmp_path).config).stored == sum(map(math.prod, parameter_shapes(TINY).values()))
+    sizes = map(math.prod, parameter_shapes(TINY).values())
+    assert count_parameters(read_metadata(tmp_path).config).stored == sum(sizes)
 
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
@@ -336,7 +337,8 @@ def test_a_weight_that_grows_with_depth_has_trend_1():
         arrays[f"h.{i}.mlp.c_fc.weight"] = arrays["h.0.mlp.c_fc.weight"] * (i + 1)
         arrays[f"h.{i}.ln_1.weight"] = np.ones(8, np.float32)
     model = numpy_gpt2.build_model(replace(TINY, n_layer=4), arrays)
-    profiles = {one.name: one for one in weight_statistics.depth_profiles(weight_statistics.tensor_statistics(model), 4)}
+    statistics = weight_statistics.tensor_statistics(model)
+    profiles = {one.name: one for one in weight_statistics.depth_profiles(statistics, 4)}
     assert profiles["mlp.c_fc.weight"].trend == pytest.approx(1)
     assert profiles["ln_1.weight"].trend is None and profiles["ln_1.weight"].std == (0, 0, 0, 0)
 
