@@ -149,7 +149,8 @@ def test_both_pages_have_the_same_transcripts():
 def test_every_script_of_a_transcript_is_there_and_has_its_options(command):
     words = shlex.split(command)
     script = next(word for word in words if word.startswith("scripts/"))
-    code = (ROOT / script).read_text(encoding="utf-8")
+    files = (ROOT / script).glob("*.py") if (ROOT / script).is_dir() else [ROOT / script]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     for option in (word for word in words if word.startswith("--")):
         assert f'"{option}"' in code
 
