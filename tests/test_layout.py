@@ -95,7 +95,8 @@ def test_few_modules_lie_flat():
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_the_files_people_come_to_read_stay_within_their_lines(name):
-    assert len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) <= BUDGETS[name]
+    n_lines = (PACKAGE / name).read_text(encoding="utf-8").count("\n")
+    assert n_lines <= BUDGETS[name]
 
 
 def test_a_module_and_a_function_never_share_a_name():
