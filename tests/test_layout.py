@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from numpy_gpt2.__main__ import COMMANDS
+
 PACKAGE = Path(__file__).parents[1] / "numpy_gpt2"
 
 # From the foundations upwards. A folder stands for all its modules, which may import each other.
@@ -104,3 +106,10 @@ def test_a_module_and_a_function_never_share_a_name():
     functions = {node.name for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                  if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     assert modules & functions - {"__init__"} == set()
+
+
+def test_every_command_is_listed():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
+    modules = {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    commands = folders | modules - {"__main__"}
+    assert set(COMMANDS) == commands

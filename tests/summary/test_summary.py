@@ -24,7 +24,7 @@ TINY = GPT2Config(vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 def run(*arguments, env=None, stdin=b""):
     """Run the command to its end in a process of its own."""
     return subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=60,
-                          env={**os.environ, **(env or {})})
+                          env={**os.environ, "COLUMNS": "120", **(env or {})})
 
 
 @pytest.fixture
