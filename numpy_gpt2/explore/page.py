@@ -1,6 +1,6 @@
 """What `explore` writes: the data of a page about one forward pass, and the page, one file that needs no network.
 
-`explore.html`, beside this file, is the template: in the browser, it draws every figure from the data. The data are
+`page.html`, beside this file, is the template: in the browser, it draws every figure from the data. The data are
 what a `Recorder` saw, to these precisions:
 
     attention patterns      whole multiples of 1/65535, so to within 1e-5; the page shows 3 decimals
