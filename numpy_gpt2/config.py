@@ -1,19 +1,14 @@
 """The settings of a GPT-2, under the names that `config.json` on the hub gives them, and the four released sizes."""
 
 import json
-import reprlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Mapping
+
+from .errors import shown
 
 # The largest number that any setting may be. Far above every GPT-2, and low enough that a file with a nonsensical size
 # is refused with a sentence rather than with an attempt to allocate it.
 LARGEST_SETTING = 2**31 - 1
-
-# What a file of JSON, or of merges, may hold. A GPT-2 needs less (small's tokenizer.json: 3.6 MB, 200,000 values), and
-# a file of nothing but brackets, which takes 25 times its size in memory, is refused before it is parsed.
-LARGEST_TEXT = 8 * 2**20  # bytes
-MOST_VALUES = 500_000
 
 # Settings that change the arithmetic. The forward pass knows one value of each (a tuple: these names of one value).
 FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
@@ -23,16 +18,6 @@ FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-
-
-class CheckpointError(Exception):
-    """A checkpoint's file is not what it should be. One line: the file, the tensor or key, what was seen, expected."""
-
-
-SHORTENED = reprlib.Repr()
-SHORTENED.maxlevel = 2
-SHORTENED.maxstring = SHORTENED.maxother = 100
-shown = SHORTENED.repr  # a value from a file, for an error's one line: its writer may have made it long, or deep
 
 
 @dataclass(frozen=True)
@@ -96,54 +81,11 @@ class GPT2Config:
                 raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)[:100]}.")
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
-    @classmethod
-    def from_json(cls, path: Path, name: str = "config.json") -> "GPT2Config":
-        """Read a hub `config.json`; `name` is what errors call the file. Raises CheckpointError."""
-        settings = read_json_object(path, name)
-        if "model_type" not in settings:
-            raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
-        try:
-            return cls.from_dict(settings)
-        except ValueError as error:
-            raise CheckpointError(f"{name}: {error}") from error
-
     def to_dict(self) -> dict[str, Any]:
         """The hub's `config.json` of this config, which transformers reads."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
                 "n_ctx": self.n_positions, **own}
-
-
-def read_json_object(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file that `name` stands for in errors. Raises CheckpointError."""
-    data = read_text_file(path, name)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise CheckpointError(f"{name}: not valid JSON: {reason}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{name}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def read_text_file(path: Path, name: str) -> bytes:
-    """The bytes of a file of JSON or of merges. Raises CheckpointError where it cannot be read, or holds too much."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_TEXT + 1)
-    except OSError as error:
-        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
-    check_amount(data, name)
-    return data
-
-
-def check_amount(data: bytes, name: str) -> None:
-    """Raise CheckpointError for a text that would take far more memory than any GPT-2's, before it is parsed."""
-    if len(data) > LARGEST_TEXT:
-        raise CheckpointError(f"{name}: expected at most {LARGEST_TEXT:,} bytes, found more.")
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_VALUES:  # there are no more values than that
-        raise CheckpointError(f"{name}: expected at most {MOST_VALUES:,} values, found more.")
 
 
 SIZES: Mapping[str, GPT2Config] = {

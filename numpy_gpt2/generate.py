@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Iterator
 
-from . import command_line
-from .checkpoint import load
-from .command_line import ArgumentParser, bad_input, read_prompt, say, whole_number
+from .checkpoint.loading import load
+from .cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt, utf8_text, whole_number
+from .cli.exits import BadInput, bad_input, run, say
 from .decoding import TextStream, stream_samples
-from .weights import GPT2
 from .sampling import Sampling
 from .tokenizer import Tokenizer
+from .weights import GPT2
 
 
 def make_parser() -> ArgumentParser:
@@ -22,7 +22,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.generate", description="Write on from a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
     parser.add_argument("prompt", nargs="?", help="the beginning of the text; without one the model begins by itself")
-    command_line.add_model_argument(parser)
+    add_model_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts, line by line")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
@@ -53,12 +53,12 @@ def main() -> None:
     """Parse, load, and write on from each prompt."""
     args = make_parser().parse_args()
     if args.interactive and (args.prompt is not None or args.prompt_file is not None):
-        raise command_line.BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
+        raise BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
     if args.prompt is not None and args.prompt_file is not None:
-        raise command_line.BadInput("a prompt and --prompt-file were both given: give one")
+        raise BadInput("a prompt and --prompt-file were both given: give one")
     if args.prompt_lookup and (args.num_samples > 1 or not (args.greedy or args.temperature == 0)):
-        raise command_line.BadInput("--prompt-lookup guesses the likeliest tokens of one text: give it with --greedy, "
-                                    "without --num-samples")
+        raise BadInput("--prompt-lookup guesses the likeliest tokens of one text: give it with --greedy, "
+                       "without --num-samples")
     with bad_input():
         sampling = Sampling(0.0 if args.greedy else args.temperature, args.top_k, args.top_p, args.min_p,
                             args.repetition_penalty)
@@ -68,11 +68,11 @@ def main() -> None:
         prompts = iter([read_prompt(args.prompt, args.prompt_file)])
     with bad_input():
         model, tokenizer = load(args.model)
-    command_line.announce_model(args.model, model)
+    announce_model(args.model, model)
     for prompt in prompts:
         try:
             write_samples(model, tokenizer, read_prompt(prompt) if args.interactive else prompt, sampling, args)
-        except command_line.BadInput as error:
+        except BadInput as error:
             if not args.interactive:
                 raise
             say(f"error: {error}")  # one prompt was wrong; the next may be right
@@ -102,7 +102,7 @@ def stop_string(text: str) -> str:
     """An argparse type: a text that is not empty, for it would stand everywhere."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
-    return command_line.utf8_text(os.fsencode(text), "--stop")
+    return utf8_text(os.fsencode(text), "--stop")
 
 
 def write(text: str) -> None:
@@ -145,4 +145,4 @@ def ask_for_prompts() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    run(main)

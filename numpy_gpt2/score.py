@@ -2,14 +2,14 @@
 
 import json
 import math
-import os
 import shutil
 import sys
-from typing import Any, Iterable, Iterator
+from typing import Any
 
-from . import command_line
-from .checkpoint import load
-from .command_line import ArgumentParser, BadInput, bad_input, whole_number
+from .checkpoint.loading import load
+from .cli.arguments import ArgumentParser, add_model_argument, announce_model, read_text, whole_number
+from .cli.exits import BadInput, bad_input, run
+from .cli.progress import with_progress_bar
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces
 from .tokenizer import Tokenizer, quoted
 
@@ -23,7 +23,7 @@ def make_parser() -> ArgumentParser:
                             "LAMBADA beside the GPT-2 paper's figures: python -m pydoc numpy_gpt2.scoring")
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
                         "ends too, and <|endoftext|> in the text is text")
-    command_line.add_model_argument(parser)
+    add_model_argument(parser)
     parser.add_argument("--stride", type=whole_number(1), metavar="N",
                         help="tokens from one window to the next, less than the context; fewer give each token more "
                              "tokens before it, and take longer (default: half the context)")
@@ -38,10 +38,10 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    text = command_line.read_text(args.file)
+    text = read_text(args.file)
     with bad_input():
         model, tokenizer = load(args.model)
-    command_line.announce_model(args.model, model)
+    announce_model(args.model, model)
 
     ids = tokenizer.encode(text)
     if args.no_bos and len(ids) == 1:
@@ -119,39 +119,5 @@ def named_token(token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"id": token_id, "text": tokenizer.decode([token_id]) if token_id < tokenizer.vocab_size else None}
 
 
-# The progress bar -----------------------------------------------------------------------------------------------------
-
-
-def with_progress_bar(pieces: Iterable[Scores], n_tokens: int) -> Iterator[Scores]:
-    """The same pieces; on a terminal, a bar on standard error tells how many of the tokens they hold so far."""
-    if not sys.stderr.isatty():
-        yield from pieces
-        return
-    n_done = 0
-    try:
-        draw("\r" + progress_bar(0.0, terminal_width()))
-        for piece in pieces:
-            n_done += len(piece.log_probs)
-            draw("\r" + progress_bar(n_done / n_tokens, terminal_width()))
-            yield piece
-    finally:
-        draw("\r" + " " * (terminal_width() - 1) + "\r")
-
-
-def progress_bar(share: float, width: int) -> str:
-    """" 40% [####......]", at most 60 characters and less than the width: a full line would begin another."""
-    room = max(min(60, width - 1) - len("100% []"), 0)
-    bar = "#" * int(share * room)
-    return f"{share:4.0%} [{bar:.<{room}}]"[:width - 1]
-
-
-def terminal_width() -> int:
-    return os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know, and say 0
-
-
-def draw(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
-
-
 if __name__ == "__main__":
-    command_line.run(main)
+    run(main)

@@ -5,7 +5,8 @@
                     ->  b"Hello", b" world", b"!"        merge: again and again the pair that comes first in the list
                     ->  15496, 995, 0                    look up
 
-tiktoken does all four steps, fast. vocabulary.py reads the files, and makes sure that tiktoken will merge as they say.
+tiktoken does all four steps, fast. checkpoint/vocabulary.py reads the files, and makes sure that tiktoken will merge as
+they say.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and `src/encoder.py` in
 OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2.
@@ -13,12 +14,11 @@ OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2
 
 import codecs
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator
 
 import tiktoken
 
-from .vocabulary import END_OF_TEXT, Vocabulary, checked_ranks, read_vocabulary
+END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
 
 # At each place the first alternative that fits is taken.
 SPLIT_PATTERN = "|".join([
@@ -141,17 +141,3 @@ def escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how surrogateescape stands in for a byte that is no character
         return f"\\x{ord(character) - 0xdc00:02x}"
     return character.encode("unicode_escape").decode("ascii")
-
-
-def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:
-    """The Tokenizer of a checkpoint whose files are given by name: `vocab.json` and `merges.txt`, or `tokenizer.json`.
-
-    Where all three are given, the first two count.
-    Raises CheckpointError, one line that names the file, for anything that is not GPT-2's byte-level BPE.
-    """
-    return build_tokenizer(read_vocabulary(files))
-
-
-def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """The Tokenizer of a vocabulary that stands every check. Raises CheckpointError."""
-    return Tokenizer(checked_ranks(vocabulary), vocabulary.special_tokens)

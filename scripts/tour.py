@@ -180,7 +180,7 @@ for layer in range(config.n_layer):
 # ## 10. Patching: where is it kept?
 #
 # Take one vector of this pass and put it into that of another prompt. If the answer comes along, the vector held it.
-# `scripts/patch_activations.py` does this for every layer and position.
+# `scripts/experiments/patch_activations.py` does this for every layer and position.
 
 # %%
 other_ids = tokenizer.encode(prompt.replace("woman", "man"))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from numpy_gpt2 import GPT2Config, named_parameters, random_model
-from numpy_gpt2.vocabulary import END_OF_TEXT, byte_alphabet
+from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
+from numpy_gpt2.tokenizer import END_OF_TEXT
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile("numpy_gpt2", deadline=None, max_examples=25, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-# For scripts/mutation.sh, which runs the tests thousands of times and asks only whether one fails.
+# For scripts/verify/mutation.sh, which runs the tests thousands of times and asks only whether one fails.
 settings.register_profile("mutation", deadline=None, max_examples=10, derandomize=True,
                           phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("numpy_gpt2")

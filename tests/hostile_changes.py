@@ -11,7 +11,7 @@ import numpy as np
 from checkpoint_forms import ADDED_TOKEN, INDEX, SHARDS, TOKENS, WIDTHS, Said, as_text, stored
 from hypothesis import strategies as st
 
-from numpy_gpt2.vocabulary import END_OF_TEXT
+from numpy_gpt2.tokenizer import END_OF_TEXT
 
 # With what is said ----------------------------------------------------------------------------------------------------
 

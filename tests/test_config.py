@@ -1,4 +1,4 @@
-"""The settings: defaults, refusals by key and value, and the file they are read from."""
+"""The settings: defaults, and refusals by key and value."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 
-from numpy_gpt2 import SIZES, CheckpointError, GPT2Config
+from numpy_gpt2 import SIZES, GPT2Config
 from strategies import configs
 
 
@@ -131,63 +131,6 @@ def test_tying_is_true_or_false(value):
 @pytest.mark.parametrize("value", [True, 1.0, "0", ["0"]])
 def test_a_token_id_is_a_whole_number_or_null(key, value):
     assert refusal(**{key: value}) == f"{key} must be a token id or null. Got {value!r}."
-
-
-# The file -------------------------------------------------------------------------------------------------------------
-
-
-def file_refusal(tmp_path, content: bytes) -> str:
-    path = tmp_path / "config.json"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError) as refused:
-        GPT2Config.from_json(path, "some/config.json")
-    message = str(refused.value)
-    assert message.startswith("some/config.json: ")
-    assert "\n" not in message
-    return message.removeprefix("some/config.json: ")
-
-
-def test_a_file_says_what_it_holds(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{"model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": null, "vocab_size": 9}')
-    assert GPT2Config.from_json(path) == GPT2Config(vocab_size=9, n_embd=24, n_layer=2, n_head=3)
-
-
-def test_a_refused_setting_is_refused_in_the_name_of_the_file(tmp_path):
-    assert file_refusal(tmp_path, b'{"model_type": "gpt2", "scale_attn_weights": false}') == (
-        "scale_attn_weights must be true. Got false.")
-    assert file_refusal(tmp_path, b'{"model_type": "llama"}') == 'model_type must be "gpt2". Got "llama".'
-
-
-def test_a_file_without_model_type_is_refused(tmp_path):
-    assert 'no key "model_type"' in file_refusal(tmp_path, b'{"n_embd": 24}')
-
-
-@pytest.mark.parametrize("content, kind", [(b"[]", "list"), (b'"gpt2"', "str"), (b"null", "NoneType"), (b"1", "int")])
-def test_a_file_that_is_no_object_is_refused(tmp_path, content, kind):
-    assert file_refusal(tmp_path, content) == f"expected a JSON object, found {kind}"
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"model_type": "gpt2",}', b"gpt2", b'{"model_type": "gpt2"} {}'])
-def test_a_file_that_is_no_json_is_refused(tmp_path, content):
-    assert file_refusal(tmp_path, content).startswith("not valid JSON: ")
-
-
-def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
-    assert "utf-8" in file_refusal(tmp_path, b'{"model_type": "gpt2\xff"}')
-
-
-@pytest.mark.parametrize("key", ["model_type", "n_embd", "anything"])
-def test_a_file_nested_a_hundred_thousand_deep_is_refused(tmp_path, key):
-    nested = b"[" * 100_000 + b"]" * 100_000
-    assert file_refusal(tmp_path, b'{"%s": %s}' % (key.encode(), nested)) == "not valid JSON: nested too deeply"
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
-        GPT2Config.from_json(tmp_path / "absent.json")
-    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
-        GPT2Config.from_json(tmp_path)
 
 
 def test_several_ends_of_text_are_taken_and_written_as_a_list():

@@ -14,7 +14,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model
 
-BUNDLED = Path(numpy_gpt2.__file__).parent / "checkpoints" / "fairytale"
+BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 COMMAND = [sys.executable, "-m", "numpy_gpt2.generate"]
 
 

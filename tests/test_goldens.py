@@ -1,4 +1,4 @@
-"""What transformers computed, once, on small random checkpoints (scripts/make_goldens.py), we compute too. No torch."""
+"""What transformers computed on small random checkpoints (scripts/verify/make_goldens.py), we compute too. No torch."""
 
 import json
 from pathlib import Path

@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given
 
 import numpy_gpt2
-from numpy_gpt2 import SIZES, GPT2Config, checkpoint, memory, random_model, save
-from numpy_gpt2.weights import named_shapes, parameter_shapes
-from numpy_gpt2.command_line import BadInput
+from numpy_gpt2 import SIZES, GPT2Config, random_model, save
+from numpy_gpt2.checkpoint import loading, memory
+from numpy_gpt2.checkpoint.memory import available_memory, check_memory, weights_bytes
+from numpy_gpt2.cli.exits import BadInput
 from numpy_gpt2.generate import stop_string
-from numpy_gpt2.memory import available_memory, check_memory, weights_bytes
+from numpy_gpt2.weights import named_shapes, parameter_shapes
 from strategies import configs
 
 ROOT = Path(__file__).parent.parent
-BUNDLED = Path(numpy_gpt2.__file__).parent / "checkpoints" / "fairytale"
+BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -122,10 +123,10 @@ def test_a_model_that_does_not_fit_is_refused_to_the_byte_and_one_that_fits_is_n
 
 
 @pytest.mark.parametrize("name", ["xl", "gpt2-xl", "openai-community/gpt2-xl"])
-@pytest.mark.parametrize("load", [numpy_gpt2.load, checkpoint.load_model])
+@pytest.mark.parametrize("load", [numpy_gpt2.load, loading.load_model])
 def test_a_released_size_that_does_not_fit_is_refused_before_its_download(monkeypatch, name, load):
     monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
-    monkeypatch.setattr(checkpoint, "checkpoint_files", None)  # so that to ask for a file would be a TypeError
+    monkeypatch.setattr(loading, "checkpoint_files", None)  # so that to ask for a file would be a TypeError
     with pytest.raises(MemoryError, match="take 6.23 GB, and 1.00 GB can be had: take a smaller model, small"):
         load(name)
 
@@ -133,9 +134,9 @@ def test_a_released_size_that_does_not_fit_is_refused_before_its_download(monkey
 def test_a_folder_that_does_not_fit_is_refused_before_a_tensor_is_read(tmp_path, monkeypatch):
     save(random_model(GPT2Config(11, 8, 4, 1, 1)), tmp_path)
     monkeypatch.setattr(memory, "available_memory", lambda: 100)
-    monkeypatch.setattr(checkpoint, "read_tensor", None)
+    monkeypatch.setattr(loading, "read_tensor", None)
     with pytest.raises(MemoryError, match="can be had"):
-        checkpoint.load_model(tmp_path)
+        loading.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -145,13 +146,13 @@ def test_where_a_file_cannot_even_be_checked_its_weights_are_said_not_to_fit(tmp
 
     config = GPT2Config(11, 8, 4, 1, 1)
     save(random_model(config), tmp_path)
-    monkeypatch.setattr(checkpoint, "stored_tensors", no_room)
+    monkeypatch.setattr(loading, "stored_tensors", no_room)
     monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)) - 1)
     with pytest.raises(MemoryError, match=f"the weights as {dtype} take .* take a smaller model"):
-        checkpoint.load_model(tmp_path, dtype=dtype)
+        loading.load_model(tmp_path, dtype=dtype)
     monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)))
     with pytest.raises(MemoryError, match="cannot map the file"):
-        checkpoint.load_model(tmp_path, dtype=dtype)
+        loading.load_model(tmp_path, dtype=dtype)
 
 
 def hollow_checkpoint(folder: Path, config: GPT2Config, dtype: str, n_bytes: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VIETNAMESE = (ROOT / "README.vi.md").read_text(encoding="utf-8")
-CARD = (ROOT / "numpy_gpt2" / "checkpoints" / "fairytale" / "README.md").read_text(encoding="utf-8")
+CARD = (ROOT / "numpy_gpt2" / "fairytale" / "README.md").read_text(encoding="utf-8")
 
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT),
@@ -39,7 +39,7 @@ def consoles():
 
 
 def experiments():
-    return re.findall(r"`(python scripts/[^`]+)`", README)
+    return re.findall(r"`(python scripts/experiments/[^`]+)`", README)
 
 
 def transcripts(page=README):
@@ -70,9 +70,9 @@ def test_commands_are_ones_that_are_run_here_or_by_ci():
     for command, _ in consoles():
         assert re.match(r"((echo|printf) [^|]*\| )?python -m numpy_gpt2\.[^|;&<>]*(\| (head|tail) -\d+)?$",
                         command), command
-    scripts = {path.name for path in (ROOT / "scripts").glob("*.py")
+    scripts = {path.name for path in (ROOT / "scripts" / "experiments").glob("*.py")
                if "import experiment\n" in path.read_text(encoding="utf-8")}
-    assert {command.split("/")[1].split()[0] for command in experiments()} == scripts
+    assert {command.split("/")[-1].split()[0] for command in experiments()} == scripts
 
 
 @pytest.mark.parametrize("command", marked(command for command in commands() if command.startswith("python -m")))
@@ -122,12 +122,12 @@ def test_every_file_it_names_is_there(page):
     names = set(re.findall(r"(?<![\w./])((?:\w+/)*\w[\w.]*\.(?:py|md|cfg|txt))\b", page))
     assert "README.md" in names or "README.vi.md" in names
     for name in names - {"merges.txt"}:
-        assert any((ROOT / folder / name).exists() for folder in ("", "numpy_gpt2", "scripts")), name
+        assert any((ROOT / folder / name).exists() for folder in ("", "numpy_gpt2")), name
 
 
 @pytest.mark.parametrize("page", [README, VIETNAMESE], ids=["en", "vi"])
 def test_every_law_it_names_is_a_test(page):
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     laws = re.findall(r"`(test_\w+)`", page)
     assert laws
     for law in laws:
@@ -149,7 +149,8 @@ def test_both_pages_have_the_same_transcripts():
 def test_every_script_of_a_transcript_is_there_and_has_its_options(command):
     words = shlex.split(command)
     script = next(word for word in words if word.startswith("scripts/"))
-    code = (ROOT / script).read_text(encoding="utf-8")
+    files = (ROOT / script).glob("*.py") if (ROOT / script).is_dir() else [ROOT / script]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     for option in (word for word in words if word.startswith("--")):
         assert f'"{option}"' in code
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import numpy_gpt2
-from numpy_gpt2.score import progress_bar
+from numpy_gpt2.cli.progress import progress_bar
 from numpy_gpt2.scoring import score_tokens
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.score"]

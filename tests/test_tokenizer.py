@@ -13,9 +13,9 @@ import tiktoken.load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from numpy_gpt2.config import CheckpointError
-from numpy_gpt2.tokenizer import SPLIT_PATTERN, build_tokenizer, escaped, quoted, tokenizer_from_files
-from numpy_gpt2.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
+from numpy_gpt2.checkpoint.vocabulary import Vocabulary, build_tokenizer, byte_alphabet, tokenizer_from_files
+from numpy_gpt2.errors import CheckpointError
+from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, escaped, quoted
 
 # OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")

@@ -1,0 +1,20 @@
+"""`python -m numpy_gpt2`: the commands, a line each."""
+
+COMMANDS = {
+    "generate": "continue a prompt",
+    "step": "walk through one forward pass, array by array",
+    "explore": "draw one forward pass as a page for the browser",
+    "score": "measure how well a model predicts a text",
+    "summary": "count and measure a model's parts",
+}
+
+
+def main() -> None:
+    print("GPT-2 in pure NumPy. Commands, each with --help:\n")
+    for name, meaning in COMMANDS.items():
+        print(f"  python -m numpy_gpt2.{name:10}{meaning}")
+    print('\nFor a first look: python -m numpy_gpt2.generate "Once upon a time"')
+
+
+if __name__ == "__main__":
+    main()

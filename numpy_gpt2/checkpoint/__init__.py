@@ -1,0 +1,1 @@
+"""From a name to a model and its tokenizer, and back to files: loading.py is where to begin."""

@@ -1,0 +1,276 @@
+"""From a name to files: a built-in name, a folder, or a repository on the Hugging Face Hub.
+
+Of the hub, the cache on this machine comes first: with the files there, nothing is asked of the network. Only then is
+`huggingface_hub` put to work, which honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and tokens. It would answer an
+unreachable hub after five retries of each file; so we ask about each file once, and fetch it ourselves (download.py).
+"""
+
+import os
+import queue
+import re
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from ..errors import CheckpointError, HubError, one_line, shown
+from .download import SILENCE_S, download_file
+from .json_file import read_json_object
+
+BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
+
+RELEASED = {
+    "small": "openai-community/gpt2",
+    "medium": "openai-community/gpt2-medium",
+    "large": "openai-community/gpt2-large",
+    "xl": "openai-community/gpt2-xl",
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+}
+
+# What a load wants: for each purpose the sets of files that serve it, the first complete one of which is taken.
+Wanted = tuple[tuple[str, ...], ...]
+INDEX = "model.safetensors.index.json"
+CONFIG: Wanted = (("config.json",),)
+WEIGHTS: Wanted = (("model.safetensors",), (INDEX,))  # in one file, or in the shards that the index names
+TOKENIZER: Wanted = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+
+# How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
+FileGetter = Callable[[str], Path | None]
+
+ANSWER_S = 8  # how long it may take to answer in all, whatever it does: looking up a name has no limit of its own
+
+WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
+            'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
+
+REFUSALS = {
+    401: "it does not exist, or it is private: check the name, or log in (hf auth login, or HF_TOKEN)",
+    403: "you may not read it: ask for access on its page on the hub, or log in (hf auth login, or HF_TOKEN)",
+    429: "too many requests from here: wait a few minutes, or log in (hf auth login, or HF_TOKEN)",
+}
+
+
+class IncompleteCheckpoint(CheckpointError):
+    """A file that is wanted is not there."""
+
+
+# From a name to files -------------------------------------------------------------------------------------------------
+
+
+def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wanted]) -> dict[str, Path]:
+    """The files a name stands for, keyed by their names in the checkpoint; those of the hub are downloaded if need be.
+
+    name: a built-in name, a folder, or owner/repo. revision: of a repository, a branch, a tag or a commit. wanted: any
+    of CONFIG, WEIGHTS, TOKENIZER; shards come with their index.
+    Raises CheckpointError (a file), HubError (the network) or ValueError (an argument).
+    """
+    name = str(name)
+    place = look_up(name)
+    if isinstance(place, str):
+        return hub_files(place, revision or "main", wanted)
+    if revision is not None:
+        raise ValueError(f"revision is for repositories on the hub; {name!r} is a folder. Got revision {revision!r}.")
+    return choose_files(wanted, partial(file_in_folder, place), str(place))
+
+
+def look_up(name: str) -> Path | str:
+    """A folder, or a repository's name on the hub: built-in names first, then folders that exist, then the hub."""
+    if name in BUNDLED:
+        return BUNDLED[name]
+    if name in RELEASED:
+        return RELEASED[name]
+    if os.path.isdir(name):
+        return Path(name)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII):
+        return name
+    known = ", ".join([*BUNDLED, *RELEASED])
+    raise ValueError(f"no checkpoint {name!r}: expected one of {known}, a folder that exists, or owner/repo on the "
+                     "hub.")
+
+
+def file_in_folder(folder: Path, file_name: str) -> Path | None:
+    """Where the file lies in the folder, or None. A FileGetter."""
+    path = folder / file_name
+    return path if os.path.isfile(path) else None  # links are followed
+
+
+def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
+    """For each purpose the first set of files that `get` has in full. Raises IncompleteCheckpoint where none is."""
+    files: dict[str, Path] = {}
+    for alternatives in wanted:
+        files |= first_complete(alternatives, get, place)
+    if INDEX in files:
+        for shard in shard_names(files[INDEX]):
+            files |= first_complete(((shard,),), get, place)
+    return files
+
+
+def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
+    """The first of the alternatives that `get` has in full: its files by name. Raises IncompleteCheckpoint."""
+    for file_names in alternatives:
+        found: dict[str, Path] = {}
+        for file_name in file_names:
+            path = get(file_name)
+            if path is None:
+                break
+            found[file_name] = path
+        else:
+            return found
+    expected = ", or ".join(" and ".join(file_names) for file_names in alternatives)
+    raise IncompleteCheckpoint(f"{place}: a file is missing: expected {expected}.")
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that a sharded checkpoint's index names. Bare names only: an index must not lead out of its folder."""
+    weight_map = read_json_object(index, str(index)).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
+    for tensor, shard in weight_map.items():
+        if not is_bare_name(shard):
+            raise CheckpointError(f"{index}: tensor {shown(tensor)}: expected the bare name of a .safetensors file "
+                                  f"beside the index, found {shown(shard)}.")
+    return sorted(set(weight_map.values()))
+
+
+def is_bare_name(shard: Any) -> bool:
+    """Whether this is a .safetensors file's name that leads nowhere else, and that an error's one line can show."""
+    return isinstance(shard, str) and shard.isprintable() and bool(re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard))
+
+
+# The hub --------------------------------------------------------------------------------------------------------------
+
+
+def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, Path]:
+    """The files from the hub's cache; only if any is missing there, from the network, all of them of one commit."""
+    try:
+        return choose_files(wanted, partial(cached_file, repo, revision), repo)
+    except IncompleteCheckpoint:
+        commit = current_commit(repo, revision)  # a branch may move between two files; a commit does not
+    files = choose_files(wanted, partial(fetch_file, repo, commit), repo)
+    remember_commit(next(iter(files.values())), revision)
+    return files
+
+
+def cached_file(repo: str, revision: str, file_name: str) -> Path | None:
+    """Where the file lies in the cache, or None. Nothing is asked of the network."""
+    from huggingface_hub import try_to_load_from_cache
+    path = try_to_load_from_cache(repo, file_name, revision=revision)
+    return Path(path) if isinstance(path, str) else None  # it has a mark of its own for "known not to exist"
+
+
+def current_commit(repo: str, revision: str) -> str:
+    """The commit that a branch or tag stands at. Raises ValueError where there is no such thing on the hub."""
+    metadata = ask(repo, revision, "config.json")
+    if metadata is None:
+        raise ValueError(f"{repo}, revision {revision!r}, has no config.json: expected a checkpoint of GPT-2.")
+    return metadata.commit_hash
+
+
+def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
+    """Download a file into the cache and verify it, unless it is there. None: this commit has no such file."""
+    from huggingface_hub import hf_hub_url
+    cached = cached_file(repo, commit, file_name)
+    if cached is not None:
+        return cached
+    metadata = ask(repo, commit, file_name)
+    if metadata is None:
+        return None
+    url = hf_hub_url(repo, file_name, revision=commit)
+    try:
+        return download_file(url, repo, commit, file_name, metadata.etag, metadata.size)
+    except Exception as error:
+        raise explained(error, repo, commit) from error
+
+
+def remember_commit(path: Path, revision: str) -> None:
+    """Note in the cache which commit the revision stood at, when all its files are there, for starts without a network.
+
+    The cache's layout is documented: snapshots/<commit>/<file>, and the commit's name in refs/<revision>.
+    """
+    commit = path.parent.name
+    ref = path.parent.parent.parent / "refs" / revision
+    if revision == commit:
+        return
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit)
+    except OSError:
+        pass  # a cache that cannot be written to: the next start asks again
+
+
+def ask(repo: str, revision: str, file_name: str) -> Any:
+    """What the hub says of a file: its commit, etag and size. None: no such file. No retries, ANSWER_S at most."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    url = hf_hub_url(repo, file_name, revision=revision)
+    try:
+        metadata = within(ANSWER_S, lambda: get_hf_file_metadata(url, timeout=SILENCE_S))
+    except Exception as error:
+        if is_missing_file(error):
+            return None
+        raise explained(error, repo, revision) from error
+    for name in (metadata.commit_hash, metadata.etag):  # both become names in the cache
+        if not re.fullmatch(r"[\w-]+", name or "", re.ASCII):
+            raise HubError(f"{url}: the server does not answer as a hub does (no commit, or no etag): check "
+                           "HF_ENDPOINT and proxies.")
+    return metadata
+
+
+def within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The call's result, or TimeoutError. A timeout of the transport alone starts afresh at each address it tries."""
+    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((call(), None))
+        except Exception as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds} s") from None
+    if error is not None:
+        raise error
+    return result
+
+
+# What went wrong ------------------------------------------------------------------------------------------------------
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error tells of, if it is an answer at all."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def is_missing_file(error: Exception) -> bool:
+    """Whether the repository is there, and this file is not in it. (A mirror may say no more than 404.)"""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    return status_of(error) == 404 and not isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+
+
+def explained(error: Exception, repo: str, revision: str) -> Exception:
+    """What to raise for an error of huggingface_hub or of its transport, whose classes change between versions."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
+    status = status_of(error)
+    if isinstance(error, HubError):
+        return error
+    if isinstance(error, RevisionNotFoundError):
+        return ValueError(f"{repo} has no revision {revision!r} on the hub: expected a branch, a tag or a commit.")
+    if status == 404:
+        return ValueError(f"there is no repository {repo} on the hub ({constants.ENDPOINT}): check the name.")
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubError(f"{repo} is not in the cache in full, and HF_HUB_OFFLINE forbids to ask the hub. {WAYS_OUT}")
+    if status is not None:
+        reason = REFUSALS.get(status, "see its status page, or try again later")
+        wait = error.response.headers.get("Retry-After", "")  # type: ignore[attr-defined]  # there is a status
+        asked = f" (it asks to wait {int(wait)} s)" if re.fullmatch("[0-9]{1,9}", wait) else ""  # it may be a date
+        return HubError(f"the hub answered {status} for {repo}: {reason}{asked}. {WAYS_OUT}")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "
+                        "another place.")
+    reason = (one_line(error) or type(error).__name__).rstrip(".") + "."
+    return HubError(f"the hub ({constants.ENDPOINT}) cannot be reached, or broke off: {reason} {WAYS_OUT}")

@@ -1,0 +1,153 @@
+"""From a name to a model: which files the name stands for, what they hold, and the arrays in memory.
+
+    name -> checkpoint_files -> headers, checked against the config -> arrays, read one by one -> GPT2
+
+A checkpoint comes from a stranger, so everything is checked before it is used: the headers of the weights' files say
+every tensor's name, type and shape, and nothing large is allocated before all of them fit the config.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+from ..config import SIZES, GPT2Config
+from ..errors import CheckpointError, shown
+from ..matmul import allocate_parameter
+from ..tokenizer import Tokenizer
+from ..weights import GPT2, build_model, named_shapes
+from .hub import CONFIG, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up
+from .json_file import read_config
+from .memory import check_memory
+from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
+from .vocabulary import tokenizer_from_files
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
+    """The model and the tokenizer of a checkpoint.
+
+    name: a built-in name ("fairytale", "small" to "xl", "gpt2" to "gpt2-xl"), a folder, or "owner/repo" on the hub.
+    revision: of a repository on the hub, a branch, a tag or a commit. dtype: of the arrays in memory, "float32", or
+    "float64" for studies of exactness; the file may hold either, or float16, or bfloat16.
+    Raises CheckpointError (a file), HubError (the network), MemoryError (too large) or ValueError (an argument).
+    """
+    dtype = checked_dtype(dtype)
+    check_released(name, dtype)
+    files = checkpoint_files(name, revision, (CONFIG, WEIGHTS, TOKENIZER))
+    tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
+    return read_model(files, dtype), tokenizer
+
+
+def load_model(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> GPT2:
+    """The model of a checkpoint, without its tokenizer. Arguments and errors as for `load`."""
+    dtype = checked_dtype(dtype)
+    check_released(name, dtype)
+    files = checkpoint_files(name, revision, (CONFIG, WEIGHTS))
+    return read_model(files, dtype)
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint, without its weights. Arguments and errors as for `load`."""
+    files = checkpoint_files(name, revision, (TOKENIZER,))
+    return tokenizer_from_files(files)
+
+
+def checked_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64, by any of their names in NumPy. Raises ValueError for another."""
+    try:
+        checked = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:
+        checked = None
+    if checked not in (np.float32, np.float64):
+        raise ValueError(f'dtype must be "float32" or "float64". Got {dtype!r}.')
+    return checked
+
+
+def check_released(name: str | Path, dtype: np.dtype) -> None:
+    """Raise MemoryError before the download, not after it, where one of the four released sizes does not fit."""
+    place = look_up(str(name))
+    for size, config in SIZES.items():
+        if place == RELEASED[size]:
+            check_memory(config, dtype)
+
+
+# What the headers must hold -------------------------------------------------------------------------------------------
+
+
+def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> None:
+    """Raise CheckpointError unless the headers have every parameter of this config, in its shape and a known type."""
+    expected = set()
+    for name, shape in named_shapes(config):
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{place}: tensor {name!r}: expected shape {shape} by config.json, "
+                                  "found no such tensor.")
+        if tensor.shape != shape:
+            raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape} by config.json, "
+                                  f"found {shown(tensor.shape)}.")
+        if tensor.dtype not in STORED_TYPES:
+            raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected type {', '.join(STORED_TYPES)}, "
+                                  f"found {tensor.dtype}.")
+        expected.add(name)
+    for name in tensors.keys() - expected:
+        if belongs_to_the_pass(name):
+            raise CheckpointError(f"{tensors[name].path}: tensor {shown(name)}: expected no such tensor in a GPT-2 "
+                                  f"of {config.n_layer} layers by config.json.")
+
+
+def belongs_to_the_pass(name: str) -> bool:
+    """Whether to leave a surplus tensor out would be to compute something else than the checkpoint means.
+
+    A thirteenth block or a LoRA matrix would. The causal masks that older files hold (they are not parameters), and
+    heads for other tasks beside the blocks, such as `score.weight`, would not.
+    """
+    if re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", name):
+        return False
+    return name.startswith(("h.", "wte.", "wpe.", "ln_f."))
+
+
+# From headers to arrays -----------------------------------------------------------------------------------------------
+
+
+def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
+    """The model in these files: first all headers and all checks, then the arrays."""
+    config_path = files["config.json"]
+    config = read_config(config_path, str(config_path))
+    try:
+        tensors = stored_tensors(files)
+    except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
+        check_memory(config, dtype)
+        raise
+    config = checked_config(config, tensors, files.get("model.safetensors") or files[INDEX])
+    check_memory(config, dtype)
+    arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
+    return build_model(config, arrays)
+
+
+def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> GPT2Config:
+    """The config, once the headers are found to have what it says; untied where a stored `lm_head` is not `wte`."""
+    has_head = "lm_head.weight" in tensors
+    check_tensors(replace(config, tie_word_embeddings=False) if has_head else config, tensors, place)
+    if config.tie_word_embeddings and has_head:
+        return replace(config, tie_word_embeddings=same_values(tensors["wte.weight"], tensors["lm_head.weight"]))
+    return config
+
+
+def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:
+    """Whether an unembedding that the config calls tied really is. Else the file is right, as for transformers 5."""
+    return all(map(np.array_equal, read_rows(wte), read_rows(lm_head)))
+
+
+def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
+    """One tensor's bytes as an array of this type."""
+    array = allocate_parameter(tensor.name, tensor.shape, dtype)
+    n_read = 0
+    for rows in read_rows(tensor):
+        with np.errstate(over="ignore", invalid="ignore"):  # a number too large, or a NaN, loads as such
+            array[n_read:n_read + len(rows)] = rows
+        n_read += len(rows)
+    return array

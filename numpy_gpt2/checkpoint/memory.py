@@ -1,0 +1,99 @@
+"""Whether a model fits into memory, before it is read: what its weights take, and what can be had.
+
+Linux tells what can be had, in files of text. Where nothing is known nothing is refused, and NumPy's own MemoryError is
+what remains.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..config import SIZES, GPT2Config
+
+
+def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
+    """Raise MemoryError where the weights of a model, in this type, do not fit into the memory that can be had."""
+    available = available_memory()
+    if available is None or weights_bytes(config, dtype) <= available:
+        return
+    fitting = [size for size in SIZES if weights_bytes(SIZES[size], dtype) <= available]
+    smaller = f"{fitting[-1]} ({gigabytes(weights_bytes(SIZES[fitting[-1]], dtype))})" if fitting else "fairytale"
+    raise MemoryError(f"the weights as {dtype.name} take {gigabytes(weights_bytes(config, dtype))}, and "
+                      f"{gigabytes(available)} can be had: take a smaller model, {smaller}, or close other programs")
+
+
+def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
+    """What the parameters of a model take; nothing else is large while they are read, piece by piece, into place."""
+    n_embd, n_inner = config.n_embd, config.n_inner
+    norm = 2 * n_embd
+    attention = (n_embd + 1) * 3 * n_embd + (n_embd + 1) * n_embd
+    mlp = (n_embd + 1) * n_inner + (n_inner + 1) * n_embd
+    embedding = config.vocab_size * n_embd
+    count = embedding + config.n_positions * n_embd + config.n_layer * (2 * norm + attention + mlp) + norm
+    if not config.tie_word_embeddings:
+        count += embedding
+    return count * dtype.itemsize
+
+
+def gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB"
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still have: the least that machine, container and its own limit leave it.
+
+    None where none of them tells. root: where the system's files begin.
+    """
+    known = [*machine_memory(root), *group_memory(root), *address_space(root)]
+    return max(min(known), 0) if known else None
+
+
+def machine_memory(root: Path) -> list[int]:
+    """What the machine has to spare, in memory and on disk."""
+    facts = named_numbers(root / "proc/meminfo")  # in kB
+    return [1024 * (facts["MemAvailable"] + facts.get("SwapFree", 0))] if "MemAvailable" in facts else []
+
+
+def group_memory(root: Path) -> list[int]:
+    """What is left to each control group around this process: a container, a job on a cluster, a user's session.
+
+    Source: cgroups(7). Of files that a group has in memory the system drops what others need.
+    """
+    left = []
+    for _, kinds, path in re.findall(r"^(\d+):(.*?):/(.*)$", text_of(root / "proc/self/cgroup"), re.MULTILINE):
+        if kinds == "":  # version 2
+            group, limit, used = root / "sys/fs/cgroup" / path, "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):
+            group, limit, used = root / "sys/fs/cgroup/memory" / path, "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for folder in (group, *group.parents):  # a limit holds for all groups inside
+            numbers = [text_of(folder / name).strip() for name in (limit, used)]
+            if all(map(str.isdecimal, numbers)):  # not "max", and not missing
+                facts = named_numbers(folder / "memory.stat")
+                left.append(int(numbers[0]) - int(numbers[1]) + facts.get("inactive_file", 0))
+    return left
+
+
+def address_space(root: Path) -> list[int]:
+    """What `ulimit -v` leaves this process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = named_numbers(root / "proc/self/status").get("VmSize")  # in kB
+    return [] if limit == resource.RLIM_INFINITY or used is None else [limit - 1024 * used]
+
+
+def named_numbers(path: Path) -> dict[str, int]:
+    """The lines `name: number` of a file of the system's; none where there is no such file."""
+    return {name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text_of(path), re.MULTILINE)}
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""What the command lines share: arguments, exit statuses, tables, the progress bar."""

@@ -1,0 +1,82 @@
+"""The arguments that command lines share, and the prompt or text that they name."""
+
+import argparse
+import os
+import sys
+from typing import Callable, NoReturn
+
+from ..weights import GPT2, named_parameters
+from .exits import BadInput, say
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with one line for a mistake; `--help` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see python -m {self.prog} --help)")
+
+
+def whole_number(smallest: int, largest: int = 10**18 - 1) -> Callable[[str], int]:
+    """An argparse type: a whole number from `smallest` to `largest`."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or len(text) > 18 or not smallest <= int(text) <= largest:
+            limits = f"{smallest} or more" if largest == 10**18 - 1 else f"from {smallest} to {largest:,}"
+            raise argparse.ArgumentTypeError(f"must be a whole number, {limits}. Got {text[:40]!r}.")
+        return int(text)
+
+    return parse
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """`--model NAME`, as every command line takes it."""
+    parser.add_argument("--model", default="fairytale", metavar="NAME",
+                        help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
+                             "an owner/repo on the hub, or a folder")
+
+
+def announce_model(name: str, model: GPT2) -> None:
+    """Say on standard error which model is at work, and, by default, how to get another."""
+    line = f"model: {name}, {sum(array.size for _, array in named_parameters(model)):,} parameters"
+    if name == "fairytale":
+        line += " (bundled; for OpenAI's GPT-2: --model gpt2)"
+    say(line)
+
+
+def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
+    """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
+
+    Line ends are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
+    """
+    if prompt_file is None:
+        return utf8_text(os.fsencode(prompt or ""), "the prompt")
+    return utf8_text(*read_bytes(prompt_file)).replace("\r\n", "\n").removesuffix("\n")
+
+
+def read_bytes(file: str) -> tuple[bytes, str]:
+    """What a file, or standard input (-), holds, and what errors call it. Raises BadInput."""
+    source = "standard input" if file == "-" else file
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read(), source
+        with open(file, "rb") as opened:
+            return opened.read(), source
+    except OSError as error:
+        raise BadInput(f"{source}: {error.strerror}") from error
+
+
+def read_text(file: str) -> str:
+    """The text of a file, or of standard input (-), to the last byte: for what is measured, not continued.
+
+    Raises BadInput."""
+    data, source = read_bytes(file)
+    if not data:
+        raise BadInput(f"{source} is empty: expected a text")
+    return utf8_text(data, source)
+
+
+def utf8_text(data: bytes, source: str) -> str:
+    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error

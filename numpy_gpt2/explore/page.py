@@ -1,0 +1,175 @@
+"""What `explore` writes: the data of a page about one forward pass, and the page, one file that needs no network.
+
+`page.html`, beside this file, is the template: in the browser, it draws every figure from the data. The data are
+what a `Recorder` saw, to these precisions:
+
+    attention patterns      whole multiples of 1/65535, so to within 1e-5; the page shows 3 decimals
+    logits of the last      float32, bit for bit: the page draws from them as sampling.py does
+    norms, attributions     5 decimals
+    probabilities           6 decimals
+"""
+
+import base64
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from ..config import GPT2Config
+from ..lens import direct_logit_attribution, logit_lens, top_tokens
+from ..model import forward
+from ..sampling import check_finite
+from ..tap import STAGES, Recorder
+from ..tokenizer import Tokenizer
+from ..weights import GPT2, named_parameters, parameter_shapes
+
+TEMPLATE = Path(__file__).with_name("page.html")
+PLACEHOLDER = "{{data}}"  # stands in the template once, where the data belong
+
+MAX_TOKENS = 128  # more tokens than this no figure shows legibly
+N_TOP = 5  # tokens that the logit lens names at each place
+N_NAMED = 300  # likeliest next tokens that have a name in the page; the others have a probability only
+WHOLE = 2**16 - 1  # what attention of 1 is stored as
+
+# The stages that are made with weights, and the part of the checkpoint, `.weight` and `.bias`, that they are made with.
+PARTS: Mapping[str, str] = {
+    "wte": "wte", "wpe": "wpe", "h.i.ln_1": "h.i.ln_1", "h.i.attn.qkv": "h.i.attn.c_attn",
+    "h.i.attn.out": "h.i.attn.c_proj", "h.i.ln_2": "h.i.ln_2", "h.i.mlp.pre": "h.i.mlp.c_fc",
+    "h.i.mlp.out": "h.i.mlp.c_proj", "ln_f": "ln_f", "logits": "lm_head"}
+
+
+def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt that a page can show; an empty one starts from the end of text, as in `stream_text`.
+
+    Raises ValueError for a prompt that is too long.
+    """
+    ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    limit = min(MAX_TOKENS, model.config.n_positions)
+    if len(ids) > limit:
+        reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"
+        raise ValueError(f"the prompt must be at most {limit} tokens, {reason}. Got {len(ids)}: shorten it.")
+    return ids
+
+
+def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) -> dict[str, Any]:
+    """All that the page shows of one forward pass over ids [n_tokens], as values that JSON has.
+
+    name: what the page calls the model. Positions, layers and heads count from 0; `names` has the text of every id in
+    the page, or its bytes where these are not whole characters.
+    Raises FloatingPointError for logits that are not finite.
+    """
+    last = model.config.n_layer - 1
+    acts = Recorder(["wte", "wpe", "h.*.resid_pre", "h.*.attn.pattern", "h.*.attn.z", "h.*.mlp.out",
+                     f"h.{last}.resid_post", "logits"])
+    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
+    check_finite(logits)
+    known = logits[-1, :tokenizer.vocab_size]  # the tokenizer may know fewer tokens than the model: they are not drawn
+    likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
+    lens = lens_data(model, tokenizer, acts)
+    predicted = lens["ids"][-1]  # by the last layer, so by the model, at every position
+    shown = {*ids, *likeliest, *np.ravel(lens["ids"]).tolist()}
+    return {
+        "model": name,
+        "config": model.config.to_dict(),
+        "n_parameters": sum(array.size for _, array in named_parameters(model)),
+        "prompt": tokenizer.decode(ids),
+        "ids": list(ids),
+        "names": {token_id: token_name(tokenizer, token_id) for token_id in sorted(shown)},
+        "stages": stages_data(model.config, len(ids)),
+        "attention": packed_attention(acts, model.config.n_layer),
+        "norms": norms(acts, model.config.n_layer),
+        "lens": lens,
+        "attribution": attribution_data(model, acts, [tokens[0] for tokens in predicted]),
+        "likeliest": likeliest,
+        "logits": packed(known, "<f4"),
+    }
+
+
+def token_name(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
+    """The text of a token; where its bytes are not whole characters, the bytes."""
+    data = tokenizer.token_bytes(token_id)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(data)
+
+
+def stages_data(config: GPT2Config, n_tokens: int) -> list[dict[str, Any]]:
+    """The table of stages, with shapes in numbers and the parameters that each is made with: name and shape."""
+    shapes = {name.replace("h.0.", "h.i."): shape for name, shape in parameter_shapes(config).items()}
+    rows = []
+    for stage in STAGES:
+        part = PARTS.get(stage.name)
+        parameters = [[name, shapes[name]] for name in (f"{part}.weight", f"{part}.bias") if name in shapes]
+        rows.append({"name": stage.name, "equation": stage.equation, "sentence": stage.sentence, "axes": stage.shape,
+                     "shape": stage.concrete_shape(config, n_tokens, n_tokens, n_tokens), "parameters": parameters})
+    return rows
+
+
+def packed_attention(acts: Recorder, n_layer: int) -> str:
+    """All patterns, row by row and without what is above the diagonal, which is 0: [n_layer, n_head, n*(n+1)/2]."""
+    patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(n_layer)])  # [n_layer, n_head, n, n]
+    queries, keys = np.tril_indices(patterns.shape[-1])  # two of [n*(n+1)/2]
+    seen = patterns[..., queries, keys]  # [n_layer, n_head, n*(n+1)/2]
+    return packed(np.rint(seen * WHOLE), "<u2")
+
+
+def packed(array: np.ndarray, dtype: str) -> str:
+    """The array's bytes as text, in base64."""
+    return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
+
+
+def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
+    """The length of each token's vector in the residual stream, as it enters each block and leaves the last one.
+
+    [n_layer + 1, n_tokens]
+    """
+    streams = [acts[f"h.{i}.resid_pre"] for i in range(n_layer)] + [acts[f"h.{n_layer - 1}.resid_post"]]
+    return rounded(np.linalg.norm(streams, axis=-1), 5)
+
+
+def rounded(array: Any, decimals: int) -> Any:
+    """Nested lists of Python floats, no longer than the page needs them."""
+    return np.round(np.asarray(array, np.float64), decimals).tolist()
+
+
+def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder) -> dict[str, Any]:
+    """The best tokens after every layer at every position: ids and probabilities, [n_layer + 1, n_tokens, N_TOP]."""
+    k = min(N_TOP, model.config.vocab_size, tokenizer.vocab_size)
+    best = [top_tokens(logit_lens(model, acts, layer), tokenizer, k) for layer in range(model.config.n_layer + 1)]
+    return {"ids": [[[int(token.id) for token in tokens] for tokens in row] for row in best],
+            "probabilities": [[[round(float(token.probability), 6) for token in tokens] for tokens in row]
+                              for row in best]}
+
+
+def attribution_data(model: GPT2, acts: Recorder, predicted: Sequence[int]) -> dict[str, Any]:
+    """What each part adds to the logit of the predicted token, at every position: values [n_tokens, n_parts]."""
+    found = [direct_logit_attribution(model, acts, token_id, position)
+             for position, token_id in enumerate(predicted)]
+    logits = [acts["logits"][position, token_id] for position, token_id in enumerate(predicted)]
+    return {"ids": list(predicted), "logits": rounded(logits, 5), "parts": found[0].names,
+            "values": rounded([attribution.values for attribution in found], 5)}
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """The page: the template with the data in it."""
+    return template().replace(PLACEHOLDER, script_safe_json(data))
+
+
+@cache
+def template() -> str:
+    return TEMPLATE.read_text(encoding="utf-8")
+
+
+def script_safe_json(data: Mapping[str, Any]) -> str:
+    """JSON that a <script> element may hold: no text in it can end the element, or begin another.
+
+    ASCII only: json escapes all else, U+2028 and U+2029 among it.
+    """
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,81 @@
+"""Walk through one forward pass, array by array: `python -m numpy_gpt2.step "Once upon a time"`."""
+
+import io
+import sys
+from typing import TextIO
+
+import numpy as np
+
+from ..cache import KVCache
+from ..checkpoint.loading import load
+from ..cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt
+from ..cli.exits import BadInput, bad_input, run
+from ..decoding import next_logits
+from ..lens import top_tokens
+from ..model import check_ids
+from ..tap import stage_names
+from ..tokenizer import Tokenizer, quoted
+from ..weights import GPT2
+from .walk import fitting_stages, walk_through
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="numpy_gpt2.step", description="Walk through one forward pass: stop at every named "
+                            "array, look at it, and ask the next question. help, there, lists what you can do. "
+                            "Commands can come from a pipe.")
+    parser.add_argument("prompt", metavar="PROMPT", help="the text that is read; an empty one is the end of text")
+    add_model_argument(parser)
+    parser.add_argument("--until", default="*", metavar="NAME",
+                        help="the first stop: a stage (h.3.attn.pattern), or a glob, the first it fits (h.3.attn.*); "
+                             "default: the first of all")
+    parser.add_argument("--next", action="store_true",
+                        help="read the prompt without a stop, take the likeliest token, and walk through its pass: one "
+                             "token, and the cache")
+    return parser
+
+
+def main() -> None:
+    """Parse, load, and walk."""
+    args = make_parser().parse_args()
+    prompt = read_prompt(args.prompt)
+    with bad_input():
+        model, tokenizer = load(args.model)
+    announce_model(args.model, model)
+    ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    room = model.config.n_positions - args.next
+    if len(ids) > room:
+        raise BadInput(f"the prompt must be at most {room} tokens, the model's context"
+                       f"{' less the one that follows' if args.next else ''}. Got {len(ids)}: shorten it.")
+    with bad_input():
+        check_ids(model, ids)
+        fitting_stages(args.until, stage_names(model.config))
+    if not sys.stdin.isatty():
+        sys.stdin = EchoedInput(sys.stdin)
+    cache = KVCache(model, n_positions=len(ids) + args.next)
+    if args.next:
+        ids = [*ids, likeliest_next(model, tokenizer, ids, cache)]
+    walk_through(model, tokenizer, ids, args.until, cache)
+
+
+def likeliest_next(model: GPT2, tokenizer: Tokenizer, ids: list[int], cache: KVCache) -> int:
+    """Read the prompt into the cache; choose the token to follow, and say which."""
+    token, = top_tokens(next_logits(model, np.array(ids), cache), tokenizer, k=1)
+    print(f"prefill: {len(ids)} tokens are in the cache now; the likeliest to follow is "
+          f"{quoted(tokenizer, token.id)}, with probability {token.probability:.3f}; its pass:")
+    return token.id
+
+
+class EchoedInput(io.TextIOBase):
+    """Commands from a pipe or a file. They are shown as they are read, so that what is printed reads like a session."""
+
+    def __init__(self, commands: TextIO) -> None:
+        self.commands = commands
+
+    def readline(self, size: int | None = -1) -> str:  # type: ignore[override]  # always a whole line
+        line = self.commands.buffer.readline().decode("utf-8", errors="replace")
+        print(line.rstrip("\r\n"), end="\n" if line else "")
+        return line
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,228 @@
+"""An array of the forward pass as a few lines of text: what can be read from it on a screen.
+
+What does not fit is left out in the middle, and the lines say so.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Callable, Sequence
+
+import numpy as np
+
+from ..cli.tables import wrapped
+from ..lens import TopToken, residual_logits, top_tokens
+from ..tap import stage_of
+from ..tokenizer import Tokenizer, quoted
+from ..weights import GPT2
+
+N_LIKELIEST = 10  # so many tokens are shown for logits
+HEADING = 8  # so much of a key's text is shown above its column, where columns of numbers could be narrower
+SHADES = ".:-=+*#%@"
+GAP = "~"
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a preview is fitted to: the tokens it names, the head that is looked at, and the room, in characters."""
+
+    tokenizer: Tokenizer
+    ids: Sequence[int]  # of all tokens so far
+    n_cached: int  # so many of them are in the cache; the others go through the pass
+    head: int
+    width: int
+    height: int
+
+    def all_tokens(self) -> list[str]:
+        """Position and text of each token so far: `3 " time"`."""
+        return [f"{position} {quoted(self.tokenizer, token_id)}" for position, token_id in enumerate(self.ids)]
+
+    def new_tokens(self) -> list[str]:
+        return self.all_tokens()[self.n_cached:]
+
+
+def preview(name: str, value: np.ndarray, screen: Screen) -> list[str]:
+    """The lines that show the array announced as `name`. What they show depends on its axes alone."""
+    return PREVIEWS[stage_of(name).shape](value, screen)
+
+
+def statistics(value: np.ndarray) -> str:
+    """Mean, deviation and extremes of what is finite, and how much is not."""
+    finite = value[np.isfinite(value)]
+    if finite.size == 0:
+        return "nothing finite"
+    text = f"mean {finite.mean():.4g}, std {finite.std():.4g}, min {finite.min():.4g}, max {finite.max():.4g}"
+    if finite.size < value.size:
+        kinds = " and ".join(str(kind) for kind in np.unique(value[~np.isfinite(value)]))
+        text += f" ({kinds} left out: {value.size - finite.size} of {value.size})"
+    return text
+
+
+# What is shown of each kind of array ----------------------------------------------------------------------------------
+
+
+def token_norms(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_new, n_embd]: the length of each token's vector."""
+    norms = np.linalg.norm(value, axis=-1)  # [n_new]
+    return grid("norm of each token's vector", screen.new_tokens(), ["norm"], lambda i, j: f"{norms[i]:.2f}", screen)
+
+
+def qkv_norms(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_new, 3*n_embd]: the length of each token's query, key and value."""
+    norms = [np.linalg.norm(part, axis=-1) for part in np.split(value, 3, axis=-1)]  # three of [n_new]
+    return grid("norm of each token's query, key and value, all heads together", screen.new_tokens(), ["q", "k", "v"],
+                lambda i, j: f"{norms[j][i]:.2f}", screen)
+
+
+def head_norms(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_head, n_new or n_all, d_head]: the length of each token's vector in each head."""
+    norms = np.linalg.norm(value, axis=-1)  # [n_head, n_tokens]
+    n_head, n_tokens = norms.shape
+    return grid("norm of each token's vector, by head", screen.all_tokens()[-n_tokens:],
+                [f"head {head}" for head in range(n_head)], lambda i, j: f"{norms[j, i]:.2f}", screen)
+
+
+def query_by_key(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_head, n_new, n_all]: one head, a row for each query, a column for each key."""
+    def cell(i: int, j: int) -> str:
+        number = value[screen.head, i, j]
+        return f"{number:.2f}" if np.isfinite(number) and number != 0 else f"{number:.0f}"  # -inf, and a share of 0
+
+    return grid(f"head {screen.head} of {len(value)}: a row for each query, a column for each key",
+                screen.new_tokens(), screen.all_tokens(), cell, screen)
+
+
+def neurons(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_new, n_inner]: how many neurons are active in each token, and which ones most."""
+    shares = np.mean(value > 0, axis=-1)  # [n_new]
+    strongest = np.argsort(-value, axis=-1)[:, :3]  # [n_new, 3]
+
+    def cell(i: int, j: int) -> str:
+        if j == 0:
+            return f"{shares[i]:.1%}"
+        neuron = strongest[i, j - 1]
+        return f"#{neuron} {value[i, neuron]:.2f}"
+
+    return grid(f"of {value.shape[-1]} neurons the share that is active (above 0), and the strongest by number",
+                screen.new_tokens(), ["active", "1st", "2nd", "3rd"][:1 + strongest.shape[-1]], cell, screen)
+
+
+def likeliest(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_unembedded, vocab_size]: the likeliest tokens after the last one."""
+    best = top_tokens(value[-1], screen.tokenizer, N_LIKELIEST)
+
+    def cell(i: int, j: int) -> str:
+        return f"{best[i].probability:.3f}" if j == 0 else f"{value[-1, best[i].id]:.2f}"
+
+    return grid(f"the likeliest to come after {screen.all_tokens()[-1]}",
+                [quoted(screen.tokenizer, token.id) for token in best], ["probability", "logit"], cell, screen)
+
+
+PREVIEWS: dict[tuple[str, ...], Callable[[np.ndarray, Screen], list[str]]] = {
+    ("n_new", "n_embd"): token_norms,
+    ("n_new", "3*n_embd"): qkv_norms,
+    ("n_head", "n_new", "d_head"): head_norms,
+    ("n_head", "n_all", "d_head"): head_norms,
+    ("n_head", "n_new", "n_all"): query_by_key,
+    ("n_new", "n_inner"): neurons,
+    ("n_unembedded", "vocab_size"): likeliest,
+}
+
+
+def what_it_would_say(model: GPT2, name: str, residual: np.ndarray, screen: Screen) -> list[str]:
+    """The three likeliest tokens after each new one, if the model stopped at this residual stream [n_new, n_embd]."""
+    @cache
+    def best(i: int) -> list[TopToken]:  # one row at a time: the product with the vocabulary is dear
+        return top_tokens(residual_logits(model, residual[i]), screen.tokenizer, 3)
+
+    def cell(i: int, j: int) -> str:
+        return f"{quoted(screen.tokenizer, best(i)[j].id)} {best(i)[j].probability:.3f}"
+
+    return grid(f"what the model would say next if it stopped at {name}", screen.new_tokens(), ["1st", "2nd", "3rd"],
+                cell, screen)
+
+
+def thumbnails(value: np.ndarray, screen: Screen) -> list[str]:
+    """[n_head, n_new, n_all]: all heads side by side, a character for each query and key, a blank where key > query."""
+    n_head, n_new, n_all = value.shape
+    columns = middle_left_out(n_all, screen.width)
+    tile = max(len(columns), len(f"head {n_head - 1}"))
+    per_line = max((screen.width + 2) // (tile + 2), 1)
+    bands = [range(first, min(first + per_line, n_head)) for first in range(0, n_head, per_line)]
+    rows = middle_left_out(n_new, (screen.height - 2) // len(bands) - 1)
+    left_out = f", {GAP} where some are left out" if None in rows + columns else ""
+    lines = wrapped(f"a row for each query, a column for each key, from {SHADES[0]} (the head's least) to {SHADES[-1]} "
+                    f"(its most){left_out}", screen.width)
+    for heads in bands:
+        lines.append("  ".join(f"{f'head {head}':{tile}}" for head in heads))
+        for i in rows:
+            lines.append("  ".join(f"{shaded(value[head], i, columns, screen.n_cached):{tile}}" for head in heads))
+    return [line.rstrip() for line in lines]
+
+
+def shaded(head: np.ndarray, i: int | None, columns: list[int | None], n_cached: int) -> str:
+    """One row of a head [n_new, n_all] in a thumbnail."""
+    if i is None:
+        return GAP * len(columns)
+    n_new, n_all = head.shape
+    visible = head[np.arange(n_all) <= n_cached + np.arange(n_new)[:, np.newaxis]]
+    least, most = visible.min(), visible.max()
+    spread = most - least or 1.0
+    levels = np.nan_to_num((head[i, :n_cached + i + 1] - least) / spread * (len(SHADES) - 1)).round()  # [n_visible]
+    return "".join(GAP if j is None else SHADES[int(levels[j])] if j < len(levels) else " " for j in columns)
+
+
+# Tables that fit ------------------------------------------------------------------------------------------------------
+
+
+def grid(title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], str],
+         screen: Screen) -> list[str]:
+    """A title, the columns' headings, and a line for each row: its name and its cells."""
+    lines = wrapped(title, screen.width)
+    shown_rows = middle_left_out(len(rows), screen.height - len(lines) - 1)
+    names = {i: shortened(rows[i], max(screen.width // 3, 1)) for i in shown_rows if i is not None}
+    texts = {i: [cell(i, j) for j in range(len(columns))] for i in names}
+    margin = max(map(len, names.values()))
+    room = screen.width - margin
+    needed = max(len(text) for row in texts.values() for text in row)
+    size, shown_columns = fitting_columns(columns, needed, room)
+    left_out = f"..{len(columns) - len(shown_columns) + 1}.."
+
+    def line(name: str, cells: Sequence[str], gap: str) -> str:
+        texts = [f"{gap:>{len(left_out)}}" if j is None else f"{shortened(cells[j], size):>{size}}"
+                 for j in shown_columns]
+        return "  ".join([f"{name:{margin}}", *texts])[:screen.width]
+
+    lines.append(line("", columns, left_out))
+    for i in shown_rows:
+        lines.append(f"... {len(rows) - len(names)} more" if i is None else line(names[i], texts[i], ".."))
+    return lines
+
+
+def fitting_columns(columns: Sequence[str], needed: int, room: int) -> tuple[int, list[int | None]]:
+    """The width of a column, and which are shown: headings are shortened before columns are left out."""
+    for size in (max(needed, *map(len, columns)), max(needed, HEADING)):
+        n_fitting = room // (size + 2)
+        if n_fitting >= len(columns):
+            return size, list(range(len(columns)))
+    if n_fitting >= 2:
+        return size, middle_left_out(len(columns), n_fitting)
+    return max(room - 2, 1), [0]  # without room to say that there are more
+
+
+def middle_left_out(n: int, room: int) -> list[int | None]:
+    """The numbers up to n, or the first and the last of them, as many as there is room for, and a None between."""
+    if n <= max(room, 1):
+        return list(range(n))
+    n_last = max(room // 2, 1)
+    n_first = max(room - 1 - n_last, 0)
+    return [*range(n_first), None, *range(n - n_last, n)]
+
+
+def elided(lines: list[str], room: int) -> list[str]:
+    """The lines, or the first and the last of them, with one between that says how many are left out."""
+    shown = middle_left_out(len(lines), room)
+    return [f"... {len(lines) - len(shown) + 1} more" if i is None else lines[i] for i in shown]
+
+
+def shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[:width - 1] + GAP

@@ -1,0 +1,112 @@
+"""What is known of a checkpoint before its weights are read.
+
+    name -> Metadata: the config, verified against the header of the weights' file (or, for a built-in size, the config)
+
+A header is the first few kilobytes of the file: the name, type and shape of every tensor. No weights are downloaded.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Mapping
+
+from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, cached_file, checkpoint_files,
+                              choose_files, explained, look_up, within)
+from ..checkpoint.json_file import read_config
+from ..checkpoint.loading import check_tensors, checked_config
+from ..checkpoint.tensors import StoredTensor, stored_tensors
+from ..config import SIZES, GPT2Config
+from ..errors import CheckpointError, HubError
+from ..weights import parameter_shapes
+
+HEADER_S = 20  # how long the hub may take to show all headers of a checkpoint, in seconds
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What can be known of a checkpoint before its weights are read."""
+
+    name: str
+    config: GPT2Config
+    source: str  # where this is known from, in words
+    types: Mapping[str, str] = field(default_factory=dict)  # each parameter's type in the file; empty: no file was seen
+    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # tensors in the file that are no parameters
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether a header was read, and has every parameter of the config in its shape."""
+        return bool(self.types)
+
+
+def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
+    """The metadata of a checkpoint: a built-in name, a folder, or owner/repo, as for `load`.
+
+    A file on this machine shows its own header. Of others the hub shows the header; where it cannot be reached, the
+    four released sizes are known all the same (and the metadata say that nothing was verified).
+    Raises CheckpointError (a file), HubError (the network) or ValueError (an argument).
+    """
+    place = look_up(str(name))
+    if isinstance(place, Path):
+        return metadata_of_files(str(name), checkpoint_files(name, revision, (CONFIG, WEIGHTS)))
+    try:
+        files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main"), place)
+    except IncompleteCheckpoint:
+        return metadata_from_hub(str(name), place, revision)
+    return metadata_of_files(str(name), files)
+
+
+def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2.SIZES)") -> Metadata:
+    """One of the four released sizes, from its settings alone."""
+    return Metadata(size, SIZES[size], source)
+
+
+def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
+    config = read_config(files["config.json"], str(files["config.json"]))
+    tensors = stored_tensors(files)
+    place = next(path for file_name, path in files.items() if file_name != "config.json")
+    config = checked_config(config, tensors, place)
+    return metadata_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
+
+
+def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
+    size_of_repo = {RELEASED[size]: size for size in SIZES}
+    try:
+        config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
+        commit = config_path.parent.name  # the cache's layout: snapshots/<commit>/config.json
+        tensors = header_on_hub(repo, commit)
+    except HubError as error:
+        if repo not in size_of_repo or revision is not None:
+            raise
+        source = f"the released settings (numpy_gpt2.SIZES), not verified: {str(error).partition(' Ways out:')[0]}"
+        return replace(metadata_of_size(size_of_repo[repo], source), name=name)
+    config = read_config(config_path, f"{repo}: config.json")
+    return metadata_of_tensors(name, config, tensors, Path(repo), f"config.json and the header on the hub: {repo} at "
+                               f"commit {commit[:8]}")
+
+
+def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
+    """What the weights' files of a repository say they hold. It always asks the network."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    try:
+        metadata = within(HEADER_S, lambda: get_safetensors_metadata(repo, revision=commit, timeout=5))
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise CheckpointError(f"{repo}: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        raise explained(error, repo, commit) from error
+    tensors = {}
+    for file_name, file in metadata.files_metadata.items():
+        for name, info in file.tensors.items():
+            tensors[name.removeprefix("transformer.")] = StoredTensor(
+                Path(repo, file_name), name, info.dtype, tuple(info.shape), info.data_offsets[0])
+    return tensors
+
+
+def metadata_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,
+                        source: str) -> Metadata:
+    """The metadata, once the headers are found to have what the config says. Else raises CheckpointError."""
+    check_tensors(config, tensors, place)
+    names = parameter_shapes(config)
+    types = {name: tensors[name].dtype for name in names}
+    extras = {name: tensor.shape for name, tensor in tensors.items() if name not in names}
+    return Metadata(name, config, source, types, extras)

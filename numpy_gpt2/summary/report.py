@@ -1,0 +1,125 @@
+"""Reports: what is counted and measured of a model, as plain data.
+
+`python -m numpy_gpt2.summary --json` prints them as they are; its text and its picture are made from the same numbers.
+"""
+
+import math
+from dataclasses import asdict
+from typing import Any, Collection, Mapping, Sequence
+
+from ..checkpoint.loading import load, load_model
+from ..errors import CheckpointError, HubError
+from ..tokenizer import Tokenizer
+from ..weights import GPT2
+from .counting import MEMORY_TYPES, PassCost, count_parameters, decode_cost, figures, parameters, parts, prefill_cost
+from .metadata import Metadata
+from .weight_statistics import (HISTOGRAM_EDGES, ONE_ARRAY, depth_profiles, layer_statistics, tensor_statistics,
+                                text_loss, weight_tying)
+
+Report = dict[str, Any]  # a few facts that are always there, and each section that was asked for, by its name
+Reports = Mapping[str, Report]  # by the model's name
+
+# What can be asked for, in the order in which it is shown.
+SECTIONS = {
+    "parts": "the parts as a tree, with their shapes",
+    "configuration": "context, width, heads, layers, vocabulary",
+    "parameters": "every parameter: its name, shape, count, share and bytes",
+    "counts": "the parameters of each part; tied, untied, and the difference",
+    "biases": "weights, biases and layer-norm gains apart",
+    "tying": "whether wte and lm_head are one array, and how alike two of them are (two are loaded for it)",
+    "figures": "the figures that people meet (124M, 137M, 117M, ...), each with the sum that gives it",
+    "cost": "floating-point operations and bytes for each token",
+    "values": "statistics of the weights by tensor, by layer and with depth (the weights are loaded for it)",
+}
+
+# What people call the keys of `Counts.kinds` and `Counts.roles`.
+KINDS = {"wte": "token embedding, wte", "wpe": "position embedding, wpe", "attn": "attention", "mlp": "MLP",
+         "ln": "layer norms", "lm_head": "unembedding, lm_head"}
+ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-norm gains"}
+
+
+def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
+                n_context: int | None = None, text: str | None = None) -> dict[str, Report]:
+    """A report of each model. Of several, one whose weights cannot be had tells why in place of what they would tell.
+
+    sections: keys of SECTIONS, in their order. measured: those of them ("tying", "values") to load the weights for.
+    n_context: the tokens that the cost is about; None means the model's whole context. text: to take the loss of.
+    Raises CheckpointError, HubError or MemoryError (one model without its weights), or ValueError (an argument).
+    """
+    reports = {}
+    for model in models:
+        report = report_counts(model, sections, n_context or model.config.n_positions)
+        # of one array all is known
+        wanted = [section for section in measured if section != "tying" or not model.config.tie_word_embeddings]
+        try:
+            report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
+        except (HubError, CheckpointError, MemoryError) as error:
+            if len(models) == 1:
+                raise
+            reason = str(error).partition(" Ways out:")[0] or "not enough memory"
+            report |= {section: {"error": reason} for section in (*wanted, *(["loss"] if text else []))}
+        reports[model.name] = report
+    return reports
+
+
+# Without the weights --------------------------------------------------------------------------------------------------
+
+
+def report_counts(model: Metadata, sections: Collection[str], n_context: int) -> Report:
+    """What is known without the weights. All of it is counted, which takes no time, and the sections are picked."""
+    config = model.config
+    counts = count_parameters(config)
+    totals = asdict(counts)
+    del totals["roles"]
+    counted = {
+        "parts": [asdict(part) for part in parts(config)],
+        "configuration": {**asdict(config), "d_head": config.d_head},
+        "parameters": [{"name": one.name, "shape": list(one.shape), "count": one.count,
+                        "share": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
+        "counts": {**totals, "shares": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
+        "biases": {**counts.roles, "shares": {role: n / counts.stored for role, n in counts.roles.items()}},
+        "tying": asdict(ONE_ARRAY) if config.tie_word_embeddings else {"n_arrays": 2},
+        "figures": [{"figure": one.figure, "count": one.count, "sum": one.sum_text, "remark": one.remark}
+                    for one in figures(config)],
+        "cost": {"n_context": n_context, "prefill": report_cost(prefill_cost(config, n_context)),
+                 "decode": report_cost(decode_cost(config, n_context))},
+    }
+    return {"n_parameters": counts.stored, "source": model.source, "verified": model.is_verified,
+            "not_parameters": list(model.extras),
+            **{section: counted[section] for section in sections if section in counted}}
+
+
+def report_cost(cost: PassCost) -> Report:
+    weight_bytes = {name: cost.weights_read * size / cost.n_new for name, size in MEMORY_TYPES.items()}
+    cache_bytes = {name: cost.cache_read * size / cost.n_new for name, size in MEMORY_TYPES.items()}
+    return {**asdict(cost), "flops": cost.flops, "flops_per_token": cost.flops / cost.n_new,
+            "weight_bytes_per_token": weight_bytes, "cache_bytes_per_token": cache_bytes}
+
+
+# From the weights -----------------------------------------------------------------------------------------------------
+
+
+def report_weights(name: str, wanted: Collection[str], text: str | None) -> Report:
+    """What the weights themselves have to tell: they are loaded, and downloaded if need be."""
+    tokenizer: Tokenizer | None = None  # without a text none is needed
+    if text is None:
+        model = load_model(name)
+    else:
+        model, tokenizer = load(name)
+    report: Report = {}
+    if "values" in wanted:
+        report["values"] = report_values(model)
+    if "tying" in wanted:
+        report["tying"] = asdict(weight_tying(model))
+    if text is not None and tokenizer is not None:
+        loss = asdict(text_loss(model, tokenizer, text))
+        report["loss"] = {key: value if math.isfinite(value) else None for key, value in loss.items()}
+    return report
+
+
+def report_values(model: GPT2) -> Report:
+    tensors = tensor_statistics(model)
+    return {"tensors": [asdict(one) for one in tensors],
+            "layers": [asdict(one) for one in layer_statistics(model)],
+            "depth": [asdict(one) for one in depth_profiles(tensors, model.config.n_layer)],
+            "histogram_edges": list(HISTOGRAM_EDGES)}

@@ -1,0 +1,180 @@
+"""What the weights of a GPT-2 are: their statistics, by tensor and by layer, the tying of two of them, a text's loss.
+
+All sums are in float64, a million numbers at a time: float32 would lose digits in a sum over 80 million numbers, and a
+float64 copy of xl's token embedding alone would need 643 MB.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+import numpy as np
+
+from ..scoring import score_tokens
+from ..tokenizer import Tokenizer
+from ..weights import BLOCK_PARTS, GPT2, named_parameters
+
+CHUNK = 1 << 20  # numbers in float64 at a time: 8 MiB
+
+# A histogram's edges, in standard deviations from the mean. The outermost two bins also hold whatever lies beyond.
+HISTOGRAM_EDGES = tuple(i / 2 for i in range(-6, 7))
+
+
+# Statistics -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Some numbers, described by a few."""
+
+    name: str
+    count: int
+    mean: float
+    std: float  # sqrt(mean((x - mean)^2)): of these numbers, not an estimate for others
+    smallest: float
+    largest: float
+    norm: float  # sqrt(sum(x^2)), the Frobenius norm of a matrix
+    histogram: tuple[int, ...]  # how many lie in each bin of HISTOGRAM_EDGES
+
+
+def statistics(name: str, *arrays: np.ndarray) -> Statistics:
+    """The statistics of one array, or of several taken together. Raises FloatingPointError for one that is not finite.
+
+    The mean comes first and the deviations from it in a second reading: mean(x^2) - mean^2 would lose digits where the
+    mean is large.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    smallest, largest = math.inf, -math.inf
+    for chunk in chunks(*arrays):
+        count += chunk.size
+        total += float(np.sum(chunk))
+        squares += float(np.dot(chunk, chunk))
+        smallest = min(smallest, float(np.min(chunk)))
+        largest = max(largest, float(np.max(chunk)))
+    if not math.isfinite(squares):
+        raise FloatingPointError(f"{name} holds numbers that are not finite, or that are too large to square")
+    # of numbers that are all equal the mean is known exactly; their sum may be rounded
+    mean = smallest if smallest == largest else total / count
+    std = math.sqrt(sum(float(np.sum((chunk - mean) ** 2)) for chunk in chunks(*arrays)) / count)
+    return Statistics(name, count, mean, std, smallest, largest, math.sqrt(squares), histogram(arrays, mean, std))
+
+
+def histogram(arrays: Sequence[np.ndarray], mean: float, std: float) -> tuple[int, ...]:
+    """How many numbers lie in each bin. Where all are equal, they lie just right of the middle."""
+    counts = np.zeros(len(HISTOGRAM_EDGES) - 1, np.int64)
+    first, last = HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]
+    for chunk in chunks(*arrays):
+        deviations = (chunk - mean) / std if std > 0 else np.zeros_like(chunk)
+        counts += np.histogram(np.clip(deviations, first, last), len(counts), (first, last))[0]
+    return tuple(map(int, counts))
+
+
+def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
+    """All numbers of the arrays in float64, CHUNK of them at a time at most."""
+    for array in arrays:
+        flat = array.reshape(-1)
+        for i in range(0, flat.size, CHUNK):
+            yield flat[i:i + CHUNK].astype(np.float64)
+
+
+def tensor_statistics(model: GPT2) -> list[Statistics]:
+    """The statistics of every parameter, in the checkpoint's order."""
+    return [statistics(name, array) for name, array in named_parameters(model)]
+
+
+def layer_statistics(model: GPT2) -> list[Statistics]:
+    """The statistics of every block, all its parameters together: `h.0`, `h.1`, ..."""
+    arrays = dict(named_parameters(model))
+    return [statistics(f"h.{i}", *(array for name, array in arrays.items() if name.startswith(f"h.{i}.")))
+            for i in range(model.config.n_layer)]
+
+
+# With depth -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DepthProfile:
+    """How one kind of tensor changes from the first block to the last."""
+
+    name: str  # as in a block: attn.c_attn.weight
+    std: tuple[float, ...]  # of each block's
+    trend: float | None  # the correlation of std with depth: 1 grows all the way, -1 shrinks; None where it is constant
+
+
+def depth_profiles(tensors: Sequence[Statistics], n_layer: int) -> list[DepthProfile]:
+    """The profile of each weight of a block, from the statistics of all tensors."""
+    std = {statistic.name: statistic.std for statistic in tensors}
+    profiles = []
+    for part in BLOCK_PARTS:
+        of_block = tuple(std[f"h.{i}.{part}.weight"] for i in range(n_layer))
+        trend = correlation(np.arange(n_layer), np.array(of_block))
+        profiles.append(DepthProfile(f"{part}.weight", of_block, trend))
+    return profiles
+
+
+# Two arrays -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightTying:
+    """How the unembedding `lm_head` relates to the token embedding `wte`."""
+
+    n_arrays: int  # 1: the two are one array, under two names
+    correlation: float | None  # of their numbers, place by place; None where one of them is constant
+    largest_difference: float
+
+
+def weight_tying(model: GPT2) -> WeightTying:
+    """Whether a model's embedding and unembedding are one array or two, and how alike these are.
+
+    Source: Press and Wolf, "Using the Output Embedding to Improve Language Models".
+    """
+    if model.lm_head is model.wte:
+        return ONE_ARRAY
+    pairs = zip(chunks(model.wte), chunks(model.lm_head))
+    largest = max(float(np.max(np.abs(wte - lm_head))) for wte, lm_head in pairs)
+    return WeightTying(2, correlation(model.wte, model.lm_head), largest)
+
+
+ONE_ARRAY = WeightTying(1, 1.0, 0.0)  # nothing to measure: an array equals itself
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson's correlation of two arrays of one shape, place by place, from -1 to 1. None where one is constant."""
+    if np.min(a) == np.max(a) or np.min(b) == np.max(b):
+        return None
+    mean_a = sum(float(np.sum(chunk)) for chunk in chunks(a)) / a.size
+    mean_b = sum(float(np.sum(chunk)) for chunk in chunks(b)) / b.size
+    squares_a = squares_b = products = 0.0
+    for chunk_a, chunk_b in zip(chunks(a), chunks(b)):
+        chunk_a -= mean_a
+        chunk_b -= mean_b
+        squares_a += float(np.dot(chunk_a, chunk_a))
+        squares_b += float(np.dot(chunk_b, chunk_b))
+        products += float(np.dot(chunk_a, chunk_b))
+    scale = math.sqrt(squares_a) * math.sqrt(squares_b)
+    return products / scale if scale > 0 else None
+
+
+# A text ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """How well a model predicts a text. Bits per byte compare any two models; losses only those of one tokenizer."""
+
+    n_tokens: int  # all are scored: <|endoftext|> stands before the first
+    n_bytes: int
+    mean_loss: float  # nats per token
+    perplexity: float
+    bits_per_byte: float
+
+
+def text_loss(model: GPT2, tokenizer: Tokenizer, text: str) -> TextLoss:
+    """The loss of a whole text, in windows where it is longer than the context. Raises ValueError for an empty one."""
+    if not text:
+        raise ValueError("text must have one character or more. Got none.")
+    ids = tokenizer.encode(text)
+    scores = score_tokens(model, [tokenizer.eot_id, *ids])
+    n_bytes = len(text.encode("utf-8"))
+    return TextLoss(len(ids), n_bytes, scores.mean_loss, scores.perplexity, scores.bits_per_byte(n_bytes))

@@ -1,0 +1,237 @@
+"""What the benchmark measures, group by group: each case first checked, then timed in turns.
+
+Each group is a function of a `Bench`, which has the sides, and yields its measurements.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from report import Measurement
+from sides import Worker, run_fresh, time_output
+
+import numpy_gpt2
+from numpy_gpt2.cli.exits import say
+from numpy_gpt2.summary.counting import count_parameters, decode_cost, prefill_cost
+
+OURS, THEIRS = "engine", "reference"
+BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
+PROMPT = "Once upon a time"
+
+DECODE_CONTEXTS = (20, 128, 512, 900)
+PREFILL_LENGTHS = (128, 512, 1024)
+BATCHES = (1, 2, 4, 8, 16)
+BATCH_CONTEXT = 128
+N_PROMPT = 20  # tokens of the prompts of load and lookup
+LOAD_WRITES = 4
+START_WRITES = 40
+N_CHECKED = 8  # tokens that both sides write before a case is timed
+LOOKUP_WRITES, LOOKUP_DRAFT = 200, 15
+TEXTS = {"text that repeats itself": 0.1, "at times": 1, "hardly": 10}  # loudness: see engine.louder
+SMALLEST_CONTEXT = N_PROMPT + LOOKUP_WRITES  # a model's, to have room for every group
+ITEM = 4  # bytes of a float32
+
+
+class Bench:
+    """The sides at work on one checkpoint, how often and how long, and what the floors and the checks have shown."""
+
+    def __init__(self, folder, config, rounds, seconds, seed, with_theirs):
+        self.folder, self.config = folder, config
+        self.rounds, self.seconds = rounds, seconds
+        self.rng = np.random.default_rng(seed)
+        self.with_theirs = with_theirs
+        self.workers = {}
+        self.bandwidths = []  # of each round, bytes a second
+        self.rates = []  # of each round, {product: operations a second}
+        self.n_checked = 0
+
+    def ours(self, method, *arguments):
+        """One command for numpy_gpt2's process."""
+        return self.worker(OURS)(method, *arguments)
+
+    def theirs(self, method, *arguments):
+        """One command for transformers' process; None without it."""
+        return self.worker(THEIRS)(method, *arguments) if self.with_theirs else None
+
+    def worker(self, module):
+        """A side's process, started when it is first needed: the groups before it measure fresh ones, alone."""
+        if module not in self.workers:
+            say(f"loading {self.folder} for {module}")
+            self.workers[module] = Worker(module, self.folder)
+        return self.workers[module]
+
+    def close(self):
+        for worker in self.workers.values():
+            worker.close()
+
+    def random_ids(self, n_batch, n_tokens):
+        return self.rng.integers(self.config.vocab_size, size=(n_batch, n_tokens))
+
+    def floor(self, cost, n_batch=1):
+        """Measure what the machine can do, and say what a pass of this cost must take: seconds."""
+        bandwidth = self.ours("bandwidth", self.seconds)
+        rates = self.ours("product_rates", self.seconds)
+        self.bandwidths.append(bandwidth)
+        self.rates.append(rates)
+        return floor_seconds(cost, n_batch, bandwidth, max(rates.values()))
+
+    def check(self, tokens, reference, near_ties):
+        """Compare what was written with the reference, [n_batch, n_new] each, and count what is equal.
+
+        Ends the program where they disagree."""
+        try:
+            self.n_checked += count_equal(tokens, reference, near_ties)
+        except Disagreement as error:
+            sys.exit(f"error: {error} No time of this run is to be believed.")
+
+    def read_by_both(self, ids):
+        """Both sides read the prompts and write on, where the context has room, the same tokens."""
+        n_new = min(N_CHECKED, self.config.n_positions - ids.shape[1] + 1)
+        self.ours("forget")
+        self.theirs("forget")
+        ours, theirs = self.ours("greedy", ids, n_new), self.theirs("greedy", ids, n_new)
+        if theirs is not None:
+            self.check(ours[0], *theirs)
+
+
+def floor_seconds(cost, n_batch, bandwidth, rate):
+    """The least seconds for a pass of this cost (`counting.PassCost`) over n sequences at once.
+
+    The weights are read once for all of them, each one's keys and values for itself; each needs its own operations.
+    Reading and computing go on at the same time, so the longer of the two is the floor.
+    """
+    n_bytes = ITEM * (cost.weights_read + n_batch * cost.cache_read)
+    return max(n_bytes / bandwidth, n_batch * cost.flops / rate)
+
+
+class Disagreement(Exception):
+    """The sides have chosen different tokens where rounding does not explain it."""
+
+
+def count_equal(tokens, their_tokens, near_ties):
+    """How many tokens are the same, row by row up to a near tie of the reference's at which the texts part.
+
+    All [n_batch, n_new]. Raises Disagreement where they part without a near tie.
+    """
+    n_equal = 0
+    for row, theirs, near in zip(np.asarray(tokens), np.asarray(their_tokens), np.asarray(near_ties), strict=True):
+        different = np.flatnonzero(row != theirs)
+        first = different[0] if len(different) else len(row)
+        if len(different) and not near[first]:
+            raise Disagreement(f"numpy_gpt2's token {first + 1} is {row[first]}, expected {theirs[first]}.")
+        n_equal += int(first)
+    return n_equal
+
+
+# The groups -----------------------------------------------------------------------------------------------------------
+
+
+def measure_load(bench):
+    """Fresh processes, one after another, the first of each to bring all files into memory."""
+    load = Measurement("load", "load the model", "s")
+    first = Measurement("load", "process start to first token", "s")
+    peak = Measurement("load", "peak memory", "MB")
+    prompt = bench.random_ids(1, N_PROMPT)[0].tolist()
+    n_bytes = ITEM * count_parameters(bench.config).stored
+    for i in range(bench.rounds + 1):
+        ours = run_fresh(OURS, bench.folder, prompt, LOAD_WRITES)
+        theirs = run_fresh(THEIRS, bench.folder, prompt, LOAD_WRITES) if bench.with_theirs else None
+        if theirs is not None:
+            bench.check(ours["tokens"], theirs["tokens"], theirs["near_ties"])
+        if i == 0:
+            continue
+        peak.floor.append(n_bytes)
+        for measurement, key in ((load, "load"), (first, "first"), (peak, "peak")):
+            measurement.ours.append(ours[key])
+            if theirs is not None:
+                measurement.theirs.append(theirs[key])
+    yield from (load, first, peak)
+
+
+def measure_start(bench):
+    """The bundled checkpoint and the command as a person types it; transformers without a tokenizer."""
+    command = [sys.executable, "-m", "numpy_gpt2.generate", PROMPT, "--seed", "1", "--max-new-tokens", START_WRITES]
+    command = [str(part) for part in command]
+    prompt = numpy_gpt2.load_tokenizer("fairytale").encode(PROMPT)
+    first = Measurement("start", "process start to first text", "s")
+    end = Measurement("start", f"to the end of {START_WRITES} tokens", "s")
+    for i in range(bench.rounds + 1):
+        to_first, to_end, _ = time_output(command, len(PROMPT) + 1)
+        theirs = run_fresh(THEIRS, BUNDLED, prompt, START_WRITES) if bench.with_theirs else None
+        if i == 0:  # to warm up, and to check
+            if theirs is not None:
+                ours = run_fresh(OURS, BUNDLED, prompt, START_WRITES)
+                bench.check(ours["tokens"], theirs["tokens"], theirs["near_ties"])
+            continue
+        first.ours.append(to_first)
+        end.ours.append(to_end)
+        if theirs is not None:
+            first.theirs.append(theirs["first"])
+            end.theirs.append(theirs["end"])
+    yield from (first, end)
+
+
+def measure_decode(bench):
+    for context in DECODE_CONTEXTS:
+        if context >= bench.config.n_positions:
+            continue
+        measurement = Measurement("decode", f"{context} tokens of context", "ms")
+        bench.read_by_both(bench.random_ids(1, context - 1))
+        for _ in range(bench.rounds):
+            measurement.floor.append(bench.floor(decode_cost(bench.config, context)))
+            measurement.ours.append(bench.ours("decode", 1, bench.seconds))
+            if bench.with_theirs:
+                measurement.theirs.append(bench.theirs("decode", 1, bench.seconds))
+        yield measurement
+
+
+def measure_prefill(bench):
+    for length in PREFILL_LENGTHS:
+        if length > bench.config.n_positions:
+            continue
+        measurement = Measurement("prefill", f"{length} tokens", "ms")
+        ids = bench.random_ids(1, length)
+        bench.read_by_both(ids)
+        for _ in range(bench.rounds):
+            measurement.floor.append(bench.floor(prefill_cost(bench.config, length)))
+            measurement.ours.append(bench.ours("time_prefill", ids, bench.seconds))
+            if bench.with_theirs:
+                measurement.theirs.append(bench.theirs("time_prefill", ids, bench.seconds))
+        yield measurement
+
+
+def measure_batch(bench):
+    context = min(BATCH_CONTEXT, bench.config.n_positions - 1)
+    for n_batch in BATCHES:
+        measurement = Measurement("batch", f"{n_batch} at once", "ms", n_tokens=n_batch)
+        ids = bench.random_ids(n_batch, context - 1)
+        bench.read_by_both(ids)
+        if n_batch > 1:
+            bench.ours("greedy", ids[:1], 1)  # one sequence as well, to be timed in turns with all
+        for _ in range(bench.rounds):
+            measurement.floor.append(bench.floor(decode_cost(bench.config, context), n_batch))
+            if n_batch > 1:
+                measurement.plain.append(bench.ours("decode", 1, bench.seconds))
+            measurement.ours.append(bench.ours("decode", n_batch, bench.seconds))
+            if bench.with_theirs:
+                measurement.theirs.append(bench.theirs("decode", n_batch, bench.seconds))
+        yield measurement
+
+
+def measure_lookup(bench):
+    prompt = bench.random_ids(1, N_PROMPT)[0].tolist()
+    for text, loudness in TEXTS.items():
+        measurement = Measurement("lookup", text, "ms")
+        for _ in range(bench.rounds):
+            seconds, plain = bench.ours("generate", prompt, LOOKUP_WRITES, loudness, None)
+            measurement.plain.append(seconds)
+            seconds, tokens = bench.ours("generate", prompt, LOOKUP_WRITES, loudness, LOOKUP_DRAFT)
+            measurement.ours.append(seconds)
+        near_ties = bench.ours("near_ties", prompt, plain, loudness)
+        bench.check([tokens], [plain], [near_ties])
+        measurement.case += f" ({len(set(plain))} different tokens of {len(plain)})"
+        yield measurement
+
+
+GROUPS = {"load": measure_load, "start": measure_start, "decode": measure_decode, "prefill": measure_prefill,
+          "batch": measure_batch, "lookup": measure_lookup}

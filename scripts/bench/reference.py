@@ -1,0 +1,41 @@
+"""The benchmark's side of transformers: PyTorch on the CPU, float32, its own choice of attention (sdpa)."""
+
+import os
+
+import numpy as np
+import torch
+import transformers
+from sides import Side
+from transformers import DynamicCache, GPT2LMHeadModel
+
+
+def load(folder):
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return Reference(folder)
+
+
+class Reference(Side):
+    """transformers' GPT-2, without its `generate`, whose bookkeeping would count against it."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def prefill(self, ids, room):
+        cache = DynamicCache(config=self.model.config)  # it grows by itself
+        return self.forward(ids, cache), cache
+
+    def step(self, token, cache):
+        return self.forward(token[:, np.newaxis], cache)
+
+    @torch.inference_mode()
+    def forward(self, ids, cache):
+        """Logits of the last position, [n_batch, n_vocab], the ids [n_batch, n_new] added to the cache."""
+        output = self.model(torch.from_numpy(ids), cache, use_cache=True, logits_to_keep=1)  # its name has changed
+        return output.logits[:, -1, :].numpy()
+
+    def crop(self, cache, n):
+        if n > 0:
+            cache.crop(-n)  # a negative number: how many to forget

@@ -1,0 +1,142 @@
+"""Which heads copy? A sequence of random tokens, read twice: nothing but the first copy tells what the second will say.
+
+Method: random tokens, all different, stand after an end of text, and then once more. An induction head looks from a
+token of the second copy to the token that came after it in the first one, and so can say what comes next; a
+previous-token head, in an earlier layer, is what tells each token its predecessor. Both are found by their attention.
+Then each head is silenced (its z set to 0), one at a time, and the loss is measured again: are the heads that look
+right the ones that matter?
+
+How to read the table: `induction` is the mean attention from a token of the second copy to the token after its first
+occurrence (1 at most), `previous` that from any token to the one before it; what even attention over all visible tokens
+would give stands above the table. `second copy` is what the loss on the tokens of the second copy gains without the
+head, in nats per token, `first copy` the same on the first, where nothing can be copied: what a head is worth for
+anything else. The heads stand in the order of `second copy`; head 3.1 is head 1 of layer 3. With --model small it takes
+minutes.
+
+Source: Olsson et al., "In-context Learning and Induction Heads", 2022.
+"""
+
+from typing import NamedTuple
+
+import experiment
+import numpy as np
+
+from numpy_gpt2 import Recorder, ablate, no_tap, transform
+from numpy_gpt2.cli.arguments import whole_number
+from numpy_gpt2.cli.exits import BadInput, run
+from numpy_gpt2.scoring import score_rows
+
+CLEARLY = 3  # times what even attention gives: from there on, a head is said to look somewhere
+
+
+class Head(NamedTuple):
+    name: str
+    added_second: float  # nats per token
+    added_first: float
+    induction: float  # a share of attention
+    previous: float
+
+
+def repeated_sequences(tokenizer, vocab_size, n_samples, length, seed):
+    """Random tokens, no two alike, twice after an end of text: [n_samples, 1 + 2*length]."""
+    rng = np.random.default_rng(seed)
+    pool = np.delete(np.arange(vocab_size), tokenizer.eot_id)
+    copies = np.stack([rng.choice(pool, length, replace=False) for _ in range(n_samples)])  # [n_samples, length]
+    ends = np.full((n_samples, 1), tokenizer.eot_id)
+    return np.concatenate([ends, copies, copies], axis=-1)
+
+
+def losses(model, ids, tap=no_tap):
+    """Nats per token, mean over the tokens of the first copy and of the second, each without its first token.
+
+    What begins a copy is left out, because nothing could tell it."""
+    hidden = transform(model, ids, tap=tap)  # [n_samples, n_tokens, n_embd]
+    of_each = [-score_rows(model, rows[:-1], sample[1:], 0).log_probs for rows, sample in zip(hidden, ids)]
+    _, first, second = np.split(np.stack(of_each), [1, ids.shape[-1] // 2], axis=-1)
+    return first.mean(), second[:, 1:].mean()
+
+
+def induction_scores(pattern, length):
+    """From each token of the second copy to the one after its first occurrence: [..., n, n] -> [...]."""
+    queries = np.arange(length + 1, 2 * length + 1)
+    return pattern[..., queries, queries - length + 1].mean(axis=-1)
+
+
+def previous_scores(pattern):
+    """From each token to the one before it: [..., n, n] -> [...]."""
+    return np.diagonal(pattern, offset=-1, axis1=-2, axis2=-1).mean(axis=-1)
+
+
+def main():
+    parser = experiment.make_parser(__doc__)
+    parser.add_argument("--length", type=whole_number(2), default=25, metavar="N", help="of a copy (default: 25)")
+    parser.add_argument("--samples", type=whole_number(1), default=4, metavar="N", help="sequences (default: 4)")
+    experiment.add_seed(parser)
+    args, model, tokenizer = experiment.start(parser)
+    config, length = model.config, args.length
+    vocab_size = min(tokenizer.vocab_size, config.vocab_size)
+    longest = min((config.n_positions - 1) // 2, vocab_size - 1)
+    if length > longest:
+        raise BadInput(f"--length must be at most {longest}, for two copies in the context. Got {length}")
+
+    ids = repeated_sequences(tokenizer, vocab_size, args.samples, length, args.seed)
+    acts = Recorder("h.*.attn.pattern")
+    first, second = losses(model, ids, acts)
+    heads = []
+    for layer in range(config.n_layer):
+        pattern = acts[f"h.{layer}.attn.pattern"]  # [n_samples, n_head, n_tokens, n_tokens]
+        induction = induction_scores(pattern, length).mean(axis=0)  # [n_head]
+        previous = previous_scores(pattern).mean(axis=0)  # [n_head]
+        for head in range(config.n_head):
+            without = losses(model, ids, ablate(f"h.{layer}.attn.z", heads=head))
+            heads.append(Head(f"{layer}.{head}", without[1] - second, without[0] - first, float(induction[head]),
+                              float(previous[head])))
+
+    n_visible = np.arange(1, 2 * length + 2)  # by each token, itself among them
+    even_induction, even_previous = np.mean(1 / n_visible[length + 1:]), np.mean(1 / n_visible[1:])
+    print(f"{args.samples} sequences of {length} random tokens, twice")
+    print(f"loss: first copy {first:.3f}, second copy {second:.3f}")
+    print(f"even attention: induction {even_induction:.3f}, previous {even_previous:.3f}\n")
+    heads.sort(key=lambda head: -head.added_second)
+    experiment.print_table(["head", "second copy", "first copy", "induction", "previous"],
+                           [[head.name, f"{head.added_second:+.3f}", f"{head.added_first:+.3f}",
+                             f"{head.induction:.3f}", f"{head.previous:.3f}"] for head in heads])
+    experiment.conclude(*conclusion(heads, first - second, even_induction, even_previous))
+    if args.plot:
+        with experiment.picture(args.plot, 2) as (left, right):
+            left.scatter([head.induction for head in heads], [head.added_second for head in heads])
+            for head in heads:
+                left.annotate(head.name, (head.induction, head.added_second))
+            left.set(xlabel="induction score", ylabel="loss added on the second copy")
+            scores = {head.name: head.induction for head in heads}
+            image = right.imshow([[scores[f"{layer}.{head}"] for head in range(config.n_head)]
+                                  for layer in range(config.n_layer)], aspect="auto", vmin=0)
+            right.set(xlabel="head", ylabel="layer", title="induction score")
+            right.figure.colorbar(image, ax=right)
+
+
+def conclusion(heads, saved, even_induction, even_previous):
+    """Sentences on heads in the order of their worth on the second copy."""
+    yield f"The second copy is {abs(saved):.2f} nats a token {'easier' if saved > 0 else 'harder'} than the first."
+    previous = [head for head in heads if head.previous > CLEARLY * even_previous]
+    found = sorted((head for head in heads if head.induction > CLEARLY * even_induction),
+                   key=lambda head: -head.induction)
+    yield (f"{len(previous)} of {len(heads)} heads look at the token before them more than {CLEARLY} times as much as "
+           "even attention would.")
+    if not found:
+        yield "None looks so at the token to copy: by this measure the model has no induction head."
+        return
+    names = ", ".join(f"{head.name} ({head.induction:.2f})" for head in found)
+    at_top = {head.name for head in heads[:len(found)]}
+    shared = sum(head.name in at_top for head in found)
+    yield f"At the token to copy look, so much more than evenly, {names}: the induction heads."
+    if shared == len(found):
+        yield (f"They are also the {len(found)} without which the second copy's loss rises most: who looks right, "
+               "matters.")
+    else:
+        yield (f"Of the {len(found)} without which the second copy's loss rises most, {shared} are among them: looking "
+               "right is not all that matters. What else a head is good for shows in its worth on the first copy.")
+
+
+if __name__ == "__main__":
+    run(main)

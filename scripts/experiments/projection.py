@@ -1,0 +1,80 @@
+"""What does W_0 do? The survey calls `attn.c_proj` the matrix that mixes the heads' results.
+
+Method: each head's result is d_head numbers wide, and meets only its own d_head rows of W_0. So attention's output is
+a sum: one contribution for each head, and the bias. Here each is computed by itself; that they add up to what the pass
+had as `attn.out` is checked. Then W_0 is replaced by the identity, one layer at a time: the heads' results side by
+side, each in channels of its own, without any mixing.
+
+How to read the table: a head's share is its contribution's projection on the whole output, over the text (sum of
+c . out / sum of out . out), so a row adds up to 100%; below zero a head works against the others. `length` is the root
+of the contributions' squared lengths over that of their sum: above 1 they cancel, below 1 they agree. The last column
+is what the loss becomes when this layer's W_0 is the identity.
+"""
+
+import experiment
+import numpy as np
+
+from numpy_gpt2 import Recorder, transform
+from numpy_gpt2.cli.exits import run
+
+
+def contributions(z, c_proj):
+    """z [n_head, n_tokens, d_head] -> [n_head, n_tokens, n_embd]: what each head alone would give, without the bias."""
+    n_head, _, d_head = z.shape
+    rows_of_head = c_proj.weight.reshape(n_head, d_head, -1)  # [n_head, d_head, n_embd]
+    return z @ rows_of_head
+
+
+def main():
+    parser = experiment.make_parser(__doc__)
+    experiment.add_text(parser, n_tokens=250)
+    args, model, tokenizer = experiment.start(parser)
+    ids = experiment.text_ids(args, tokenizer)[:model.config.n_positions]
+    acts = Recorder()
+    transform(model, ids, tap=acts)
+    before = experiment.loss(model, ids)
+    n_head = model.config.n_head
+
+    rows, shares, damages, furthest = [], [], [], 0.0
+    identity = np.eye(model.config.n_embd, dtype=model.wte.dtype)
+    for i, block in enumerate(model.h):
+        out = acts[f"h.{i}.attn.out"]  # [n_tokens, n_embd]
+        by_head = contributions(acts[f"h.{i}.attn.z"], block.attn.c_proj)  # [n_head, n_tokens, n_embd]
+        bias = np.broadcast_to(block.attn.c_proj.bias, out.shape)
+        parts = np.concatenate([by_head, bias[np.newaxis]]).astype(np.float64)  # [n_head + 1, n_tokens, n_embd]
+        difference = np.max(np.abs(parts.sum(axis=0) - out)) / np.max(np.abs(out))
+        if difference > 1e-4:
+            raise AssertionError(f"layer {i}: the parts add up to attn.out only to {difference:.1e}")
+        furthest = max(furthest, float(difference))
+
+        whole = parts.sum(axis=0)
+        share = np.sum(parts * whole, axis=(1, 2)) / np.sum(whole * whole)  # [n_head + 1], adds up to 1
+        length = np.sqrt(np.sum(parts * parts) / np.sum(whole * whole))
+        after = experiment.loss(experiment.changed(model, {f"h.{i}.attn.c_proj.weight": identity}), ids)
+        shares.append(share[:-1])
+        damages.append(after - before)
+        rows.append([str(i), *(f"{x:.0%}" for x in share), f"{share.sum():.0%}", f"{length:.2f}", f"{after:.3f}"])
+
+    print(f"{len(ids) - 1} tokens of {args.text}; loss {before:.3f}\n")
+    header = ["layer", *(f"head {head}" if head == 0 else str(head) for head in range(n_head))]
+    experiment.print_table([*header, "bias", "sum", "length", "W_0 = 1"], rows)
+    layer, head = np.unravel_index(np.argmax(shares), (len(shares), n_head))
+    worst = int(np.argmax(damages))
+    experiment.conclude(
+        f"In every layer the heads' contributions and the bias add up to attn.out, to {furthest:.0e} of its largest "
+        f"number. The largest share is head {head}'s in layer {layer}: {shares[layer][head]:.0%}, where an equal one "
+        f"would be {1 / n_head:.0%}.",
+        f"Without W_0 the loss rises most in layer {worst}, by {damages[worst]:.2f} nats a token, and in the mean over "
+        f"layers by {np.mean(damages):.2f}: its mixture of the heads is learnt." if min(damages) > 0 else
+        "In some layer the identity serves no worse than W_0.")
+    if args.plot:
+        with experiment.picture(args.plot, 2) as (left, right):
+            image = left.imshow(shares, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
+            left.set(xlabel="head", ylabel="layer", title="share of attn.out")
+            left.figure.colorbar(image, ax=left)
+            right.bar(range(len(damages)), damages)
+            right.set(xlabel="layer", ylabel="loss added by W_0 = 1")
+
+
+if __name__ == "__main__":
+    run(main)

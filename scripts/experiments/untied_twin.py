@@ -1,0 +1,71 @@
+"""Is the course's "Model 5" GPT-2? It builds the architecture untied, with 163M parameters, takes away the 38M of the
+unembedding, and arrives at GPT-2's 124M.
+
+Method: count the parameters of each released size from the shapes that its config gives, tied and untied; no weights
+are needed. Then make the untied twin of a model that is loaded, count both by their arrays, and compare what they
+compute.
+
+How to read the table: `unembedding` is vocab_size x n_embd, which is what the twin has more. The tied count is what
+the checkpoint stores; `share` is the unembedding's part of the untied one, which falls as models grow.
+"""
+
+import math
+from dataclasses import replace
+
+import experiment
+import numpy as np
+
+from numpy_gpt2 import SIZES, forward, parameter_shapes
+from numpy_gpt2.cli.exits import run
+
+
+def count_by_shapes(config, tied):
+    shapes = parameter_shapes(replace(config, tie_word_embeddings=tied))
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def main():
+    parser = experiment.make_parser(__doc__)
+    experiment.add_text(parser, n_tokens=100)
+    args, model, tokenizer = experiment.start(parser)
+
+    rows, counts = [], {}
+    for name, config in [*SIZES.items(), (args.model, model.config)]:
+        untied, tied = count_by_shapes(config, tied=False), count_by_shapes(config, tied=True)
+        unembedding = config.vocab_size * config.n_embd
+        if untied - unembedding != tied:
+            raise AssertionError(f"{name}: {untied:,} - {unembedding:,} is not {tied:,}")
+        counts[name] = (tied, unembedding)
+        rows.append([name, untied, unembedding, tied, f"{unembedding / untied:.1%}"])
+    experiment.print_table(["model", "untied", "- unembedding", "= tied", "share"], rows)
+
+    twin = experiment.changed(model, {"lm_head.weight": model.lm_head.copy()}, tie_word_embeddings=False)
+    ids = experiment.text_ids(args, tokenizer)[:model.config.n_positions]
+    logits, twin_logits = forward(model, ids), forward(twin, ids)
+    equal = np.array_equal(logits, twin_logits)
+    difference = float(np.max(np.abs(logits - twin_logits)))
+    n_model, n_twin = experiment.count(model), experiment.count(twin)
+    print(f"\n{args.model} and its untied twin, on {len(ids) - 1} tokens of {args.text}:\n")
+    experiment.print_table(["", "parameters", "MB", "lm_head is wte", "loss"], [
+        [name, n, f"{n * one.wte.itemsize / 1e6:.1f}", str(one.lm_head is one.wte), f"{experiment.loss(one, ids):.4f}"]
+        for name, n, one in (("as it is", n_model, model), ("twin", n_twin, twin))])
+
+    tied, unembedding = counts["small"]
+    experiment.conclude(
+        f"{tied + unembedding:,} - {unembedding:,} = {tied:,}: the sum is right, and GPT-2 small is what is left. "
+        f"({unembedding / 1e6:.1f}M is cut to 38M in the survey, not rounded; 163 - 38 would be 125.)",
+        f"The twin has {n_twin - n_model:,} parameters more than {args.model}, and its logits "
+        + ("are equal to the last bit." if equal else f"differ by {difference:.0e} at most."),
+        "But one is GPT-2 only as long as the two matrices stay equal: trained further, they would part."
+        if n_twin > n_model else "This checkpoint is untied already.")
+    if args.plot:
+        with experiment.picture(args.plot, 1) as (panel,):
+            tied, unembedding = np.array(list(counts.values())).T / 1e6
+            panel.bar(list(counts), tied, label="tied")
+            panel.bar(list(counts), unembedding, bottom=tied, label="unembedding, untied")
+            panel.set_ylabel("million parameters")
+            panel.legend()
+
+
+if __name__ == "__main__":
+    run(main)

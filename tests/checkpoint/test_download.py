@@ -1,0 +1,310 @@
+"""Laws of one download: it goes on where it broke, nobody sees a file before it is verified, and nothing is fetched
+twice. A real HTTP server on loopback breaks the transfers."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import pytest
+from hub_server import Fault, HubServer, Repo, etag_of
+from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from test_hub import checkpoint_bytes
+
+from numpy_gpt2.checkpoint import download as module
+from numpy_gpt2.checkpoint.download import PAUSE_S, SILENCE_S, TRIES, download_file
+from numpy_gpt2.errors import HubError
+
+NAME = "model.safetensors"
+KEY = f"class/any {NAME}"  # of the server's counts
+COMMIT = "1" * 40
+CONTENT = np.random.default_rng(0).bytes(300_000)
+HALF = len(CONTENT) // 2
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.repos["class/any"] = Repo({NAME: CONTENT, "vocab.json": CONTENT[:1000]})
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of this repository in an empty cache; what is waited for is over soon."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(module, "SILENCE_S", 0.5)
+    monkeypatch.setattr(module, "PAUSE_S", 0)
+    return tmp_path / "models--class--any"
+
+
+def fetch(hub: HubServer, name: str = NAME, size: int | None = -1, **fault: Any) -> Path:
+    """Download a file of the repository, which has this fault; size -1: the true one."""
+    content = hub.repos["class/any"].files[name]
+    hub.repos["class/any"].faults = {name: Fault("GET", **fault)} if fault else {}
+    url = f"{hub.url}/class/any/resolve/{COMMIT}/{name}"
+    etag = etag_of(content, is_large=name == NAME)
+    return download_file(url, "class/any", COMMIT, name, etag, len(content) if size == -1 else size)
+
+
+def files_in(cache: Path) -> set[str]:
+    """Everything in the repository's folder of the cache that is a file or a link, hashes left out."""
+    return {str(path.relative_to(cache)).replace(COMMIT, "commit").replace(etag_of(CONTENT, True), "etag")
+            for path in cache.rglob("*") if not path.is_dir()}
+
+
+WHOLE = {"blobs/etag", f"snapshots/commit/{NAME}"}
+
+
+def test_a_file_lies_in_the_cache_as_huggingface_hub_would_put_it(hub, cache):
+    path = fetch(hub)
+    assert path.read_bytes() == CONTENT
+    assert files_in(cache) == WHOLE
+    assert try_to_load_from_cache("class/any", NAME, revision=COMMIT) == str(path)
+    report = scan_cache_dir(cache.parent)
+    assert [repo.size_on_disk for repo in report.repos] == [len(CONTENT)] and not report.warnings
+
+
+# Transfers that break -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["close", "reset", "stall"])
+@pytest.mark.parametrize("n", [1, HALF, len(CONTENT) - 1])
+def test_a_transfer_that_breaks_goes_on_where_it_broke(hub, by, n):
+    assert fetch(hub, break_after=n, by=by, times=1).read_bytes() == CONTENT
+    first, second = hub.ranges[KEY]
+    assert first == 0 and (second == n or by == "reset")  # a reset may tear away what had not been read yet
+    assert hub.bytes_sent[KEY] == n + len(CONTENT) - second  # and nothing else is sent twice
+
+
+def test_a_transfer_may_break_any_number_of_times_while_something_comes(hub):
+    n_breaks = 3 * module.TRIES
+    assert fetch(hub, break_after=1000, times=n_breaks).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [1000 * i for i in range(n_breaks + 1)]
+
+
+@pytest.mark.parametrize("fault", [{"break_after": 0}, {"break_after": 0, "by": "reset"}, {"stall": True}], ids=str)
+def test_a_transfer_that_brings_nothing_is_given_up_after_some_tries(hub, cache, fault):
+    with pytest.raises(Exception) as error:
+        fetch(hub, **fault)
+    assert not isinstance(error.value, OSError)
+    assert sum(line.startswith("GET") for line in hub.log) == module.TRIES
+    assert not WHOLE & files_in(cache)
+
+
+def test_a_later_start_goes_on_where_an_earlier_one_gave_up(hub, cache, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+    with pytest.raises(Exception, match="peer closed"):
+        fetch(hub, break_after=HALF)
+    assert files_in(cache) == {"blobs/etag.partial"}
+    assert fetch(hub).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [0, HALF]
+    assert files_in(cache) == WHOLE
+
+
+def test_a_later_start_finds_a_file_that_was_whole_and_only_verifies_it(hub, cache):
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(CONTENT)
+    assert fetch(hub).read_bytes() == CONTENT
+    assert hub.log == []
+
+
+def test_a_server_that_sends_the_whole_file_again_is_understood(hub):
+    assert fetch(hub, break_after=HALF, times=2, ignore_range=True).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [0, 0, HALF]
+
+
+@pytest.mark.parametrize("n", [0, HALF])
+def test_a_file_of_unknown_size_is_whole_when_the_server_says_so(hub, cache, n):
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(CONTENT[:n])
+    assert fetch(hub, size=None, break_after=HALF, times=1).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [0, HALF]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 416, 429, 500, 503])
+def test_a_refusal_in_place_of_the_file_is_no_broken_transfer(hub, cache, status):
+    with pytest.raises(HfHubHTTPError) as error:
+        fetch(hub, status=status)
+    assert error.value.response.status_code == status
+    assert len(hub.log) == 1
+    assert not WHOLE & files_in(cache)
+
+
+# What is verified -----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_small_file_is_said_and_removed_and_the_next_start_is_well(hub, cache):
+    with pytest.raises(HubError, match="^vocab.json: the download is damaged and was removed: expected git's sha1 "):
+        fetch(hub, "vocab.json", spoil=True)
+    assert not any("vocab.json" in name or "blobs" in name for name in files_in(cache))
+    assert fetch(hub, "vocab.json").read_bytes() == CONTENT[:1000]
+
+
+def test_no_more_is_taken_than_was_promised(hub, cache, monkeypatch):
+    received = []
+    monkeypatch.setattr(module, "verify", lambda path, *rest: received.append(path.stat().st_size))
+    fetch(hub, size=10)
+    assert received[0] < len(CONTENT)
+
+
+@pytest.mark.parametrize("case", ["other bytes", "too few", "too many", "another beginning"])
+def test_a_damaged_file_is_said_and_removed_and_the_next_start_is_well(hub, cache, case):
+    if case == "another beginning":
+        (cache / "blobs").mkdir(parents=True)
+        (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(bytes(HALF))
+    size = len(CONTENT) + {"too few": 1, "too many": -1}.get(case, 0)
+    fault = {"spoil": True} if case == "other bytes" else {}
+    with pytest.raises(HubError, match=f"^{NAME}: the download is damaged and was removed: expected "):
+        fetch(hub, size=size, **fault)
+    assert files_in(cache) == set()
+    assert fetch(hub).read_bytes() == CONTENT
+
+
+def test_nobody_sees_a_file_before_it_is_verified(hub, cache, monkeypatch):
+    seen = []
+    verify = module.verify
+    monkeypatch.setattr(module, "verify", lambda *arguments: seen.append(files_in(cache)) or verify(*arguments))
+    fetch(hub)
+    assert seen == [{"blobs/etag.partial"}]
+
+
+def test_a_small_file_is_known_by_its_size_alone(hub, cache):
+    assert fetch(hub, "vocab.json").read_bytes() == CONTENT[:1000]
+    with pytest.raises(HubError, match="expected 1,001 bytes, found 1,000 bytes"):
+        shutil.rmtree(cache)
+        fetch(hub, "vocab.json", size=1001)
+
+
+# The cache ------------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_that_another_commit_brought_are_not_fetched_again(hub, cache):
+    fetch(hub).unlink()
+    hub.log.clear()
+    assert fetch(hub).read_bytes() == CONTENT
+    assert hub.log == []
+
+
+def test_a_link_that_leads_nowhere_is_replaced(hub, cache):
+    path = fetch(hub)
+    path.resolve().unlink()
+    assert path.is_symlink() and not path.exists()
+    assert fetch(hub).read_bytes() == CONTENT
+    assert files_in(cache) == WHOLE
+
+
+def test_where_links_may_not_be_made_the_snapshot_has_the_file_itself(hub, cache, monkeypatch):
+    def refuse(*_):
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert fetch(hub).read_bytes() == CONTENT
+    assert files_in(cache) == {f"snapshots/commit/{NAME}"}
+    hub.log.clear()
+    fetch(hub)
+    assert hub.log == []
+
+
+def test_a_token_goes_to_the_hub_and_to_nobody_else(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch(hub)
+    assert hub.tokens_seen == {"hub"}
+
+
+def test_a_disk_without_room_for_the_rest_is_said_before_anything_is_fetched(hub, cache, monkeypatch):
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(CONTENT[:1000])
+    usage = type(shutil.disk_usage(cache))
+    rest = len(CONTENT) - 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest - 1))
+    with pytest.raises(OSError, match="No space left on device .299,000 bytes are wanted, 298,999 are free"):
+        fetch(hub)
+    assert hub.log == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest))
+    assert fetch(hub).read_bytes() == CONTENT
+
+# As a user meets it: processes, which POSIX can limit and interrupt ---------------------------------------------------
+
+
+@pytest.fixture
+def files(hub: HubServer, tmp_path: Path) -> dict[str, bytes]:
+    """A tiny checkpoint, which the server has as class/tiny."""
+    files = checkpoint_bytes(tmp_path / "checkpoint")
+    hub.repos["class/tiny"] = Repo(files)
+    return files
+
+
+def start(hub: HubServer, home: Path, limit: int | None = None) -> "subprocess.Popen[bytes]":
+    """`generate` from class/tiny: not deaf to Ctrl-C, and, with a limit, unable to write a file of more bytes."""
+    def in_the_child() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if limit is not None:
+            import resource
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    if limit is not None:
+        environment["COVERAGE_PROCESS_START"] = ""  # what coverage writes at the end would be too large, too
+    command = [sys.executable, "-m", "numpy_gpt2.generate", "Hi", "--max-new-tokens", "3", "--seed", "1"]
+    return subprocess.Popen([*command, "--model", "class/tiny"], env=environment, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+                            preexec_fn=in_the_child)
+
+
+@pytest.mark.slow
+def test_two_processes_that_start_at_once_download_once(hub, files, tmp_path):
+    hub.repos["class/tiny"].faults = {NAME: Fault("GET", slow=3)}
+    processes = [start(hub, tmp_path / "home") for _ in range(2)]
+    outcomes = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
+    assert outcomes[0] == outcomes[1] and outcomes[0][1] == 0
+    assert len(hub.ranges[f"class/tiny {NAME}"]) == 1
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_in_mid_download_the_next_start_fetches_the_rest(hub, files, tmp_path):
+    key, half = f"class/tiny {NAME}", len(files[NAME]) // 2
+    hub.repos["class/tiny"].faults = {NAME: Fault("GET", break_after=half, by="stall", times=1)}
+    process = start(hub, tmp_path / "home")
+    while hub.bytes_sent[key] < half:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.strip()) == (130, b"", b"")
+    process = start(hub, tmp_path / "home")
+    assert process.communicate(timeout=60)[0].startswith(b"Hi") and process.returncode == 0
+    assert hub.ranges[key] == [0, half] and hub.bytes_sent[key] == len(files[NAME])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Fault(stall=True), Fault("GET", stall=True)], ids=["the question", "the file"])
+def test_a_hub_that_falls_silent_is_said_in_one_line_within_half_a_minute(hub, files, tmp_path, fault):
+    hub.repos["class/tiny"].faults = {NAME: fault}
+    assert 8 + TRIES * (SILENCE_S + PAUSE_S) < 35  # the question, and the tries; a busy machine may take longer
+    process = start(hub, tmp_path / "home")
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output) == (1, b"")
+    assert errors.startswith(b"error: the hub (http") and errors.count(b"\n") == 1
+    assert sum(line == f"GET class/tiny {NAME}" for line in hub.log) == (TRIES if fault.method == "GET" else 0)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_a_file_comes_is_said_by_its_name(hub, files, tmp_path):
+    too_little = len(files[NAME]) - 1  # for the weights, though not for the files before them
+    process = start(hub, tmp_path / "home", limit=too_little)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.count(b"\n")) == (1, b"", 1)
+    assert errors.startswith(f"error: {tmp_path}".encode()) and b"cannot be written: File too large." in errors
+    assert not list(tmp_path.rglob("*.partial"))  # it would only make the disk fuller
+    process = start(hub, tmp_path / "home")
+    assert process.communicate(timeout=60)[0].startswith(b"Hi")

@@ -1,0 +1,377 @@
+"""Loading by name over real HTTP: a small hub on loopback, and children that load from it as a user's process would.
+
+huggingface_hub reads its environment when it is imported, so each environment needs a process of its own. A child stays
+for all tests, because starting one takes longer than any test; each test has a repository of its own instead.
+"""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import pytest
+from hub_server import Fault, HubServer, Repo
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from numpy_gpt2.checkpoint.hub import explained, within
+from numpy_gpt2.checkpoint.saving import save
+from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
+from numpy_gpt2.config import GPT2Config
+from numpy_gpt2.errors import HubError
+from numpy_gpt2.weights import random_model
+
+CHILD = """
+import json, sys, time
+from numpy_gpt2 import CheckpointError, HubError
+from numpy_gpt2.checkpoint import loading
+for line in sys.stdin:
+    function, *arguments = json.loads(line)
+    start = time.monotonic()
+    try:
+        loaded = getattr(loading, function)(*arguments)
+        model = loaded[0] if function == "load" else loaded
+        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None}
+    except Exception as error:
+        kinds = [CheckpointError, HubError, ValueError]
+        answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
+    answer["seconds"] = time.monotonic() - start
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@dataclass
+class Child:
+    process: "subprocess.Popen[str]"
+    home: Path
+    stderr_path: Path
+
+    def call(self, function: str, *arguments: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([function, *arguments]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def snapshot(self, repo: str) -> dict[str, set[str]]:
+        """What the cache holds of a repository: commit -> file names."""
+        folder = self.home / "hub" / ("models--" + repo.replace("/", "--")) / "snapshots"
+        return {commit.name: {path.name for path in commit.iterdir()} for commit in folder.glob("*")}
+
+    def blobs(self, repo: str) -> int:
+        return len(list((self.home / "hub" / ("models--" + repo.replace("/", "--")) / "blobs").glob("*")))
+
+
+def start_child(home: Path, endpoint: str, **environment: str) -> Child:
+    inherited = {name: value for name, value in os.environ.items()
+                 if not name.startswith("HF_") and "proxy" not in name.lower()}
+    stderr_path = home.with_suffix(f".{len(list(home.parent.iterdir()))}.stderr")
+    environment = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
+    with open(stderr_path, "w") as stderr:
+        process = subprocess.Popen([sys.executable, "-c", CHILD], env={**inherited, **environment}, text=True,
+                                   cwd=Path(__file__).parents[2],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+    return Child(process, home, stderr_path)
+
+
+def stop_child(child: Child) -> None:
+    assert child.process.stdin is not None and child.process.stdout is not None
+    child.process.stdin.close()
+    child.process.wait(10)
+    child.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub") / "home"
+
+
+@pytest.fixture(scope="module")
+def online(home: Path, hub: HubServer) -> Iterator[Child]:
+    child = start_child(home, hub.url, HF_HUB_DISABLE_TELEMETRY="1")
+    yield child
+    stop_child(child)
+
+
+@pytest.fixture(scope="module")
+def unreachable(home: Path) -> Iterator[Child]:
+    """A child whose hub is a port where nobody listens; its cache is that of `online`."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and never listening: the port refuses, and nobody else gets it
+        child = start_child(home, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        yield child
+        stop_child(child)
+
+
+@pytest.fixture(scope="module")
+def offline(home: Path, hub: HubServer) -> Iterator[Child]:
+    child = start_child(home, hub.url, HF_HUB_OFFLINE="1")
+    yield child
+    stop_child(child)
+
+
+def checkpoint_bytes(folder: Path, seed: int = 0) -> dict[str, bytes]:
+    """The files of a tiny checkpoint, and some that nobody should ask for."""
+    config = GPT2Config(vocab_size=257, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+    save(random_model(config, seed), folder)
+    vocabulary = {letter: i for i, letter in enumerate(byte_alphabet())} | {"<|endoftext|>": 256}
+    return {
+        "config.json": (folder / "config.json").read_bytes(),
+        "model.safetensors": (folder / "model.safetensors").read_bytes(),
+        "vocab.json": json.dumps(vocabulary).encode(),
+        "merges.txt": b"#version: 0.2\n",
+        "tokenizer.json": json.dumps(tokenizer_json(vocabulary)).encode(),
+        "pytorch_model.bin": b"a pickle",
+        "README.md": b"words",
+    }
+
+
+def tokenizer_json(vocabulary: dict[str, int]) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    end_of_text = {"id": 256, "content": "<|endoftext|>", "single_word": False, "lstrip": False, "rstrip": False,
+                   "normalized": True, "special": True}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [end_of_text], "normalizer": None,
+            "pre_tokenizer": byte_level, "post_processor": byte_level, "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                      "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": vocabulary, "merges": []}}
+
+
+WHOLE = {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    return checkpoint_bytes(tmp_path)
+
+
+def wte_in(files: dict[str, bytes]) -> Any:
+    return from_safetensors(files["model.safetensors"])["wte.weight"].tolist()
+
+
+def test_first_load_downloads_only_what_is_wanted_and_the_second_asks_nothing(hub, online, unreachable, offline, files):
+    hub.repos["class/whole"] = Repo(files)
+    hub.log.clear()
+    assert online.call("load", "class/whole")["wte"] == wte_in(files)
+    assert {line.split()[-1] for line in hub.log} == WHOLE
+    assert sum(line.startswith("GET") for line in hub.log) == 4  # each of them once
+    assert sum(line.startswith("CDN GET") for line in hub.log) == 1  # where the hub sent us for the large one
+    assert online.snapshot("class/whole") == {"1" * 40: WHOLE}
+    hub.log.clear()
+    for child in (online, unreachable, offline):
+        for function in ("load", "load_model", "load_tokenizer"):
+            assert "error" not in child.call(function, "class/whole")
+    assert hub.log == []
+
+
+def test_unreachable_hub_is_said_quickly_with_the_ways_out_and_nothing_else(unreachable):
+    answer = unreachable.call("load", "class/never-seen")
+    assert answer["error"] == ["HubError"]
+    for word in ("cannot be reached", "HF_HOME", "folder", "HF_ENDPOINT", "fairytale"):
+        assert word in answer["message"]
+    assert "\n" not in answer["message"]
+    assert answer["seconds"] < 10
+    assert unreachable.stderr_path.read_text() == ""
+
+
+@pytest.mark.slow
+def test_silent_hub_is_said_within_ten_seconds(hub, online, files):
+    hub.repos["class/silent"] = Repo(files, faults={"config.json": Fault(stall=True)})
+    answer = online.call("load", "class/silent")
+    assert answer["error"] == ["HubError"] and "cannot be reached" in answer["message"]
+    assert answer["seconds"] < 10
+
+
+def test_a_call_that_never_returns_is_given_up():
+    with pytest.raises(TimeoutError, match="no answer within 0.05 s"):
+        within(0.05, threading.Event().wait)
+
+
+def test_within_hands_on_results_and_errors():
+    assert within(5, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 // 0)
+
+
+def test_offline_is_said_without_a_request(hub, offline, files):
+    hub.repos["class/not-cached"] = Repo(files)
+    hub.log.clear()
+    answer = offline.call("load", "class/not-cached")
+    assert answer["error"] == ["HubError"] and "HF_HUB_OFFLINE forbids" in answer["message"]
+    assert hub.log == []
+
+
+def test_a_full_disk_is_said_by_name():
+    error = explained(OSError(errno.ENOSPC, "No space left on device", "/cache/blobs/x"), "class/any", "main")
+    assert isinstance(error, HubError)
+    assert str(error).startswith("/cache/blobs/x: cannot be written: No space left on device.")
+    assert "HF_HOME" in str(error)
+
+
+@pytest.mark.parametrize("status, code, error, words", [
+    (401, "RepoNotFound", "HubError", "log in"),
+    (401, "GatedRepo", "HubError", "log in"),
+    (403, "GatedRepo", "HubError", "ask for access"),
+    (403, "", "HubError", "403"),
+    (404, "RepoNotFound", "ValueError", "no repository"),
+    (404, "RevisionNotFound", "ValueError", "no revision"),
+    (404, "EntryNotFound", "ValueError", "config.json"),
+    (404, "", "ValueError", "config.json"),
+    (429, "", "HubError", "too many requests"),
+    (500, "", "HubError", "500"),
+])
+def test_a_refusal_is_one_line_that_says_what_to_do(hub, online, files, status, code, error, words):
+    name = f"class/refused-{status}-as-{code or 'plain'}"
+    hub.repos[name] = Repo(files, faults={"config.json": Fault(status=status, code=code)})
+    answer = online.call("load", name)
+    assert answer["error"] == [error]
+    assert words in answer["message"] and name in answer["message"] and "\n" not in answer["message"]
+    assert answer["seconds"] < 10
+
+
+def test_the_wait_that_the_hub_asks_for_is_told(hub, online, files):
+    hub.repos["class/busy"] = Repo(files, faults={"config.json": Fault(status=429, headers={"Retry-After": "90"})})
+    assert "90 s" in online.call("load", "class/busy")["message"]
+
+
+@pytest.mark.parametrize("wait", ["Wed, 21 Oct 2026 07:28:00 GMT", "\x1b[31m9"])
+def test_a_wait_that_is_no_number_of_seconds_is_left_out(hub, online, files, wait):
+    hub.repos["class/busier"] = Repo(files, faults={"config.json": Fault(status=429, headers={"Retry-After": wait})})
+    message = online.call("load", "class/busier")["message"]
+    assert "too many requests" in message and "asks to wait" not in message and message.isprintable()
+
+
+def test_unknown_repository_and_revision_are_argument_errors(hub, online, files):
+    hub.repos["class/pinned"] = Repo(files)
+    assert online.call("load", "class/absent")["error"] == ["ValueError"]
+    assert online.call("load", "class/pinned", "no-such-branch")["error"] == ["ValueError"]
+    assert online.call("load", "class/--")["error"] == ["ValueError"]
+
+
+def test_a_server_that_is_no_hub_is_said(hub, online, files):
+    hub.repos["class/plain"] = Repo(files, faults={"config.json": Fault(status=200)})
+    answer = online.call("load", "class/plain")
+    assert answer["error"] == ["HubError"] and "does not answer as a hub" in answer["message"]
+
+
+def test_a_damaged_download_is_said_and_leaves_nothing(hub, online, files):
+    repo = hub.repos["class/damaged"] = Repo(files, faults={"model.safetensors": Fault("GET", spoil=True)})
+    answer = online.call("load", "class/damaged")
+    assert answer["error"] == ["HubError"]
+    assert answer["message"].startswith("model.safetensors: the download is damaged")
+    assert online.snapshot("class/damaged") == {"1" * 40: {"config.json"}}
+    assert online.blobs("class/damaged") == 1
+    repo.faults.clear()
+    assert online.call("load", "class/damaged")["wte"] == wte_in(files)
+
+
+def test_a_repository_on_xet_storage_is_fetched_over_http(hub, online, files):
+    hub.repos["class/on-xet"] = Repo(files, on_xet=True)
+    hub.log.clear()
+    assert online.call("load", "class/on-xet")["wte"] == wte_in(files)
+    assert sum(line.startswith("CDN GET") for line in hub.log) == 1
+    assert not any("xet-token" in line for line in hub.log)
+
+
+def test_shards_are_downloaded_with_their_index(hub, online, unreachable, files):
+    tensors = from_safetensors(files.pop("model.safetensors"))
+    halves = [dict(list(tensors.items())[:3]), dict(list(tensors.items())[3:])]
+    shards = {f"model-0000{i}-of-00002.safetensors": half for i, half in enumerate(halves, 1)}
+    files |= {name: to_safetensors(half) for name, half in shards.items()}
+    files["unnamed.safetensors"] = to_safetensors(halves[0])
+    weight_map = {tensor: name for name, half in shards.items() for tensor in half}
+    files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": weight_map}).encode()
+    hub.repos["class/shards"] = Repo(files)
+    for child in (online, unreachable):
+        assert child.call("load", "class/shards")["wte"] == tensors["wte.weight"].tolist()
+    expected = WHOLE - {"model.safetensors"} | {*shards, "model.safetensors.index.json"}
+    assert online.snapshot("class/shards") == {"1" * 40: expected}
+
+
+def test_tokenizer_json_alone_will_do(hub, online, unreachable, files):
+    del files["vocab.json"], files["merges.txt"]
+    hub.repos["class/new-style"] = Repo(files)
+    for child in (online, unreachable):
+        assert "error" not in child.call("load", "class/new-style")
+    assert online.snapshot("class/new-style") == {"1" * 40: {"config.json", "model.safetensors", "tokenizer.json"}}
+
+
+def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
+    del files["model.safetensors"]
+    hub.repos["class/pickle-only"] = Repo(files)
+    hub.log.clear()
+    answer = online.call("load", "class/pickle-only")
+    assert answer["error"] == ["CheckpointError"] and "model.safetensors" in answer["message"]
+    assert not any("pytorch_model.bin" in line for line in hub.log)
+
+
+def test_a_revision_pins_the_commit_and_a_branch_stays_where_the_cache_has_it(hub, online, unreachable, tmp_path):
+    first, second = (checkpoint_bytes(tmp_path / str(seed), seed) for seed in (1, 2))
+    repo = hub.repos["class/moving"] = Repo(first)
+    assert online.call("load", "class/moving")["wte"] == wte_in(first)
+    repo.files, repo.commit, repo.older = second, "2" * 40, {"1" * 40: first}
+    assert online.call("load", "class/moving")["wte"] == wte_in(first)  # in the cache: nothing asked
+    assert online.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
+    assert [path.name for path in online.home.glob("hub/models--class--moving/refs/*")] == ["main"]
+    for child in (online, unreachable):  # both commits are in the cache now
+        assert child.call("load", "class/moving")["wte"] == wte_in(first)
+        assert child.call("load", "class/moving", "1" * 40)["wte"] == wte_in(first)
+        assert child.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
+
+
+def test_of_a_partial_snapshot_only_the_rest_is_asked_for(hub, online, files):
+    hub.repos["class/half"] = Repo(files)
+    assert "error" not in online.call("load_tokenizer", "class/half")
+    hub.log.clear()
+    assert online.call("load", "class/half")["wte"] == wte_in(files)
+    assert {line.split()[-1] for line in hub.log} == {"config.json", "model.safetensors"}
+
+
+def test_a_partial_snapshot_is_completed_from_one_commit_only(hub, online, unreachable, tmp_path):
+    first, second = (checkpoint_bytes(tmp_path / str(seed), seed) for seed in (1, 2))
+    repo = hub.repos["class/partial"] = Repo(first)
+    assert "error" not in online.call("load_tokenizer", "class/partial")
+    assert unreachable.call("load", "class/partial")["error"] == ["HubError"]
+    repo.files, repo.commit, repo.older = second, "2" * 40, {"1" * 40: first}
+    assert online.call("load", "class/partial")["wte"] == wte_in(second)
+    assert online.snapshot("class/partial")["2" * 40] == WHOLE
+    assert unreachable.call("load", "class/partial")["wte"] == wte_in(second)
+
+
+class MovingRepo(Repo):
+    """A repository whose branch moves on as soon as it has been asked about once."""
+
+    def at(self, revision: str) -> "tuple[str, dict[str, bytes]] | None":
+        found = super().at(revision)
+        if revision == "main" and not self.older:
+            self.older = {self.commit: self.files}
+            self.commit, self.files = "2" * 40, {name: b"another" for name in self.files}
+        return found
+
+
+def test_all_files_are_of_one_commit_though_the_branch_moves_meanwhile(hub, online, unreachable, files):
+    hub.repos["class/restless"] = MovingRepo(files)
+    for child in (online, unreachable):
+        assert child.call("load", "class/restless")["wte"] == wte_in(files)
+    assert online.snapshot("class/restless") == {"1" * 40: WHOLE}
+
+
+def test_nothing_is_said_on_standard_error_by_a_cached_or_refused_load(unreachable, offline):
+    assert unreachable.stderr_path.read_text() == ""
+    assert offline.stderr_path.read_text() == ""
+
+
+def test_the_wte_of_the_served_checkpoint_is_not_trivial(files):
+    assert np.ptp(wte_in(files)) > 0

@@ -1,0 +1,244 @@
+"""Laws of the page's data: what it shows is what a Recorder saw, and no text in it is taken for markup."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import numpy_gpt2
+from numpy_gpt2 import SIZES, STAGES, GPT2Config, Recorder, Tokenizer, forward, named_parameters, random_model
+from numpy_gpt2.explore.page import MAX_TOKENS, PLACEHOLDER, page_data, prompt_ids, render, script_safe_json, template
+from numpy_gpt2.lens import direct_logit_attribution, logit_lens, top_tokens
+from strategies import lively_model, passes
+
+MODEL, TOKENIZER = numpy_gpt2.load("fairytale")
+one_prompt = passes(np.float32, batches=st.just(()))
+NASTY = ('</script><script>alert("1")</script><!-- \' & \u2028 \u202eover\u2069 '
+         '👩\u200d🚀 العربية\n\t{{data}} $& é')
+
+
+def bytes_tokenizer(n_tokens):
+    """A tokenizer with as many tokens as wanted: the 256 bytes, words of three letters, the end of text."""
+    words = (bytes(letters) for letters in product(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", repeat=3))
+    ranks = {bytes([i]): i for i in range(256)}
+    for token_id in range(256, n_tokens - 1):
+        ranks[next(words)] = token_id
+    return Tokenizer(ranks, {"<|endoftext|>": n_tokens - 1})
+
+
+def recorded(model, ids):
+    acts = Recorder()
+    forward(model, ids, tap=acts)
+    return acts
+
+
+def unpacked(text, dtype):
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
+def patterns(data, n_tokens):
+    """The attention of the page as the Recorder has it: [n_layer, n_head, n_tokens, n_tokens]."""
+    config = data["config"]
+    rows, columns = np.tril_indices(n_tokens)
+    all_patterns = np.zeros((config["n_layer"], config["n_head"], n_tokens, n_tokens))
+    all_patterns[..., rows, columns] = unpacked(data["attention"], "<u2").reshape(*all_patterns.shape[:2], -1) / 65535
+    return all_patterns
+
+
+# The numbers ----------------------------------------------------------------------------------------------------------
+
+
+@given(one_prompt)
+def test_attention_is_the_recorder_s_to_the_precision_that_is_documented(model_and_ids):
+    model, ids = model_and_ids
+    acts = recorded(model, ids)
+    found = patterns(page_data(model, TOKENIZER, ids.tolist(), "any"), len(ids))
+    for layer in range(model.config.n_layer):
+        np.testing.assert_allclose(found[layer], acts[f"h.{layer}.attn.pattern"], rtol=0, atol=1e-5)
+
+
+@given(one_prompt)
+def test_logits_are_those_of_the_last_position_bit_for_bit(model_and_ids):
+    model, ids = model_and_ids
+    data = page_data(model, TOKENIZER, ids.tolist(), "any")
+    logits = unpacked(data["logits"], "<f4")
+    np.testing.assert_array_equal(logits, recorded(model, ids)["logits"][-1])
+    assert data["likeliest"] == np.argsort(-logits, kind="stable").tolist()
+
+
+@given(one_prompt)
+def test_norms_are_those_of_the_residual_stream_before_and_after_every_block(model_and_ids):
+    model, ids = model_and_ids
+    acts = recorded(model, ids)
+    found = page_data(model, TOKENIZER, ids.tolist(), "any")["norms"]
+    assert np.shape(found) == (model.config.n_layer + 1, len(ids))
+    for layer in range(model.config.n_layer):
+        before = np.sqrt((acts[f"h.{layer}.resid_pre"] ** 2).sum(-1))
+        after = np.sqrt((acts[f"h.{layer}.resid_post"] ** 2).sum(-1))
+        np.testing.assert_allclose(found[layer], before, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[layer + 1], after, rtol=1e-5, atol=1e-5)
+
+
+@given(one_prompt)
+def test_the_lens_holds_the_top_tokens_of_the_logit_lens(model_and_ids):
+    model, ids = model_and_ids
+    lens = page_data(model, TOKENIZER, ids.tolist(), "any")["lens"]
+    acts = recorded(model, ids)
+    k = min(5, model.config.vocab_size)
+    for layer in range(model.config.n_layer + 1):
+        for position, tokens in enumerate(top_tokens(logit_lens(model, acts, layer), TOKENIZER, k)):
+            assert lens["ids"][layer][position] == [token.id for token in tokens]
+            assert lens["probabilities"][layer][position] == pytest.approx(
+                [token.probability for token in tokens], abs=1e-6)
+
+
+@given(one_prompt)
+def test_attributions_are_the_library_s_and_sum_to_the_logit_of_the_predicted_token(model_and_ids):
+    model, ids = model_and_ids
+    data = page_data(model, TOKENIZER, ids.tolist(), "any")
+    acts = recorded(model, ids)
+    attribution = data["attribution"]
+    for position, values in enumerate(attribution["values"]):
+        token_id = data["lens"]["ids"][-1][position][0]
+        expected = direct_logit_attribution(model, acts, token_id, position)
+        assert (attribution["ids"][position], attribution["parts"]) == (token_id, expected.names)
+        assert values == pytest.approx(expected.values.tolist(), abs=1e-5)
+        assert attribution["logits"][position] == pytest.approx(float(acts["logits"][position, token_id]), abs=1e-5)
+        assert sum(values) == pytest.approx(attribution["logits"][position], abs=1e-3)
+
+
+def test_the_table_of_stages_is_tap_s_with_every_parameter_once():
+    model = lively_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2,
+                                    tie_word_embeddings=False), dtype=np.float32)
+    acts = recorded(model, [1, 2, 3])
+    data = page_data(model, TOKENIZER, [1, 2, 3], "any")
+    assert [row["name"] for row in data["stages"]] == [stage.name for stage in STAGES]
+    for row, stage in zip(data["stages"], STAGES):
+        assert (row["equation"], row["sentence"]) == (stage.equation, stage.sentence)
+        assert row["shape"] == acts[stage.name.replace("h.i.", "h.1.")].shape
+    of_stages = {name.replace("h.i.", "h.1."): shape for row in data["stages"] for name, shape in row["parameters"]}
+    assert of_stages == {name: array.shape for name, array in named_parameters(model) if not name.startswith("h.0.")}
+    assert data["n_parameters"] == sum(array.size for _, array in named_parameters(model))
+
+
+def test_a_tied_unembedding_has_no_parameters_of_its_own():
+    data = page_data(MODEL, TOKENIZER, [1], "fairytale")
+    assert data["stages"][-1]["parameters"] == []
+
+
+def test_values_that_are_not_finite_are_refused():
+    model = random_model(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1))
+    model.ln_f.bias[0] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        page_data(model, TOKENIZER, [1, 2], "any")
+
+
+# The tokens -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_id_in_the_page_has_its_text_or_where_it_is_half_a_character_its_bytes():
+    ids = TOKENIZER.encode("Ωmega 👩 says: é")
+    data = page_data(MODEL, TOKENIZER, ids, "fairytale")
+    assert (data["ids"], data["prompt"]) == (ids, "Ωmega 👩 says: é")
+    shown = {*ids, *data["likeliest"], *data["attribution"]["ids"], *np.ravel(data["lens"]["ids"]).tolist()}
+    assert data["names"].keys() == shown
+    for token_id, name in data["names"].items():
+        data_of_token = TOKENIZER.token_bytes(token_id)
+        assert name.encode() == data_of_token if isinstance(name, str) else bytes(name) == data_of_token
+    assert any(isinstance(data["names"][token_id], list) for token_id in ids)
+
+
+def test_ids_that_the_tokenizer_does_not_know_are_not_to_be_drawn():
+    model = random_model(GPT2Config(vocab_size=TOKENIZER.vocab_size + 9, n_positions=4, n_embd=4, n_layer=1, n_head=1))
+    data = page_data(model, TOKENIZER, [1, 2], "any")
+    assert len(unpacked(data["logits"], "<f4")) == TOKENIZER.vocab_size
+    assert max(data["names"]) < TOKENIZER.vocab_size
+
+
+def test_an_empty_prompt_starts_from_the_end_of_text():
+    assert prompt_ids(MODEL, TOKENIZER, "") == [TOKENIZER.eot_id]
+    data = page_data(MODEL, TOKENIZER, [TOKENIZER.eot_id], "fairytale")
+    assert data["names"][TOKENIZER.eot_id] == "<|endoftext|>"
+
+
+def test_a_prompt_longer_than_a_page_can_show_or_the_model_can_read_is_refused():
+    word = TOKENIZER.decode([TOKENIZER.encode(" king")[0]])
+    assert len(prompt_ids(MODEL, TOKENIZER, word * MAX_TOKENS)) == MAX_TOKENS
+    with pytest.raises(ValueError) as error:
+        prompt_ids(MODEL, TOKENIZER, word * (MAX_TOKENS + 1))
+    assert str(error.value) == "the prompt must be at most 128 tokens, what a page can show. Got 129: shorten it."
+    short = random_model(GPT2Config(vocab_size=4096, n_positions=4, n_embd=4, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match="at most 4 tokens, the model's context. Got 5"):
+        prompt_ids(short, TOKENIZER, word * 5)
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+class Scripts(HTMLParser):
+    """What a browser takes for the page's scripts, and all its attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scripts, self.attributes, self.is_inside = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag == "script":
+            self.scripts.append("")
+            self.is_inside = True
+
+    def handle_endtag(self, tag):
+        self.is_inside = self.is_inside and tag != "script"
+
+    def handle_data(self, text):
+        if self.is_inside:
+            self.scripts[-1] += text
+
+
+def parsed(page):
+    parser = Scripts()
+    parser.feed(page)
+    return parser
+
+
+@given(st.text() | st.text("</script >&!-'\"\u2028"))
+@example(NASTY)
+def test_no_text_in_the_data_can_end_the_element_that_holds_them(text):
+    safe = script_safe_json({text: [text]})
+    assert json.loads(safe) == {text: [text]}
+    assert safe.isascii() and not re.search("[<>&]", safe)
+
+
+def test_the_data_come_out_of_the_page_as_they_went_in():
+    ids = TOKENIZER.encode(NASTY)
+    data = page_data(MODEL, TOKENIZER, ids, NASTY)
+    scripts = parsed(render(data)).scripts
+    assert len(scripts) == len(parsed(template()).scripts) == 2
+    assert json.loads(scripts[0]) == json.loads(json.dumps(data))
+    assert json.loads(scripts[0])["prompt"] == NASTY
+    assert scripts[1] == parsed(template()).scripts[1]
+
+
+def test_the_template_has_one_place_for_the_data_and_nothing_from_elsewhere():
+    assert template().count(PLACEHOLDER) == 1
+    assert not re.search(r"https?:|@import|url\(|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",
+                         template())
+    names = {name for name, _ in parsed(template()).attributes}
+    assert names.isdisjoint({"src", "srcset", "onclick", "onload"})
+
+
+@pytest.mark.slow
+def test_a_page_of_40_tokens_of_small_s_size_is_below_2_megabytes():
+    config = SIZES["small"]
+    tokenizer = bytes_tokenizer(config.vocab_size)
+    assert tokenizer.vocab_size == config.vocab_size
+    ids = np.random.default_rng(0).integers(config.vocab_size, size=40).tolist()
+    page = render(page_data(random_model(config), tokenizer, ids, "small"))
+    assert len(page.encode()) < 2_000_000

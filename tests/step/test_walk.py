@@ -1,0 +1,490 @@
+"""Laws of the walk: it stops at every stage, shows what is there, answers every command, and changes nothing."""
+
+import ast
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import numpy_gpt2
+from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, model as model_module, random_model
+from numpy_gpt2.lens import residual_logits, top_tokens
+from numpy_gpt2.step.previews import SHADES, Screen, middle_left_out, preview, statistics, thumbnails
+from numpy_gpt2.step.sources import last_assignments, makers, source
+from numpy_gpt2.step.walk import SHORT_FORMS, Walk, walk_through
+from numpy_gpt2.tap import STAGES, stage_names, stage_of
+from numpy_gpt2.tokenizer import quoted
+
+CONFIG = GPT2Config(vocab_size=4096, n_positions=48, n_embd=12, n_layer=3, n_head=2, n_inner=10)
+MODEL = random_model(CONFIG)
+TOKENIZER = numpy_gpt2.load_tokenizer("fairytale")
+PROMPT = "Once upon a time"
+IDS = TOKENIZER.encode(PROMPT)
+NAMES = stage_names(CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "40")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+
+@pytest.fixture
+def walk(capsys):
+    """walk("next", "print q", ...): what a walk with these commands writes, after which its input ends."""
+    def run(*commands, ids=IDS, model=MODEL, **options):
+        walk_through(model, TOKENIZER, ids, commands=commands, **options)
+        return capsys.readouterr().out
+
+    return run
+
+
+def stops(text):
+    """The names of the stages that were shown, in order."""
+    return re.findall(r"^(\S+) = .*\(\d+ of \d+\)$", text, re.MULTILINE)
+
+
+def last(text):
+    """The line before the prompt at which the input ended."""
+    return text.rstrip().removesuffix(Walk.prompt.rstrip()).rstrip().splitlines()[-1]
+
+
+# The pass -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_stage_of_the_pass_is_a_stop_in_order(walk):
+    assert stops(walk(*["next"] * len(NAMES))) == NAMES
+
+
+def test_an_empty_line_is_next(walk):
+    assert stops(walk("", "n", "", "quit")) == NAMES[:4]
+
+
+def test_a_walk_changes_no_logit(capsys):
+    expected = forward(MODEL, IDS)
+    looks = [look for _ in NAMES for look in ("print value.fill(0)", "heads", "logits", "next")]
+    np.testing.assert_array_equal(walk_through(MODEL, TOKENIZER, IDS, commands=looks), expected)
+    np.testing.assert_array_equal(walk_through(MODEL, TOKENIZER, IDS, commands=["continue"]), expected)
+
+
+def test_the_end_says_what_the_model_predicts(walk):
+    text = walk("continue")
+    end = text[text.index("The pass is done."):]
+    for token in top_tokens(forward(MODEL, IDS)[-1], TOKENIZER, 5):
+        assert f'"{token.text}"' in end and f"{token.probability:.3f}" in end
+
+
+@pytest.mark.parametrize("commands", [["quit"], ["q"], [], ["EOF"], ["next", "quit", "print 1"]])
+def test_whoever_leaves_gets_no_logits(commands, capsys):
+    cache = KVCache(MODEL)
+    assert walk_through(MODEL, TOKENIZER, IDS, cache=cache, commands=commands) is None
+    assert "The pass is done" not in capsys.readouterr().out
+    assert cache.length == 0
+
+
+def test_a_pass_over_one_more_token_shows_the_cache_at_work(walk):
+    cache = KVCache(MODEL)
+    forward(MODEL, IDS, cache=cache)
+    text = walk("until *.k_all", "print k.shape, k_all.shape", "tokens", "continue", ids=[*IDS, 5], cache=cache)
+    assert "n_all 5: 4 from the cache + 1 new" in text
+    assert "((2, 1, 6), (2, 5, 6))" in text
+    assert len(re.findall(r"in the cache$", text, re.MULTILINE)) == 4
+    assert cache.length == 5
+
+
+# What a stop shows ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_shows_name_equation_sentence_shape_type_statistics_and_source(walk, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    acts = Recorder()
+    forward(MODEL, IDS, tap=acts)
+    for name in NAMES:
+        text = walk("quit", stop_at=name)
+        stage, value = stage_of(name), acts[name]
+        assert f"{name} = {stage.equation}" in text and stage.sentence in text
+        axes = ", ".join(f"{axis} {size}" for axis, size in zip(stage.shape, value.shape))
+        assert f"[{axes}] float32, {statistics(value)}" in text
+        for line in makers(name):
+            assert str(line) in text
+        for token_id in IDS[-1:] if name == "logits" else IDS:
+            assert f'"{TOKENIZER.decode([token_id])}"' in text, name
+
+
+def test_statistics_leave_out_what_is_not_finite_and_say_so():
+    assert statistics(np.array([1.0, 3.0])) == "mean 2, std 1, min 1, max 3"
+    assert statistics(np.array([1.0, 3.0, -np.inf, -np.inf])) == "mean 2, std 1, min 1, max 3 (-inf left out: 2 of 4)"
+    assert statistics(np.array([-np.inf])) == "nothing finite"
+
+
+def screen(width=100, height=30, ids=IDS, n_cached=0, head=0):
+    return Screen(TOKENIZER, ids, n_cached, head, width, height)
+
+
+def numbers(line):
+    return [float(word) for word in re.sub(r'^\d+ "(\\.|[^"])*"', "", line).split()]
+
+
+def test_previews_show_the_numbers_that_are_there():
+    acts = Recorder()
+    forward(MODEL, IDS, tap=acts)
+    for name, expected in {
+        "wte": np.linalg.norm(acts["wte"], axis=-1)[:, np.newaxis],
+        "h.1.resid_mid": np.linalg.norm(acts["h.1.resid_mid"], axis=-1)[:, np.newaxis],
+        "h.1.attn.qkv": np.stack([np.linalg.norm(acts["h.1.attn.qkv"][:, part * 12:part * 12 + 12], axis=-1)
+                                  for part in range(3)], axis=-1),
+        "h.1.attn.k": np.linalg.norm(acts["h.1.attn.k"], axis=-1).T,
+        "h.1.attn.v_all": np.linalg.norm(acts["h.1.attn.v_all"], axis=-1).T,
+        "h.1.attn.scores": acts["h.1.attn.scores"][1],
+        "h.1.attn.pattern": acts["h.1.attn.pattern"][1],
+    }.items():
+        _, _, *rows = preview(name, acts[name], screen(head=1))
+        np.testing.assert_allclose([numbers(row) for row in rows], expected, atol=0.0051, err_msg=name)
+
+
+def test_a_masked_score_and_its_share_are_shown_as_they_are():
+    acts = Recorder()
+    forward(MODEL, IDS, tap=acts)
+    _, _, *scores = preview("h.0.attn.scores", acts["h.0.attn.scores"], screen())
+    _, _, *pattern = preview("h.0.attn.pattern", acts["h.0.attn.pattern"], screen())
+    assert [row.split().count("-inf") for row in scores] == [3, 2, 1, 0]
+    assert [row.split()[-3:].count("0") for row in pattern] == [3, 2, 1, 0]
+
+
+def test_neurons_are_counted_and_the_strongest_named():
+    value = np.array([[-1, 2.5, 0, 7, -3, 0.25, -1, -1, -1, -1]], dtype=np.float32)
+    row = preview("h.0.mlp.post", value, screen(ids=IDS[:1]))[-1]
+    assert row.split()[2:] == ["30.0%", "#3", "7.00", "#1", "2.50", "#5", "0.25"]
+
+
+def test_thumbnails_show_every_head_and_leave_the_future_blank():
+    least_to_most = np.tril(np.linspace(0, 8, 9).reshape(3, 3))  # 0; 3 4; 6 7 8, and nine shades
+    lines = thumbnails(np.stack([np.eye(3), least_to_most]), screen(ids=IDS[:3]))
+    assert lines[-4] == "head 0  head 1"
+    assert [line[:6].rstrip() for line in lines[-3:]] == ["@", ".@", "..@"]
+    assert [line[8:] for line in lines[-3:]] == [SHADES[0], SHADES[3:5], SHADES[6:9]]
+
+
+LOOKS = ("show", "heads", "heads 0", "logits", "print value", "print 'x' * 5000", "tokens", "where", "help", "foo")
+
+
+@pytest.mark.parametrize("n_tokens", [1, 48])
+@pytest.mark.parametrize("columns, rows", [(1, 1), (20, 24), (100, 10), (200, 24)])
+def test_no_command_fills_more_than_a_screen(walk, monkeypatch, n_tokens, columns, rows):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", str(rows))
+    inside_one_block = [*LOOKS, "next"] * 20
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*inside_one_block, "until ln_f", *LOOKS, "n", *LOOKS])))
+    text = walk(ids=np.random.default_rng(0).integers(4096, size=n_tokens).tolist())
+    answers = text.split("step> ")[1:]  # what stands before it greets, too
+    assert len(answers) > 20 * len(LOOKS)
+    for answer in answers:
+        assert len(answer.splitlines()) < max(rows, 10)
+        assert max(map(len, answer.splitlines()), default=0) <= max(columns, 20)
+
+
+def test_what_is_left_out_is_left_out_in_the_middle_and_said(walk, monkeypatch):
+    monkeypatch.setenv("LINES", "24")
+    text = walk(stop_at="h.0.attn.pattern", ids=list(range(48)))
+    assert re.search(r"^\.\.\. \d+ more$", text, re.MULTILINE) and re.search(r" \.\.\d+\.\.", text)
+    assert re.search(r"^0 ", text, re.MULTILINE) and re.search(r"^47 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("n, room, shown", [
+    (3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (9, 5, [0, 1, None, 7, 8]), (9, 4, [0, None, 7, 8]),
+    (9, 1, [None, 8]), (9, -3, [None, 8]), (1, 0, [0])])
+def test_as_much_is_shown_as_there_is_room_for(n, room, shown):
+    assert middle_left_out(n, room) == shown
+
+
+def test_tokens_are_shown_escaped_on_their_line(walk):
+    ids = TOKENIZER.encode('a\n"b"\t\\ é王')
+    text = walk("tokens", ids=ids)
+    assert r'"\n"' in text and r'\"' in text and r'"\t"' in text and r'\xe7' in text
+
+
+# Where it was made ----------------------------------------------------------------------------------------------------
+
+
+def lines_run(n_tokens):
+    """The lines of model.py that a pass with a tap runs, by function."""
+    run = set()
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename == model_module.__file__:
+            run.add((frame.f_code.co_name, frame.f_lineno))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        forward(MODEL, list(range(n_tokens)), tap=lambda name, value: value)
+    finally:
+        sys.settrace(before)
+    return run
+
+
+EXPECTED = {"wte": "embed", "wpe": "embed", "h.i.resid_pre": "transform", "ln_f": "transform", "logits": "unembed"}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=[stage.name for stage in STAGES])
+def test_every_stage_has_lines_of_model_py_that_make_it_and_that_run(stage):
+    if stage.name in EXPECTED:
+        function = EXPECTED[stage.name]
+    else:
+        function = "attention" if ".attn." in stage.name else "mlp" if ".mlp." in stage.name else "block"
+    lines = makers(stage.name.replace("h.i.", "h.1."))
+    assert lines and lines == sorted(lines, key=lambda line: line.number)
+    run = lines_run(4)
+    for line in lines:
+        assert line.function == function
+        assert line.text == source()[line.number - 1].strip()
+        assert (line.function, line.number) in run
+        assert "tap(\"" not in line.text
+    variable = re.search(rf'(\w+) = .*tap\)?\("{stage.name.removeprefix("h.i.")}", \1\)', "\n".join(source())).group(1)
+    assert re.match(rf"(\w+, )?{variable}\b.* = ", lines[-1].text)
+
+
+@pytest.mark.parametrize("name, clue", [
+    ("wte", "model.wte["), ("wpe", "model.wpe["), ("h.0.resid_pre", "embed("), ("h.0.resid_pre", "block("),
+    ("h.0.ln_1", "ln_1.weight"), ("h.0.ln_2", "ln_2.weight"), ("h.0.attn.qkv", "c_attn.weight"),
+    ("h.0.attn.q", "split_heads("), ("h.0.attn.k", "split_heads("), ("h.0.attn.v", "split_heads("),
+    ("h.0.attn.k_all", "cache.append("), ("h.0.attn.v_all", "cache.append("), ("h.0.attn.scores", "k_all"),
+    ("h.0.attn.scores", "sqrt("), ("h.0.attn.scores", "visible, "), ("h.0.attn.pattern", "softmax("),
+    ("h.0.attn.z", "pattern @ v_all"), ("h.0.attn.out", "merge_heads("), ("h.0.attn.out", "c_proj.weight"),
+    ("h.0.resid_mid", "attention("), ("h.0.mlp.pre", "c_fc.weight"), ("h.0.mlp.post", "gelu("),
+    ("h.0.mlp.out", "c_proj.weight"), ("h.0.resid_post", "mlp("), ("ln_f", "ln_f.weight"), ("logits", "lm_head")])
+def test_the_lines_of_a_stage_are_about_its_equation(name, clue):
+    assert clue in "\n".join(line.text for line in makers(name))
+
+
+def test_a_value_is_followed_back_to_where_it_was_made_from_others():
+    function, = ast.parse("""def f(a, tap):
+    c = a
+    c = tap("first", c)
+    c = c + a
+    b = c
+    b = a * 2
+    b = b + 1
+    if tap is no_tap:
+        b = fast(b)
+    b = tap("second", b)
+""").body
+    assert [statement.lineno for statement in last_assignments(function, "b", function.body[-1])] == [7, 6]
+    assert [statement.lineno for statement in last_assignments(function, "c", function.body[-1])] == [4]
+
+
+def test_a_name_that_no_line_announces_has_no_lines():
+    with pytest.raises(KeyError):
+        makers("h.0.attn.patern")
+
+
+# Where to stop --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command, stop", [
+    ("layer 1", "h.1.resid_pre"), ("l 2", "h.2.resid_pre"), ("until h.1.attn.pattern", "h.1.attn.pattern"),
+    ("u h.2.attn.*", "h.2.attn.qkv"), ("u *.[qk]", "h.0.attn.q"), ("u logits", "logits"), ("n", "wpe")])
+def test_it_stops_where_it_is_told(walk, command, stop):
+    assert stops(walk(command)) == ["wte", stop]
+
+
+def test_the_same_glob_again_is_the_next_stage_that_it_fits(walk):
+    assert stops(walk("u *.z", "u *.z", "u *.z")) == ["wte", "h.0.attn.z", "h.1.attn.z", "h.2.attn.z"]
+
+
+@pytest.mark.parametrize("stop_at", ["h.1.attn.pattern", "h.1.attn.p*"])
+def test_the_first_stop_can_be_chosen(walk, stop_at):
+    assert stops(walk(stop_at=stop_at)) == ["h.1.attn.pattern"]
+
+
+@pytest.mark.parametrize("stop_at", ["h.3.attn.q", "pattern", "", "h.1.attn.patern"])
+def test_a_first_stop_that_is_nowhere_is_refused_with_the_nearest(stop_at):
+    with pytest.raises(ValueError, match=re.escape(repr(stop_at)) + "; the nearest are "):
+        walk_through(MODEL, TOKENIZER, IDS, stop_at=stop_at)
+
+
+# What is refused, each in one line that says why ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command, answer", [
+    ("until h.1.attn.patern", "error: no stage here is called 'h.1.attn.patern'; the nearest are h.1.attn.pattern, "),
+    ("until", "error: no stage here is called ''; the nearest are "),
+    ("u h.3.ln_1", "error: no stage here is called 'h.3.ln_1'; the nearest are h."),
+    ("u h.0.*", "error: h.0.resid_post has been passed; to see it again: show h.0.resid_post"),
+    ("u h.1.attn.pattern", "error: h.1.attn.pattern has been passed; "),
+    ("l 0", "error: h.0.resid_pre has been passed; "),
+    ("l 3", "error: layer must be a number from 0 to 2. Got '3'."),
+    ("layer", "error: layer must be a number from 0 to 2. Got ''."),
+    ("layer -1", "error: layer must be a number from 0 to 2. Got '-1'."),
+    ("heads 2", "error: head must be a number from 0 to 1. Got '2'."),
+    ("heads all", "error: head must be a number from 0 to 1. Got 'all'."),
+    ("show h.2.ln_1", "error: no stage so far is called 'h.2.ln_1'; the nearest are "),
+    ("show patern", "error: no stage so far is called 'patern'; the nearest are pattern, "),
+    ("nxt", "error: no command is called 'nxt'; the nearest are next, "),
+    ("foo bar", "error: no command is called 'foo'; the nearest are "),
+    ("!ls", "error: no command is called '!ls'; "),
+    ("next 3", "error: next takes nothing after it. Got '3'."),
+    ("q.shape", "error: quit takes nothing after it. Got '.shape'."),
+    ("help foo", "error: no command is called 'foo'; "),
+    ("p 1 / 0", "error: ZeroDivisionError: division by zero"),
+    ("p (", "error: SyntaxError: "),
+    ("p nothing", "error: NameError: name 'nothing' is not defined"),
+    ("p z", "error: NameError: z is still to come"),
+    ("p h.2.attn.q.shape", "error: NameError: h.2.attn.q.shape is still to come"),
+    ("p h.7.attn.q", "error: NameError: no array is called h.7.attn.q; the nearest are h."),
+    ("p q @ q", "error: ValueError: "),
+    ("p {}['x']", "error: KeyError: 'x'"),
+    ("p [][0]", "error: IndexError: "),
+    ("p __import__('sys').no", "error: AttributeError: "),
+])
+def test_what_cannot_be_done_is_one_line_and_the_walk_goes_on(walk, monkeypatch, command, answer):
+    monkeypatch.setenv("COLUMNS", "300")
+    before = walk(stop_at="h.1.attn.pattern")
+    text = walk(command, stop_at="h.1.attn.pattern")
+    assert text[:len(before) - len("step> \n")] == before[:-len("step> \n")]
+    said = text[len(before) - len("step> \n"):].splitlines()
+    assert said[0].startswith(answer) and said[1:] == ["step> "]
+
+
+def test_what_has_no_heads_says_what_has(walk, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert last(walk("heads", stop_at="h.1.ln_1")) == (
+        "error: h.1.ln_1 has no heads; these have: attn.q, attn.k, attn.v, attn.k_all, attn.v_all, attn.scores, "
+        "attn.pattern, attn.z")
+
+
+# What is looked at ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expression, printed", [
+    ("value is pattern", "True"), ("pattern.shape", "(2, 4, 4)"), ("h.0.attn.q.shape", "(2, 4, 6)"),
+    ("h.1.attn.q is q, attn.q is q", "(True, True)"), ("np.allclose(pattern.sum(-1), 1)", "True"),
+    ("(h.0.attn.q == q).all()", "False"), ("wte.shape, wpe.shape", "((4, 12), (4, 12))"),
+    ("(h.1.resid_pre + attn.qkv[:, :12]).shape", "(4, 12)"), ("h.1.attn.c_attn.weight.shape", "(12, 36)"),
+    ("(model.h[1].attn.c_attn.weight is h.1.attn.c_attn.weight)", "True"), ("wte.weight is model.wte", "True"),
+    ("h.1.ln_1.weight.shape, h.1.ln_1.shape", "((12,), (4, 12))"),
+    ("tokens", "['Once', ' upon', ' a', ' time']"), ("ids == model.config.n_layer", "False"), ("len(ids)", "4"),
+    ("cache.length", "0"), ("[tokens[i] for i in [1]]", "[' upon']"), ("np.float32(0.5)", "0.5"),
+    ("np.ones(3)", "[1. 1. 1.]")])
+def test_print_evaluates_python_over_the_arrays_by_their_names(walk, expression, printed):
+    assert last(walk(f"print {expression}", stop_at="h.1.attn.pattern")) == printed
+    assert last(walk(f"p {expression}", stop_at="h.1.attn.pattern")) == printed
+
+
+def test_print_alone_prints_the_stage(walk):
+    assert walk("p", stop_at="wpe") == walk("p value", stop_at="wpe") == walk("p wpe", stop_at="wpe")
+
+
+def test_of_two_names_that_end_alike_the_later_one_is_meant(walk):
+    assert last(walk("p out is h.1.attn.out", stop_at="h.1.mlp.post")) == "True"
+    assert last(walk("p out is h.1.mlp.out", stop_at="h.1.mlp.out")) == "True"
+    assert last(walk("p q", stop_at="h.1.ln_1")) == "error: NameError: q is still to come"  # not h.0's
+
+
+def test_after_the_last_block_its_arrays_are_still_known_by_their_last_names(walk):
+    assert last(walk("p q is h.2.attn.q", stop_at="logits")) == "True"
+
+
+def test_show_shows_an_earlier_stage_again(walk):
+    assert stops(walk("show", "sh q", "show h.0.attn.z", "show mlp.out", stop_at="h.1.attn.pattern")) == [
+        "h.1.attn.pattern", "h.1.attn.pattern", "h.1.attn.q", "h.0.attn.z"]
+
+
+def test_heads_shows_all_or_chooses_one(walk):
+    text = walk("hd", "heads 1", "next", stop_at="h.1.attn.scores")
+    assert "head 0  head 1" in text
+    assert text.index("head 0 of 2: a row") < text.index("head 1 of 2 is shown from here on")
+    assert text.count("head 1 of 2: a row") == 2  # at once, and at the next stop
+    assert "head 0  head 1" in walk("heads", stop_at="h.1.attn.q")
+
+
+@pytest.mark.parametrize("stop_at, stream", [
+    ("wte", "wte"), ("wpe", "wte + wpe"), ("h.0.resid_pre", "h.0.resid_pre"), ("h.1.attn.q", "h.1.resid_pre"),
+    ("h.1.mlp.pre", "h.1.resid_mid"), ("h.2.resid_post", "h.2.resid_post"), ("logits", "h.2.resid_post")])
+def test_logits_are_the_lens_on_the_latest_residual_stream_and_say_which(walk, stop_at, stream):
+    acts = Recorder()
+    forward(MODEL, IDS, tap=acts)
+    text = walk("logits", stop_at=stop_at)
+    assert f"if it stopped at {stream}\n" in text
+    residual = sum(acts[name] for name in stream.split(" + "))
+    rows = text[text.index("if it stopped at"):].splitlines()[2:6]
+    for row, logits in zip(rows, residual_logits(MODEL, residual)):
+        best = top_tokens(logits, TOKENIZER, 3)
+        assert all(f" {quoted(TOKENIZER, token.id)} " in row for token in best)
+        assert [float(number) for number in re.findall(r'" (\d\.\d+)', row)] == pytest.approx(
+            [token.probability for token in best], abs=6e-4)
+
+
+def test_tokens_lists_position_id_and_text(walk):
+    lines = walk("t").splitlines()[-5:-1]
+    assert [line.split(maxsplit=2) for line in lines] == [
+        [str(i), str(token_id), f'"{TOKENIZER.decode([token_id])}"'] for i, token_id in enumerate(IDS)]
+
+
+def test_where_marks_the_place_in_the_model_and_in_its_source(walk):
+    lines = walk("w", stop_at="h.1.attn.pattern").splitlines()[-12:]
+    text = "\n".join(lines)
+    assert "\n  h.0\n> h.1  resid_pre " in text and "attn.scores [attn.pattern]" in text and "\n  h.2\n  ln_f" in text
+    assert "forward > transform > block > attention\n" in text
+    number = int(re.search(r"numpy_gpt2/model\.py:(\d+)  pattern = tap", text).group(1))
+    assert 'tap("attn.pattern", pattern)' in source()[number - 1]
+
+
+def test_help_names_every_command_and_its_short_form_and_none_collide(walk):
+    text = walk("help")
+    assert walk("?") == walk("h") == text
+    for command, short in SHORT_FORMS.items():
+        assert re.search(rf"^{command}\b.* {short} ", text, re.MULTILINE)
+        assert re.search(rf"^{command}\b.* {short} ", walk(f"help {short}"), re.MULTILINE)
+    forms = [*SHORT_FORMS, *SHORT_FORMS.values()]
+    assert len(set(forms)) == len(forms)
+    assert {name.removeprefix("do_") for name in vars(Walk) if name.startswith("do_")} == {*SHORT_FORMS, "EOF"}
+
+
+def test_names_of_commands_and_stages_are_completed():
+    walk = Walk(MODEL, TOKENIZER, IDS, KVCache(MODEL))
+    assert walk.completenames("l") == ["layer", "logits"]
+    assert walk.completedefault("h.1.attn.p", "until h.1.attn.p", 6, 16) == ["h.1.attn.pattern"]
+
+
+# The debugger ---------------------------------------------------------------------------------------------------------
+
+
+def test_pdb_steps_through_model_py_and_comes_back_at_the_next_stop(walk, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("p q.shape\nn\nn\np z.shape\nc\nprint z.shape\nquit\n"))
+    text = walk("pdb", stop_at="h.1.attn.pattern")
+    assert "pdb, in attention: " in text
+    assert re.search(r"model\.py\(\d+\)attention\(\)\n-> z = pattern @ v_all", text)
+    assert "(2, 4, 6)" in text
+    assert stops(text) == ["h.1.attn.pattern", "h.1.attn.out"]  # z went by in the debugger
+    assert sys.gettrace() is None
+
+
+def test_pdb_never_steps_into_the_walk(walk, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("s\n" * 400 + "quit\n"))
+    text = walk("pdb", stop_at="h.2.mlp.out")
+    files = {path.rsplit("/")[-1] for path in re.findall(r"^> (.*)\(\d+\)\w+\(\)", text, re.MULTILINE)}
+    assert files >= {"model.py", "ops.py"}
+    assert files.isdisjoint({"walk.py", "tap.py", "debugger.py", "expressions.py", "fnmatch.py", "re.py"})
+    assert "The pass is done." in text
+
+
+def test_pdb_can_be_quit_and_its_input_can_end(monkeypatch, capsys):
+    for commands in ("n\nq\n", "n\n", ""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(commands))
+        assert walk_through(MODEL, TOKENIZER, IDS, stop_at="h.1.attn.pattern", commands=["pdb"]) is None
+        assert sys.gettrace() is None
+
+
+def test_a_breakpoint_set_in_pdb_is_met_later_in_the_walk(walk, monkeypatch):
+    number = makers("h.0.mlp.post")[0].number
+    monkeypatch.setattr(sys, "stdin", io.StringIO(
+        f"b {model_module.__file__}:{number}\nc\nnext\np pre.shape\nn\nn\nclear 1\nc\nprint 6 * 7\n"))
+    text = walk("pdb", stop_at="h.1.ln_2")
+    assert stops(text) == ["h.1.ln_2", "h.1.mlp.pre", "h.1.mlp.out"]  # stepping over the tap of post, it asks nothing
+    assert f"model.py({number})mlp()\n-> post = gelu(pre)" in text and "(4, 10)" in text and "42" in text
+    assert sys.gettrace() is None
