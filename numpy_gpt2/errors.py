@@ -1,6 +1,10 @@
 """What can go wrong outside the program: the exceptions, and how an error, or a value in one, becomes a single line."""
 
+import operator
 import reprlib
+from typing import Any
+
+import numpy as np
 
 
 class CheckpointError(Exception):
@@ -21,3 +25,25 @@ def one_line(error: BaseException) -> str:
     """An error's message, cut where it is very long, without line breaks and whatever else a terminal would obey."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(error)[:1000])
     return " ".join(printable.split())
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """The argument as an int: a whole number of Python's or NumPy's from low to high, or from low on. ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < low or (high is not None and number > high):
+        limits = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number, {limits}. Got {shown(value)}.")
+    return number
+
+
+def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> float:
+    """The argument as a Python float (a NumPy scalar would turn logits into float64), from low to high. ValueError.
+
+    meaning: what it must be, in the words of the error.
+    """
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be {meaning}. Got {shown(value)}.")
+    return float(value)
