@@ -1,6 +1,8 @@
 """What can go wrong outside the program: the exceptions, and how an error, or a value in one, becomes a single line."""
 
+import operator
 import reprlib
+from typing import Any
 
 
 class CheckpointError(Exception):
@@ -21,3 +23,15 @@ def one_line(error: BaseException) -> str:
     """An error's message, cut where it is very long, without line breaks and whatever else a terminal would obey."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(error)[:1000])
     return " ".join(printable.split())
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """The value as an int, from low to high (None: as large as you like). Raises ValueError, whatever else it is."""
+    try:
+        number = operator.index(value)
+    except TypeError:  # a float, a text, None
+        number = low - 1
+    if number < low or (high is not None and number > high):
+        limits = f", {low:,} or more" if high is None else f" from {low:,} to {high:,}"
+        raise ValueError(f"{name} must be a whole number{limits}. Got {shown(value)}.")
+    return number
