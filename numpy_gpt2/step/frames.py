@@ -48,15 +48,16 @@ def statement_at(line: int) -> ast.stmt:
 
 
 def handed_over(call: ast.AST) -> set[str]:
-    """The variable that `tap("name", variable)` is given; empty where it is given an expression, or nothing."""
-    return {node.args[1].id for node in ast.walk(call) if calls_a_tap(node) and isinstance(node.args[1], ast.Name)}
+    """The variable that `tap("name", variable)` is given; empty where it is given an expression."""
+    given = [given_to_tap(node) for node in ast.walk(call)]
+    return {value.id for value in given if isinstance(value, ast.Name)}
 
 
-def calls_a_tap(node: ast.AST) -> bool:
+def given_to_tap(node: ast.AST) -> ast.expr | None:
     match node:
-        case ast.Call(args=[ast.Constant(value=str()), _]):
-            return True
-    return False
+        case ast.Call(args=[ast.Constant(value=str()), value]):
+            return value
+    return None
 
 
 def computing(variables: set[str], call: ast.stmt) -> list[ast.stmt]:
@@ -64,7 +65,7 @@ def computing(variables: set[str], call: ast.stmt) -> list[ast.stmt]:
     function = [statement for statement in STATEMENTS
                 if isinstance(statement, ast.FunctionDef) and call.lineno in lines_of(statement)][-1]
     above = [statement for statement in STATEMENTS if lines_of(statement)[0] > function.lineno
-             and lines_of(statement)[-1] < call.lineno and not any(map(calls_a_tap, ast.walk(statement)))]
+             and lines_of(statement)[-1] < call.lineno and not any(map(given_to_tap, ast.walk(statement)))]
     found = []
     for statement in sorted(above, key=lambda statement: statement.lineno, reverse=True):
         if variables & names(statement, ast.Store):

@@ -102,8 +102,8 @@ def test_no_terminal_is_too_poor(env):
 
 
 def test_commands_that_are_not_utf_8_are_no_error():
-    process = subprocess.run([*COMMAND, "Once"], input=b"\xff\np 1 + 1\r\n", capture_output=True, timeout=60,
-                             env=ENVIRONMENT)
+    process = subprocess.run([*COMMAND, "Once"], input=b"\xff\np 1 + 1\r\n", capture_output=True,
+                             timeout=60, env=ENVIRONMENT)
     assert process.returncode == 0 and b"no command is called" in process.stdout and b"\n2\n" in process.stdout
 
 

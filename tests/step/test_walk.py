@@ -13,7 +13,7 @@ from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, model as model_mo
 from numpy_gpt2.lens import residual_logits, top_tokens
 from numpy_gpt2.step.previews import SHADES, Screen, middle_left_out, preview, statistics, thumbnails
 from numpy_gpt2.step.walk import SHORT_FORMS, Walk, walk_through
-from numpy_gpt2.tap import STAGES, stage_names, stage_of
+from numpy_gpt2.tap import stage_names, stage_of
 from numpy_gpt2.tokenizer import quoted
 
 CONFIG = GPT2Config(vocab_size=4096, n_positions=48, n_embd=12, n_layer=3, n_head=2, n_inner=10)
