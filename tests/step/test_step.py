@@ -76,7 +76,8 @@ def test_next_reads_the_prompt_first_and_walks_through_the_token_that_follows():
 
 
 def test_the_debugger_reads_on_from_the_same_pipe_and_comes_back():
-    process = step("Once", "--until", "h.3.attn.pattern", stdin="pdb\np q.shape\nn\nn\nn\np z.shape\nc\nwhere\npdb\nq\n")
+    process = step("Once", "--until", "h.3.attn.pattern",
+                   stdin="pdb\np q.shape\nn\nn\nn\np z.shape\nc\nwhere\npdb\nq\n")
     assert process.returncode == 0
     text = process.stdout
     assert "(Pdb) p q.shape\n(6, 1, 32)\n(Pdb) n\n" in text
