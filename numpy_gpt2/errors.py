@@ -28,14 +28,14 @@ def one_line(error: BaseException) -> str:
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """The argument as an int: a whole number of Python's or NumPy's from low to high, or from low on. ValueError."""
+    """The value as an int, from low to high (None: as large as you like). Raises ValueError, whatever else it is."""
     try:
         number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < low or (high is not None and number > high):
-        limits = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number, {limits}. Got {shown(value)}.")
+    except TypeError:  # a float, a text, None
+        number = low - 1
+    if isinstance(value, bool) or number < low or (high is not None and number > high):
+        limits = f", {low:,} or more" if high is None else f" from {low:,} to {high:,}"
+        raise ValueError(f"{name} must be a whole number{limits}. Got {shown(value)}.")
     return number
 
 

@@ -6,10 +6,12 @@ A checkpoint comes from a stranger, so everything is checked before it is used: 
 every tensor's name, type and shape, and nothing large is allocated before all of them fit the config.
 """
 
+import os
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
@@ -38,8 +40,9 @@ def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") 
     dtype = checked_dtype(dtype)
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, WEIGHTS, TOKENIZER))
-    tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
-    return read_model(files, dtype), tokenizer
+    with unchanged_while_read(files):
+        tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
+        return read_model(files, dtype), tokenizer
 
 
 def load_model(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> GPT2:
@@ -47,13 +50,15 @@ def load_model(name: str | Path, revision: str | None = None, dtype: Any = "floa
     dtype = checked_dtype(dtype)
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, WEIGHTS))
-    return read_model(files, dtype)
+    with unchanged_while_read(files):
+        return read_model(files, dtype)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint, without its weights. Arguments and errors as for `load`."""
     files = checkpoint_files(name, revision, (TOKENIZER,))
-    return tokenizer_from_files(files)
+    with unchanged_while_read(files):
+        return tokenizer_from_files(files)
 
 
 def checked_dtype(dtype: Any) -> np.dtype:
@@ -73,6 +78,35 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
     for size, config in SIZES.items():
         if place == RELEASED[size]:
             check_memory(config, dtype)
+
+
+@contextmanager
+def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
+    """Raise CheckpointError where a file is replaced or written to meanwhile: a model could be made of two.
+
+    Whatever else is wrong with a checkpoint that changes is no news.
+    """
+    before = {path: file_state(path) for path in files.values()}
+    failure = None
+    try:
+        yield
+    except CheckpointError as error:
+        failure = error
+    for path, state in before.items():
+        if file_state(path) != state:
+            raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
+                                  "written.") from failure
+    if failure is not None:
+        raise failure
+
+
+def file_state(path: Path) -> tuple[int, ...] | None:
+    """What is another number once a file is replaced or written to. None: there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 # What the headers must hold -------------------------------------------------------------------------------------------

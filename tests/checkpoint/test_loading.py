@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from numpy_gpt2.checkpoint.hub import look_up
+from numpy_gpt2.checkpoint import loading
+from numpy_gpt2.checkpoint.hub import BUNDLED, look_up
 from numpy_gpt2.checkpoint.loading import load, load_model, load_tokenizer
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.tensors import read_rows, stored_tensors, widen_bfloat16
@@ -573,6 +575,48 @@ def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("numpy_gpt2.checkpoint.tensors.np.fromfile", lambda *_, **__: np.zeros(3, np.float32))
     message = refusal(tmp_path)
     assert "'wte.weight'" in message and "cannot be read" in message
+
+
+def write_again(folder: Path) -> None:
+    """Another model of the same shapes, as `save` writes it."""
+    save(random_model(TINY, 2), folder)
+
+
+def write_in_place(folder: Path) -> None:
+    """Other weights in the same file, as `cp` writes them."""
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+
+
+def take_away(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize("change", [write_again, write_in_place, take_away])
+@pytest.mark.parametrize("moment", ["allocate_parameter", "stored_tensors", "build_model"])
+def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, change, moment):
+    save(random_model(TINY, 1), tmp_path)
+    original, changes = getattr(loading, moment), [change]
+
+    def meanwhile(*arguments: Any) -> Any:
+        while changes:
+            changes.pop()(tmp_path)
+        return original(*arguments)
+
+    monkeypatch.setattr(loading, moment, meanwhile)
+    assert re.search(r"^[^:]*: changed while the checkpoint was read: load it again", refusal(tmp_path))
+    load_model(tmp_path) if change is not take_away else None
+
+
+def test_a_vocabulary_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    original = loading.tokenizer_from_files
+    monkeypatch.setattr(loading, "tokenizer_from_files",
+                        lambda files: os.utime(files["merges.txt"]) or original(files))
+    for load_it in (load, load_tokenizer):
+        with pytest.raises(CheckpointError, match="merges.txt: changed while"):
+            load_it(tmp_path)
 
 
 def test_a_bad_config_names_file_and_key(tmp_path):
