@@ -18,7 +18,7 @@ from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
 from .ops import gelu, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, checked, no_tap, scoped
+from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
@@ -36,6 +36,7 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
     return unembed(model, hidden, tap)
 
 
+@np.errstate(under="ignore")  # exp and tanh round tiny numbers to 0, whatever the caller has asked NumPy to raise
 def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
     """All of the pass but the unembedding: ids [n_new] -> [n_new, n_embd]. Arguments and errors as for `forward`."""
     ids = check_ids(model, ids)
@@ -43,6 +44,7 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
     cache.check_room(model, tuple(batch), n_new)
+    check_stages(tap, model.config)
     array_tap = checked(tap)
 
     x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
@@ -132,6 +134,7 @@ def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
+@np.errstate(under="ignore")
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
     return checked(tap)("logits", matrix_product(hidden, model.lm_head.T))  # [n, vocab_size]
