@@ -36,7 +36,6 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
     return unembed(model, hidden, tap)
 
 
-@np.errstate(under="ignore")  # exp and tanh round tiny numbers to 0, whatever the caller has asked NumPy to raise
 def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
     """All of the pass but the unembedding: ids [n_new] -> [n_new, n_embd]. Arguments and errors as for `forward`."""
     ids = check_ids(model, ids)
@@ -47,10 +46,11 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     check_stages(tap, model.config)
     array_tap = checked(tap)
 
-    x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
-    for layer, weights in enumerate(model.h):
-        x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
-    hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
+    with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
+        x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
+        for layer, weights in enumerate(model.h):
+            x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
+        hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
     cache.length += n_new
     return hidden
 
@@ -134,10 +134,11 @@ def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
-@np.errstate(under="ignore")
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
-    return checked(tap)("logits", matrix_product(hidden, model.lm_head.T))  # [n, vocab_size]
+    with np.errstate(under="ignore"):
+        logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
+    return checked(tap)("logits", logits)
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:
