@@ -576,7 +576,8 @@ def test_a_name_that_is_known_with_an_owner_gets_that_answer(name, message):
 
 
 OTHER_FORMATS = {
-    "adapter_config.json": "a LoRA adapter", "model-q4.gguf": "a file of llama.cpp", "model.ckpt.index": "OpenAI's own TensorFlow format",
+    "adapter_config.json": "a LoRA adapter", "model-q4.gguf": "a file of llama.cpp",
+    "model.ckpt.index": "OpenAI's own TensorFlow format",
     "encoder.json": "OpenAI's own TensorFlow format"}
 
 
