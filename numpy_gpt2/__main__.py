@@ -6,6 +6,7 @@ COMMANDS = {
     "explore": "draw one forward pass as a page for the browser",
     "score": "measure how well a model predicts a text",
     "summary": "count and measure a model's parts",
+    "exercises": "write it yourself: stubs, checks that name the mistake, hints",
 }
 
 
