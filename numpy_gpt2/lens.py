@@ -7,7 +7,7 @@
     logit_lens(model, acts, layer=3)                                      # what the model would say at block 3
     direct_logit_attribution(model, acts, token_id)                       # what each head and MLP says for a token
 
-A tap knows no model: a name that fits no stage is refused at once; one of a block that is not there changes nothing.
+A name that fits no stage of any GPT-2 is refused at once, one of a block that the model does not have before the pass.
 """
 
 import operator
@@ -15,6 +15,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from .errors import check_int
 from .model import unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
@@ -38,8 +39,8 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
         both). heads: only these, counted on axis -3. Negative ones count from the end; None is all.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
-    Raises ValueError for a name that fits no stage, for heads where a stage has none; in the pass, with the stage's
-    name, for a value that does not broadcast and for an index that is out of range.
+    Raises ValueError for a name that fits no stage, for heads where a stage has none; before the pass, for a block that
+    the model does not have; in the pass, for a value that does not broadcast and for an index that is out of range.
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
@@ -59,6 +60,7 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
             chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
         return np.where(chosen, new, array)
 
+    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # for check_stages
     return patch_tap
 
 
@@ -79,6 +81,7 @@ def chain(*taps: Tap) -> Tap:
             value = link(name, value)
         return value
 
+    chain_tap.globs = [glob for tap in taps for glob in getattr(tap, "globs", ())]  # type: ignore[attr-defined]
     return chain_tap
 
 
@@ -96,10 +99,8 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
 def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.ndarray:
     """Which of n places the indices name: bool [n]. Raises ValueError for one that is out of range."""
     chosen = np.zeros(n, dtype=bool)
-    for i in np.ravel(indices):
-        if not -n <= operator.index(i) < n:
-            raise ValueError(f"{axis} must be from {-n} to {n - 1} at {name!r}. Got {i}.")
-        chosen[i] = True
+    for i in np.ravel(indices).tolist():
+        chosen[check_int(f"{axis} at {name!r}", i, -n, n - 1)] = True
     return chosen
 
 

@@ -18,7 +18,7 @@ from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
 from .ops import gelu, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, checked, no_tap, scoped
+from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
@@ -43,12 +43,14 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
     cache.check_room(model, tuple(batch), n_new)
+    check_stages(tap, model.config)
     array_tap = checked(tap)
 
-    x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
-    for layer, weights in enumerate(model.h):
-        x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
-    hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
+    with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
+        x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
+        for layer, weights in enumerate(model.h):
+            x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
+        hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
     cache.length += n_new
     return hidden
 
@@ -134,7 +136,9 @@ def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
-    return checked(tap)("logits", matrix_product(hidden, model.lm_head.T))  # [n, vocab_size]
+    with np.errstate(under="ignore"):
+        logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
+    return checked(tap)("logits", logits)
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:

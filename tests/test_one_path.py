@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, model, ops, transform
+from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, generate_tokens, model, ops, transform
 from numpy_gpt2.tap import stage_names
 from strategies import lively_model, passes, random_ids, seeds, splits
 
@@ -201,3 +201,13 @@ def test_merging_heads_copies_nothing(drawn):
     with rebound(merge_heads, watched):
         forward(gpt2, ids)
     assert shared == [True] * gpt2.config.n_layer
+
+
+def test_a_caller_who_wants_floating_point_errors_raised_gets_none_from_a_pass():
+    """A long pass rounds tiny numbers to 0 as a matter of course."""
+    gpt2 = lively_model(CONFIG, dtype=np.float32)
+    ids = random_ids(CONFIG, (N_TOKENS,))
+    expected = forward(gpt2, ids)
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(forward(gpt2, ids), expected)
+        next(generate_tokens(gpt2, ids, 1, top_k=5, seed=0))

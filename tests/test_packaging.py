@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": (["Once upon a time", "--seed", "1"], "Once upon a time"),
     "step": (["Once upon a time", "--until", "h.3.attn.pattern"], "h.3.attn.pattern = softmax(scores)"),
     "explore": (["Once upon a time", "-o", "page.html"], ""),
+    "tokens": (["Once upon a time", "--merges"], '"Once"'),
     "summary": ([], "3,554,304 parameters"),
     "score": (["story.txt"], "perplexity"),
     "exercises": (["new", "my_gpt2"], "files of stubs"),

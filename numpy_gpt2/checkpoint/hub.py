@@ -16,6 +16,7 @@ from typing import Any, Callable, Sequence
 from ..errors import CheckpointError, HubError, one_line, shown
 from .download import SILENCE_S, download_file
 from .json_file import read_json_object
+from .saving import interrupted_save
 
 BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
 
@@ -72,6 +73,10 @@ def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wa
         return hub_files(place, revision or "main", wanted)
     if revision is not None:
         raise ValueError(f"revision is for repositories on the hub; {name!r} is a folder. Got revision {revision!r}.")
+    interrupted = interrupted_save(place)
+    if interrupted is not None:
+        raise CheckpointError(f"{place}: a save was interrupted, or goes on now: save again, or finish it: move the "
+                              f"files in {interrupted.name} here, config.json last.")
     return choose_files(wanted, partial(file_in_folder, place), str(place))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy_gpt2 import generate_tokens, transform
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, run
-from numpy_gpt2.sampling import Sampling
+from numpy_gpt2.sampling import GenerationConfig
 from numpy_gpt2.scoring import score_tokens
 
 CONTEXTS = (8, 32, 128)
@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="default: 0.8")
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
-        Sampling(args.temperature)
+        GenerationConfig(temperature=args.temperature)
     ids = experiment.text_ids(args, tokenizer)
     if len(ids) < 64:
         raise BadInput(f"{args.text}: expected a text of 64 tokens or more, found {len(ids) - 1}")

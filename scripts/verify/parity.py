@@ -4,11 +4,11 @@
 
 Each config draws its sizes, tied or untied, n_inner, epsilon, a batch and a length from 1 token to the whole context,
 and weights of which each has a part in the result. transformers saves the checkpoint, numpy_gpt2 loads it, and both
-compute, in float32 and in float64. A difference is the largest between two arrays, as a share of the largest number in
-the reference's. For a prompt of 64 tokens or more the forms of fast.py run, unless somebody looks, and look we do too.
+compute, in float32 and in float64. A difference is the largest between two arrays, as a fraction of the largest number
+in the reference's.
 
     prompt          the logits of a whole prompt
-    hidden states   what enters each block, and what leaves the last; the logits as well (the readable lines)
+    hidden states   what enters each block, and what leaves the last; the logits as well (with a tap)
     cached steps    the logits of single tokens, each library with its own cache after the prompt
     large scores    the logits where queries and keys are so large that exp(score) would overflow
     one by one      numpy_gpt2 alone: the logits of a batch, and of its rows by themselves
