@@ -156,7 +156,7 @@ def computed_without_a_tap(gpt2, ids):
     return stages
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-12)])
 def test_a_tap_sees_what_an_untapped_pass_computes(dtype, tolerance):
     gpt2 = lively_model(CONFIG, dtype=dtype)
     ids = random_ids(CONFIG, (N_TOKENS,))

@@ -1,6 +1,7 @@
 """Laws of the four operations, and values worked by hand."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from numpy_gpt2.ops import gelu, layer_norm, linear, softmax
+from numpy_gpt2 import ops
+from numpy_gpt2.ops import gelu, in_strips, layer_norm, linear, softmax
 from strategies import seeds
 
 DTYPES = [np.float32, np.float64]
@@ -62,6 +64,15 @@ def test_softmax_of_far_apart_numbers_is_all_or_nothing():
     np.testing.assert_array_equal(softmax(np.array([1e30, -1e30, 0], np.float32)), [1, 0, 0])
 
 
+@given(numbers(np.float32, 100))
+def test_softmax_writes_into_the_array_it_is_given(x):
+    expected = softmax(x)
+    other = np.empty_like(x)
+    for out in (other, x):
+        assert softmax(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
 # gelu -----------------------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +107,21 @@ def test_gelu_parts_of_x_and_minus_x_differ_by_x(x):
 def test_gelu_lets_large_numbers_through_and_stops_large_negative_ones():
     np.testing.assert_array_equal(gelu(np.array([10, 1e6, 1e12, -10, -1e6, -1e12], np.float32)),
                                   np.array([10, 1e6, 1e12, 0, 0, 0], np.float32))
+
+
+@given(st.lists(st.integers(1, 3), max_size=3), st.integers(1, 9))
+def test_strips_are_whole_rows_each_given_once(leading, n):
+    x = np.arange(math.prod(leading) * n, dtype=np.float64).reshape(*leading, n)
+    strips = []
+
+    def formula(rows):
+        strips.append(rows)
+        return 2 * rows
+
+    with patch.object(ops, "STRIP", 2):
+        np.testing.assert_array_equal(in_strips(formula, x), 2 * x)
+    assert max(map(len, strips)) <= 2
+    np.testing.assert_array_equal(np.concatenate(strips), x.reshape(-1, n))
 
 
 # layer_norm -----------------------------------------------------------------------------------------------------------

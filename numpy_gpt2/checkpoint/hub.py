@@ -6,15 +6,13 @@ unreachable hub after five retries of each file; so we ask about each file once,
 """
 
 import os
-import queue
 import re
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ..errors import CheckpointError, HubError, one_line, shown
-from .download import SILENCE_S, download_file
+from .download import ANSWER_S, SILENCE_S, download_file, within
 from .json_file import read_json_object
 from .saving import interrupted_save
 
@@ -40,8 +38,6 @@ TOKENIZER: Wanted = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 
 # How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
 FileGetter = Callable[[str], Path | None]
-
-ANSWER_S = 8  # how long it may take to answer in all, whatever it does: looking up a name has no limit of its own
 
 WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
             'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
@@ -70,7 +66,7 @@ def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wa
     name = str(name)
     place = look_up(name)
     if isinstance(place, str):
-        return hub_files(place, revision or "main", wanted)
+        return hub_files(place, checked_revision(revision), wanted)
     if revision is not None:
         raise ValueError(f"revision is for repositories on the hub; {name!r} is a folder. Got revision {revision!r}.")
     interrupted = interrupted_save(place)
@@ -93,6 +89,16 @@ def look_up(name: str) -> Path | str:
     known = ", ".join([*BUNDLED, *RELEASED])
     raise ValueError(f"no checkpoint {name!r}: expected one of {known}, a folder that exists, or owner/repo on the "
                      "hub.")
+
+
+def checked_revision(revision: str | None) -> str:
+    """The revision, "main" for None. Raises ValueError for what git would not have: it becomes a path in the cache."""
+    if revision is None:
+        return "main"
+    is_name = isinstance(revision, str) and re.fullmatch(r"[^\s/.\\:~^?*\[-][^\s\\:~^?*\[]{0,199}", revision)
+    if not is_name or not revision.isprintable() or re.search(r"\.\.|//|/\.|/$", revision):
+        raise ValueError(f"revision must be a branch, a tag or a commit. Got {shown(revision)}.")
+    return revision
 
 
 def file_in_folder(folder: Path, file_name: str) -> Path | None:
@@ -216,30 +222,10 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
             return None
         raise explained(error, repo, revision) from error
     for name in (metadata.commit_hash, metadata.etag):  # both become names in the cache
-        if not re.fullmatch(r"[\w-]+", name or "", re.ASCII):
-            raise HubError(f"{url}: the server does not answer as a hub does (no commit, or no etag): check "
-                           "HF_ENDPOINT and proxies.")
+        if not re.fullmatch(r"[\w-]{1,200}", name or "", re.ASCII):
+            raise HubError(f"{without_password(url)}: the server does not answer as a hub does (no commit, or no "
+                           "etag): check HF_ENDPOINT and proxies.")
     return metadata
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The call's result, or TimeoutError. A timeout of the transport alone starts afresh at each address it tries."""
-    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put((call(), None))
-        except Exception as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds} s") from None
-    if error is not None:
-        raise error
-    return result
 
 
 # What went wrong ------------------------------------------------------------------------------------------------------
@@ -260,13 +246,13 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
     """What to raise for an error of huggingface_hub or of its transport, whose classes change between versions."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
-    status = status_of(error)
-    if isinstance(error, HubError):
+    status, endpoint = status_of(error), without_password(constants.ENDPOINT)
+    if isinstance(error, (HubError, CheckpointError)):
         return error
     if isinstance(error, RevisionNotFoundError):
         return ValueError(f"{repo} has no revision {revision!r} on the hub: expected a branch, a tag or a commit.")
     if status == 404:
-        return ValueError(f"there is no repository {repo} on the hub ({constants.ENDPOINT}): check the name.")
+        return ValueError(f"there is no repository {repo} on the hub ({endpoint}): check the name.")
     if isinstance(error, OfflineModeIsEnabled):
         return HubError(f"{repo} is not in the cache in full, and HF_HUB_OFFLINE forbids to ask the hub. {WAYS_OUT}")
     if status is not None:
@@ -278,4 +264,13 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
         return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "
                         "another place.")
     reason = (one_line(error) or type(error).__name__).rstrip(".") + "."
-    return HubError(f"the hub ({constants.ENDPOINT}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
+    if endpoint != constants.ENDPOINT:
+        reason = f"{type(error).__name__}."  # its message may show parts of the password
+    if not re.match("https?://[^/]", constants.ENDPOINT):
+        return HubError(f"HF_ENDPOINT must be a URL, such as https://huggingface.co. Got {shown(endpoint)}: {reason}")
+    return HubError(f"the hub ({endpoint}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
+
+
+def without_password(text: str) -> str:
+    """The text with user and password left out of the URLs in it."""
+    return re.sub(r"(?<=//)\S*@|[^\s/]+:(?!//)\S*@", "", text)

@@ -21,7 +21,8 @@ from hub_server import Fault, HubServer, Repo
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from numpy_gpt2.checkpoint.hub import explained, within
+from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, within
+from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
@@ -258,6 +259,62 @@ def test_unknown_repository_and_revision_are_argument_errors(hub, online, files)
     assert online.call("load", "class/absent")["error"] == ["ValueError"]
     assert online.call("load", "class/pinned", "no-such-branch")["error"] == ["ValueError"]
     assert online.call("load", "class/--")["error"] == ["ValueError"]
+
+
+@pytest.mark.parametrize("revision", ["../../../x", "a/../b", "/etc/x", "a//b", "", "x/", "-x", ".x", "a/.git", "a\\b",
+                                      "a\nb", "a\x1b[31mb", "a b", "C:x", "x" * 201, 5, "a\0b", "a\u202eb"])
+def test_a_revision_that_git_would_not_have_is_refused_before_anything_is_asked(revision, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # to import it is now an error
+    with pytest.raises(ValueError, match="^revision must be a branch, a tag or a commit. Got .{1,130}$"):
+        load_model("class/any", revision=revision)
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "feature/x_y-z", "0" * 40, "größe", "a@b", "1"])
+def test_a_revision_that_git_has_is_asked_for(revision):
+    assert checked_revision(revision) == revision
+
+
+@pytest.mark.parametrize("header", ["X-Repo-Commit", "ETag"])
+@pytest.mark.parametrize("value", ["../../../planted", "x/planted", "", "x" * 201, ".", "a b"])
+def test_a_commit_and_an_etag_that_would_lead_out_of_the_cache_are_refused(hub, online, files, header, value):
+    headers = {"X-Repo-Commit": "1" * 40, "ETag": "2" * 40, header: value}
+    hub.repos["class/planting"] = Repo(files, faults={"config.json": Fault(status=200, headers=headers)})
+    answer = online.call("load", "class/planting")
+    assert answer["error"] == ["HubError"] and "does not answer as a hub" in answer["message"]
+    assert not list(online.home.parent.rglob("*planted*"))
+
+
+@pytest.mark.parametrize("endpoint, said", [
+    ("localhost:8000", "HF_ENDPOINT must be a URL, such as https://huggingface.co. Got 'localhost:8000'"),
+    ("", "HF_ENDPOINT must be a URL"), ("http://", "HF_ENDPOINT must be a URL"), ("ftp://x", "HF_ENDPOINT must be a"),
+    ("http://127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("http://127.0.0.1:99999", "the hub (http://127.0.0.1:99999) cannot be reached"),
+    ("http://user:secret@127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("http://user:se/cr@et@127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("user:secret@host", "HF_ENDPOINT must be a URL"),
+])
+def test_a_wrong_endpoint_is_named_in_one_line_and_its_password_never(monkeypatch, endpoint, said):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                        endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    with pytest.raises(HubError) as error:
+        current_commit("class/any", "main")
+    message = str(error.value)
+    assert message.startswith(said) and "\n" not in message
+    assert "cret" not in message and "user" not in message
+
+
+def test_the_password_of_a_server_that_is_no_hub_is_not_shown(hub, files, monkeypatch):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub.repos["class/plain"] = Repo(files, faults={"config.json": Fault(status=200)})
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url.replace("//", "//user:secret@") +
+                        "/{repo_id}/resolve/{revision}/{filename}")
+    with pytest.raises(HubError, match="^http://127.0.0.1:[^@]*: the server does not answer as a hub"):
+        current_commit("class/plain", "main")
 
 
 def test_a_server_that_is_no_hub_is_said(hub, online, files):
