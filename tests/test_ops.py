@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from numpy_gpt2 import ops
-from numpy_gpt2.ops import gelu, in_strips, layer_norm, linear, softmax
+from numpy_gpt2.ops import activation, erf, gelu, gelu_erf, in_strips, layer_norm, linear, softmax
 from strategies import seeds
 
 DTYPES = [np.float32, np.float64]
@@ -124,6 +124,29 @@ def test_strips_are_whole_rows_each_given_once(leading, n):
     np.testing.assert_array_equal(np.concatenate(strips), x.reshape(-1, n))
 
 
+# the other activations ------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
+def test_erf_is_within_a_millionth_in_float32_and_exact_in_float64(values):
+    x = np.array(values)
+    expected = [math.erf(value) for value in values]
+    assert erf(x).tolist() == expected
+    np.testing.assert_allclose(erf(x.astype(np.float32)), expected, atol=1e-6)
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=9), st.integers(1, 40))
+def test_the_activations_are_their_formulas(values, n_rows):
+    x = np.tile(np.array(values), (n_rows, 1))
+    exact = np.array([[0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in values]] * n_rows)
+    np.testing.assert_allclose(activation("gelu", x), exact, rtol=1e-15, atol=1e-15)
+    np.testing.assert_allclose(activation("gelu", x.astype(np.float32)), exact, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(activation("relu", x), np.where(x > 0, x, 0))
+    np.testing.assert_array_equal(activation("gelu_new", x), gelu(x))
+    for name in ("gelu", "relu", "gelu_new"):
+        assert activation(name, x.astype(np.float32)).dtype == np.float32
+
+
 # layer_norm -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +205,6 @@ def test_type_stays_and_arguments_stay(dtype, seed, leading):
     rng = np.random.default_rng(seed)
     x, vector, matrix = (read_only(rng.standard_normal(shape).astype(dtype)) for shape in ((*leading, 4), 4, (4, 4)))
     epsilon = 1e-5
-    for y in (softmax(x), gelu(x), layer_norm(x, vector, vector, epsilon), linear(x, matrix, vector)):
+    for y in (softmax(x), gelu(x), gelu_erf(x), layer_norm(x, vector, vector, epsilon), linear(x, matrix, vector)):
         assert (y.shape, y.dtype) == (x.shape, dtype)
         assert not np.shares_memory(y, x)

@@ -7,6 +7,7 @@ for all tests, because starting one takes longer than any test; each test has a 
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,16 +31,19 @@ from numpy_gpt2.errors import HubError
 from numpy_gpt2.weights import random_model
 
 CHILD = """
-import json, sys, time
+import json, sys, time, warnings
 from numpy_gpt2 import CheckpointError, HubError
 from numpy_gpt2.checkpoint import loading
 for line in sys.stdin:
     function, *arguments = json.loads(line)
     start = time.monotonic()
     try:
-        loaded = getattr(loading, function)(*arguments)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = getattr(loading, function)(*arguments)
         model = loaded[0] if function == "load" else loaded
-        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None}
+        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None,
+                  "warnings": [str(one.message) for one in caught]}
     except Exception as error:
         kinds = [CheckpointError, HubError, ValueError]
         answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
@@ -150,7 +154,8 @@ def tokenizer_json(vocabulary: dict[str, int]) -> dict[str, Any]:
                       "vocab": vocabulary, "merges": []}}
 
 
-WHOLE = {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+WHOLE = {"config.json", "model.safetensors", "tokenizer.json"}
+ABSENT = {"generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 
 
 @pytest.fixture
@@ -166,8 +171,9 @@ def test_first_load_downloads_only_what_is_wanted_and_the_second_asks_nothing(hu
     hub.repos["class/whole"] = Repo(files)
     hub.log.clear()
     assert online.call("load", "class/whole")["wte"] == wte_in(files)
-    assert {line.split()[-1] for line in hub.log} == WHOLE
-    assert sum(line.startswith("GET") for line in hub.log) == 4  # each of them once
+    assert {line.split()[-1] for line in hub.log} == WHOLE | ABSENT
+    assert sum(line.startswith("HEAD") and line.split()[-1] in ABSENT for line in hub.log) == len(ABSENT)
+    assert sum(line.startswith("GET") for line in hub.log) == 3  # each of them once
     assert sum(line.startswith("CDN GET") for line in hub.log) == 1  # where the hub sent us for the large one
     assert online.snapshot("class/whole") == {"1" * 40: WHOLE}
     hub.log.clear()
@@ -357,12 +363,54 @@ def test_shards_are_downloaded_with_their_index(hub, online, unreachable, files)
     assert online.snapshot("class/shards") == {"1" * 40: expected}
 
 
-def test_tokenizer_json_alone_will_do(hub, online, unreachable, files):
-    del files["vocab.json"], files["merges.txt"]
-    hub.repos["class/new-style"] = Repo(files)
+def test_vocabulary_and_merges_will_do(hub, online, unreachable, files):
+    del files["tokenizer.json"]
+    files |= {"added_tokens.json": b'{"<x>": 257}', "generation_config.json": b'{"eos_token_id": 3}'}
+    hub.repos["class/old-style"] = Repo(files)
     for child in (online, unreachable):
-        assert "error" not in child.call("load", "class/new-style")
-    assert online.snapshot("class/new-style") == {"1" * 40: {"config.json", "model.safetensors", "tokenizer.json"}}
+        assert "error" not in child.call("load", "class/old-style")
+    assert online.snapshot("class/old-style") == {"1" * 40: {"config.json", "model.safetensors", "vocab.json",
+                                                             "merges.txt", "added_tokens.json",
+                                                             "generation_config.json"}}
+    hub.log.clear()
+    assert "error" not in online.call("load", "class/old-style")
+    assert hub.log == []  # it is known that there is no tokenizer.json
+
+
+def forget_absences(home, repo):
+    shutil.rmtree(home / "hub" / ("models--" + repo.replace("/", "--")) / ".no_exist")
+
+
+def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_asked(hub, online, unreachable, offline,
+                                                                                     files):
+    hub.repos["class/by-others"] = Repo(files)
+    assert "error" not in online.call("load", "class/by-others")
+    forget_absences(online.home, "class/by-others")
+    for child in (unreachable, offline):
+        answer = child.call("load", "class/by-others")
+        assert answer["wte"] == wte_in(files)
+        (warning,) = answer["warnings"]
+        assert warning.startswith("class/by-others: loaded from the cache without asking whether it has "
+                                  "generation_config.json, tokenizer_config.json, special_tokens_map.json, "
+                                  "added_tokens.json too: ")
+    hub.log.clear()
+    assert online.call("load", "class/by-others")["warnings"] == []
+    assert {line.split()[-1] for line in hub.log} == ABSENT | {"config.json"}  # of which the commit is learnt
+    hub.log.clear()
+    assert online.call("load", "class/by-others")["warnings"] == [] and hub.log == []
+
+
+def test_what_transformers_got_as_gpt2_is_found_before_the_network_is_asked(hub, online, unreachable, tmp_path):
+    files = checkpoint_bytes(tmp_path)
+    hub.repos["class/twin"] = Repo(files)
+    assert "error" not in online.call("load", "class/twin")
+    cache = online.home / "hub"
+    shutil.copytree(cache / "models--class--twin", cache / "models--gpt2-xl", symlinks=True)
+    hub.log.clear()
+    for child in (online, unreachable):
+        for name in ("gpt2-xl", "xl", "openai-community/gpt2-xl"):
+            assert child.call("load_model", name)["wte"] == wte_in(files)
+    assert hub.log == []
 
 
 def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
@@ -371,6 +419,7 @@ def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
     hub.log.clear()
     answer = online.call("load", "class/pickle-only")
     assert answer["error"] == ["CheckpointError"] and "model.safetensors" in answer["message"]
+    assert "save_pretrained() write" in answer["message"] and "revision" in answer["message"]
     assert not any("pytorch_model.bin" in line for line in hub.log)
 
 
