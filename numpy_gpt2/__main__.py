@@ -7,6 +7,7 @@ COMMANDS = {
     "tokens": "show the tokens of a text, and how byte pair encoding makes them",
     "score": "measure how well a model predicts a text",
     "summary": "count and measure a model's parts",
+    "exercises": "write it yourself: stubs, checks that name the mistake, hints",
 }
 
 

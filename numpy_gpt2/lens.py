@@ -1,4 +1,4 @@
-"""What is built on the hook: taps that change a pass, and readings of what a pass has left behind.
+"""What taps are for: changing a pass (patch, ablate), and reading what it recorded (logit lens, attribution).
 
     forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
 
@@ -19,7 +19,7 @@ from .errors import check_int
 from .model import unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
-from .scoring import likeliest
+from .scoring import top_ids_of
 from .tap import Recorder, Tap, checked, fits, stages_of
 from .tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
 
     With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
-    share of the probability is not.
+    probability still counts.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     if not 1 <= operator.index(k) <= n_known:
@@ -147,7 +147,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
-    best = likeliest(logits[np.newaxis, :n_known], k)[0]  # [k]
+    best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
     return [TopToken(int(i), tokenizer.decode([i]), float(probabilities[i])) for i in best]
 
 

@@ -15,7 +15,7 @@ ORDER = """errors config html matmul ops weights cache tap model sampling prompt
 EXEMPT = ("__init__", "__main__")
 
 MOST_FLAT_MODULES = 24
-BUDGETS = {"ops.py": 80, "model.py": 180, "cache.py": 100, "sampling.py": 150, "decoding.py": 200}  # lines
+BUDGETS = {"ops.py": 110, "model.py": 180, "cache.py": 100, "sampling.py": 150, "decoding.py": 200}  # lines
 
 
 def parts(path):

@@ -3,10 +3,15 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Callable, NoReturn
 
 from ..weights import GPT2, named_parameters
 from .exits import BadInput, say
+
+
+# Bytes of a prompt that are read. GPT-2's longest token has 128: these are far more tokens than a context holds.
+LONGEST_PROMPT = 2**20
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -45,21 +50,28 @@ def announce_model(name: str, model: GPT2) -> None:
 def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
-    Line ends are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
+    No more is read than a context could hold, for a file may have no end. Line ends are read as in any text file, and
+    the last one is not part of the prompt: editors and `echo` put it there.
     """
     if prompt_file is None:
-        return utf8_text(os.fsencode(prompt or ""), "the prompt")
-    return utf8_text(*read_bytes(prompt_file)).replace("\r\n", "\n").removesuffix("\n")
+        data, source = os.fsencode(prompt or ""), "the prompt"
+    else:
+        data, source = read_bytes(prompt_file, LONGEST_PROMPT + 1)
+    if len(data) > LONGEST_PROMPT:
+        raise BadInput(f"{source} must fit into the model's context. Got more than {LONGEST_PROMPT:,} bytes, more than "
+                       f"{LONGEST_PROMPT // 128:,} tokens: shorten it")
+    text = utf8_text(data, source)
+    return text if prompt_file is None else text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def read_bytes(file: str) -> tuple[bytes, str]:
-    """What a file, or standard input (-), holds, and what errors call it. Raises BadInput."""
+def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:
+    """What a file, or standard input (-), holds, `most` bytes of it, and what errors call it. Raises BadInput."""
     source = "standard input" if file == "-" else file
     try:
         if file == "-":
-            return sys.stdin.buffer.read(), source
+            return sys.stdin.buffer.read(most), source
         with open(file, "rb") as opened:
-            return opened.read(), source
+            return opened.read(most), source
     except OSError as error:
         raise BadInput(f"{source}: {error.strerror}") from error
 
@@ -80,3 +92,15 @@ def utf8_text(data: bytes, source: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+
+
+def check_plot(path: Path) -> None:
+    """Before anything is computed: whether a picture could be drawn there. Raises ValueError where it could not."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'numpy_gpt2[plot]'") from error

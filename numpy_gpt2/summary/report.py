@@ -23,7 +23,7 @@ Reports = Mapping[str, Report]  # by the model's name
 SECTIONS = {
     "parts": "the parts as a tree, with their shapes",
     "configuration": "context, width, heads, layers, vocabulary",
-    "parameters": "every parameter: its name, shape, count, share and bytes",
+    "parameters": "every parameter: its name, shape, count, fraction and bytes",
     "counts": "the parameters of each part; tied, untied, and the difference",
     "biases": "weights, biases and layer-norm gains apart",
     "tying": "whether wte and lm_head are one array, and how alike two of them are (two are loaded for it)",
@@ -41,12 +41,14 @@ ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-no
 def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
                 n_context: int | None = None, text: str | None = None) -> dict[str, Report]:
     """A report of each model. Of several, one whose weights cannot be had tells why in place of what they would tell.
+    But where that is all there would be to read, of any of them, it is an error.
 
     sections: keys of SECTIONS, in their order. measured: those of them ("tying", "values") to load the weights for.
     n_context: the tokens that the cost is about; None means the model's whole context. text: to take the loss of.
-    Raises CheckpointError, HubError or MemoryError (one model without its weights), or ValueError (an argument).
+    Raises CheckpointError, HubError or MemoryError (no model's weights), or ValueError (an argument).
     """
     reports = {}
+    failures: list[Exception] = []
     for model in models:
         report = report_counts(model, sections, n_context or model.config.n_positions)
         # of one array all is known
@@ -54,11 +56,12 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
         try:
             report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
         except (HubError, CheckpointError, MemoryError) as error:
-            if len(models) == 1:
-                raise
+            failures.append(error)
             reason = str(error).partition(" Ways out:")[0] or "not enough memory"
             report |= {section: {"error": reason} for section in (*wanted, *(["loss"] if text else []))}
         reports[model.name] = report
+    if len(failures) == len(models) and (len(models) == 1 or set(sections) <= set(measured)):
+        raise failures[0]
     return reports
 
 
@@ -75,9 +78,9 @@ def report_counts(model: Metadata, sections: Collection[str], n_context: int) ->
         "parts": [asdict(part) for part in parts(config)],
         "configuration": {**asdict(config), "d_head": config.d_head},
         "parameters": [{"name": one.name, "shape": list(one.shape), "count": one.count,
-                        "share": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
-        "counts": {**totals, "shares": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
-        "biases": {**counts.roles, "shares": {role: n / counts.stored for role, n in counts.roles.items()}},
+                        "fraction": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
+        "counts": {**totals, "fractions": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
+        "biases": {**counts.roles, "fractions": {role: n / counts.stored for role, n in counts.roles.items()}},
         "tying": asdict(ONE_ARRAY) if config.tie_word_embeddings else {"n_arrays": 2},
         "figures": [{"figure": one.figure, "count": one.count, "sum": one.sum_text, "remark": one.remark}
                     for one in figures(config)],

@@ -65,7 +65,7 @@ def test_json_has_every_number_of_the_four_sizes(printed):
                 counts["difference"], found["biases"]["biases"]) == expected
         assert counts["tied"] == counts["stored"] == found["n_parameters"]
         assert found["tying"] == {"n_arrays": 1, "correlation": 1.0, "largest_difference": 0.0}
-        assert sum(counts["shares"].values()) == pytest.approx(1)
+        assert sum(counts["fractions"].values()) == pytest.approx(1)
 
 
 def test_the_text_has_every_number_of_the_four_sizes(printed):
@@ -73,8 +73,8 @@ def test_the_text_has_every_number_of_the_four_sizes(printed):
     for expected in SIZE_COUNTS.values():
         for number in expected[3:]:
             assert f"{number:,}" in text
-    shares = next(line for line in text.splitlines() if line.startswith("biases") and "%" in line)
-    assert shares.split()[1:] == ["0.082%", "0.076%", "0.066%", "0.054%"]
+    fractions = next(line for line in text.splitlines() if line.startswith("biases") and "%" in line)
+    assert fractions.split()[1:] == ["0.082%", "0.076%", "0.066%", "0.054%"]
 
 
 @pytest.mark.parametrize("figure", ["124M", "137M", "163M", "85M", "123.65M", "163M - 38M = 124M", "117M", "345M",
@@ -131,7 +131,7 @@ def test_a_folder_is_counted_by_its_own_header(printed, tiny):
     for one in found["parameters"]:
         array = expected[one["name"]]
         assert (tuple(one["shape"]), one["count"], one["bytes"]) == (array.shape, array.size, array.nbytes)
-    assert sum(one["share"] for one in found["parameters"]) == pytest.approx(1)
+    assert sum(one["fraction"] for one in found["parameters"]) == pytest.approx(1)
     assert "values" not in found and "loss" not in found
 
 
@@ -207,6 +207,15 @@ def test_sizes_whose_weights_are_out_of_reach_say_so_in_their_rows(tmp_path):
     row, last = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("small ", "fairytale "))
     assert len(last.split()) == 7 and "-" not in last
     assert row.split()[:3] == ["small", "124,439,808", "-"] and "openai-community/gpt2" in row
+
+
+def test_where_no_weights_can_be_read_at_all_it_is_an_error(tmp_path):
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    process = run("--sizes", "--text", "-", env=env, stdin=b"The king said no.")
+    assert (process.returncode, process.stdout, process.stderr.count(b"\n")) == (1, b"", 1)
+    assert process.stderr.startswith(b"error: openai-community/gpt2 is not in the cache")
+    with_counts = run("--sizes", "--text", "-", "--counts", env=env, stdin=b"The king said no.")
+    assert with_counts.returncode == 0 and b"124,439,808" in with_counts.stdout
 
 
 # The hub --------------------------------------------------------------------------------------------------------------
