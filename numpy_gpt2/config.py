@@ -15,14 +15,24 @@ from .errors import check_int, check_number, shown
 LARGEST_SETTING = 2**31 - 1
 LARGEST_FLOAT, SMALLEST_FLOAT = sys.float_info.max, 5e-324  # finite, above 0
 
-# Settings that change the arithmetic. The forward pass knows one value of each (a tuple: these names of one value).
-FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
+# Settings that change the arithmetic, and the values that this forward pass has. (How attention scales its scores is a
+# matter of the weights: checkpoint/loading.py puts it into them.)
+SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True, False),
+    "scale_attn_by_inverse_layer_idx": (False, True),
     "add_cross_attention": (False,),
+    "pruned_heads": ({}, [], None),
 }
+
+# transformers' other names of settings. Where a config.json has both, these count, as they do there.
+ALIASES = {"num_attention_heads": "n_head", "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+           "max_position_embeddings": "n_positions"}
+
+# Name in a config.json -> the one name for it in ops.py.
+ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new",
+               "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
+               "gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class GPT2Config:
     n_layer: int = 12
     n_head: int = 12
     n_inner: int = None  # type: ignore[assignment]  # width inside the MLP; None, or null, means 4 * n_embd
+    activation_function: str = "gelu_new"  # of the MLP: "gelu_new" (the tanh form), "gelu" (by erf) or "relu"
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # whether the unembedding is wte itself
     bos_token_id: int | None = 50256  # <|endoftext|>, which stands between texts: it begins a text
@@ -54,6 +65,10 @@ class GPT2Config:
                 raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {shown(value)}.")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head. Got n_embd {self.n_embd}, n_head {self.n_head}.")
+        activation = self.activation_function
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise ValueError(f"activation_function must be one of {', '.join(ACTIVATIONS)}. Got {shown(activation)}.")
+        object.__setattr__(self, "activation_function", ACTIVATIONS[activation])
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
             raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {shown(epsilon)}.")
@@ -79,18 +94,18 @@ class GPT2Config:
 
         Raises ValueError, naming key and value, for a setting that this forward pass does not have.
         """
-        for name, supported in FIXED_SETTINGS.items():
+        for name, supported in SUPPORTED.items():
             value = settings.get(name, supported[0])
-            if not any(value is known or (isinstance(known, str) and value == known) for known in supported):
-                expected = " or ".join(map(json.dumps, supported))
-                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)[:100]}.")
+            if not any(type(value) is type(known) and value == known for known in supported):
+                raise ValueError(f"{name} must be {' or '.join(map(json.dumps, supported))}. "
+                                 f"Got {json.dumps(value, default=repr)[:100]}.")
+        settings = {**settings, **{name: settings[alias] for alias, name in ALIASES.items() if alias in settings}}
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     def to_dict(self) -> dict[str, Any]:
         """The hub's `config.json` of this config, which transformers reads."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-                "n_ctx": self.n_positions, **own}
+        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": self.n_positions, **own}
 
 
 SIZES: Mapping[str, GPT2Config] = {

@@ -15,6 +15,10 @@ class HubError(Exception):
     """The hub could not be reached, or refused. One line: what happened, and the ways out."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint loads, but not all in it means what its writer may think. One line, as for CheckpointError."""
+
+
 SHORTENED = reprlib.Repr()
 SHORTENED.maxlevel = 2
 SHORTENED.maxstring = SHORTENED.maxother = 100

@@ -19,7 +19,7 @@ from .errors import check_int
 from .model import unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
-from .scoring import likeliest
+from .scoring import top_ids_of
 from .tap import Recorder, Tap, checked, fits, stages_of
 from .tokenizer import Tokenizer
 
@@ -147,7 +147,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
-    best = likeliest(logits[np.newaxis, :n_known], k)[0]  # [k]
+    best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
     return [TopToken(int(i), tokenizer.decode([i]), float(probabilities[i])) for i in best]
 
 

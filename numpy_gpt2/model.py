@@ -17,7 +17,7 @@ import numpy as np
 from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
-from .ops import gelu, layer_norm, linear, softmax
+from .ops import activation, layer_norm, linear, softmax
 from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped
 from .weights import GPT2, MLP, Attention, Block
 
@@ -69,7 +69,7 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     normed = tap("ln_1", layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon))
     x = tap("resid_mid", x + attention(normed, weights.attn, config.n_head, cache, layer, tap))
     normed = tap("ln_2", layer_norm(x, weights.ln_2.weight, weights.ln_2.bias, config.layer_norm_epsilon))
-    return tap("resid_post", x + mlp(normed, weights.mlp, tap))
+    return tap("resid_post", x + mlp(normed, weights.mlp, config.activation_function, tap))
 
 
 def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
@@ -127,10 +127,10 @@ def merge_heads(z: np.ndarray) -> np.ndarray:
     return z.reshape(*leading, n_head * d_head)
 
 
-def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
+def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) -> np.ndarray:
     """Each token by itself: [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]."""
     pre = tap("mlp.pre", linear(x, weights.c_fc.weight, weights.c_fc.bias))  # [n_new, n_inner]
-    post = tap("mlp.post", gelu(pre))
+    post = tap("mlp.post", activation(activation_function, pre))
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 

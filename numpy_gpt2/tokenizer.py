@@ -79,9 +79,13 @@ class Tokenizer:
 
     def _encode_by_merges(self, text: str) -> list[int]:
         """What bpe.py makes of a text: slower than tiktoken, but right for every list of merges."""
-        pieces = split_as_tiktoken(text)
+        pieces = self.pieces(text)
         tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # most occur again and again
         return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
+
+    def pieces(self, text: str) -> list[str]:
+        """The pieces that are encoded one by one: no token spans two of them. They join to the text."""
+        return split_as_tiktoken(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id without a token."""
@@ -158,10 +162,15 @@ def split_at(text: str, names: Collection[str]) -> list[str]:
 
 
 def quoted(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""A token on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    """A token on one line."""
     if token_id >= tokenizer.vocab_size:
         return "(none)"  # a model may have more ids than its tokenizer has tokens
-    text = tokenizer.token_bytes(token_id).decode("utf-8", errors="surrogateescape")
+    return quoted_bytes(tokenizer.token_bytes(token_id))
+
+
+def quoted_bytes(token: bytes) -> str:
+    r"""A token's bytes on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    text = token.decode("utf-8", errors="surrogateescape")
     return '"' + "".join(map(escaped, text)) + '"'
 
 

@@ -116,7 +116,7 @@ class Calls(list):
 def computed_without_a_tap(gpt2, ids):
     """Every stage of an untapped pass, from what the functions of ops.py and model.py were given and returned."""
     names = ["layer_norm", "linear", "gelu", "softmax", "split_heads", "attend", "block", "embed", "unembed"]
-    calls = {name: Calls(getattr(model, name)) for name in names}
+    calls = {name: Calls(getattr(model, name, getattr(ops, name, None))) for name in names}
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(rebound(calls[name].function, calls[name]))
@@ -156,7 +156,7 @@ def computed_without_a_tap(gpt2, ids):
     return stages
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-12)])
 def test_a_tap_sees_what_an_untapped_pass_computes(dtype, tolerance):
     gpt2 = lively_model(CONFIG, dtype=dtype)
     ids = random_ids(CONFIG, (N_TOKENS,))

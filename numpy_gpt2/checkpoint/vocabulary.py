@@ -29,9 +29,9 @@ class Vocabulary:
 
 
 def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:
-    """The Tokenizer of a checkpoint whose files are given by name: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+    """The Tokenizer of a checkpoint whose files are given by name: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
-    Where all three are given, the first two count.
+    Where all three are given, the first counts, as in transformers.
     Raises CheckpointError, one line that names the file, for anything that is not GPT-2's byte-level BPE.
     """
     return build_tokenizer(read_vocabulary(files))
@@ -56,14 +56,14 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def read_vocabulary(files: Mapping[str, Path]) -> Vocabulary:
-    """What `vocab.json` and `merges.txt` say, or `tokenizer.json`, unchecked. Where all three are given, the first two.
+    """What `tokenizer.json` says, or `vocab.json` and `merges.txt`, unchecked. Where all three are given, the first.
 
     files: name in the checkpoint -> where it lies. Raises CheckpointError.
     """
-    if "vocab.json" in files and "merges.txt" in files:
-        return read_vocab_and_merges(files["vocab.json"], files["merges.txt"])
     if "tokenizer.json" in files:
         return read_tokenizer_json(files["tokenizer.json"])
+    if "vocab.json" in files and "merges.txt" in files:
+        return read_vocab_and_merges(files["vocab.json"], files["merges.txt"])
     found = ", ".join(sorted(files)) or "none"
     raise CheckpointError(f"tokenizer: expected the files vocab.json and merges.txt, or tokenizer.json. Got {found}")
 

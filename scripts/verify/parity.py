@@ -193,9 +193,10 @@ def random_settings(rng):
         "vocab_size": int(rng.integers(2, 400)), "n_positions": int(rng.integers(1, 400)),
         "n_embd": n_embd, "n_head": n_head, "n_layer": int(rng.integers(1, 5)),
         "n_inner": None if rng.random() < 0.5 else int(rng.integers(1, 6 * n_embd)),
-        "activation_function": str(rng.choice(["gelu_new", "gelu_pytorch_tanh"])),
+        "activation_function": str(rng.choice(["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"])),
         "layer_norm_epsilon": float(rng.choice([1e-6, 1e-5, 1e-3, 1e-1])),
         "tie_word_embeddings": bool(rng.random() < 0.5),
+        "scale_attn_weights": bool(rng.random() < 0.7), "scale_attn_by_inverse_layer_idx": bool(rng.random() < 0.3),
         "attn_implementation": str(rng.choice(["sdpa", "eager"])),  # transformers' own two ways to compute the same
     }
 

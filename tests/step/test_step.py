@@ -128,6 +128,13 @@ def test_bad_input_gets_one_clear_line_and_exit_2(case):
     assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0]
 
 
+def test_too_many_layers_are_refused_before_the_weights_are_looked_for(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2Config(n_layer=4000).to_dict()))
+    process = step("Once", "--model", str(tmp_path))
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "error: a walk is through at most 500 layers. Got 4000: take a smaller model.\n"
+
+
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):
     commands = tmp_path / "commands"
     commands.write_text("help\n" * 2000)
@@ -198,7 +205,7 @@ def test_a_session_at_a_terminal(terminal):
     for answer, line in [(r"h\.3\.attn\.pattern = softmax", "p q.shape"), (r"\(6, 4, 32\)", "heads"),
                          (r"head 0  head 1", "nxt"), ("error: no command is called 'nxt'", ""),
                          (r"h\.3\.attn\.z = ", "until h.5.*"), (r"h\.5\.resid_pre = ", "where"),
-                         (r"> h\.5  \[resid_pre\] ln_1", "c")]:
+                         (r"h\.4 \[h\.5\] ln_f logits\r\nh\.5: \[resid_pre\] ln_1", "c")]:
         child.expect(answer)
         child.expect("step> ")
         child.sendline(line)
@@ -254,6 +261,38 @@ def test_ctrl_c_is_exit_130(terminal):
     child.sendintr()
     assert ended(child) == 130
     assert "Traceback" not in child.before and child.before.endswith("\r\n")
+
+
+@at_a_terminal
+def test_ctrl_c_clears_a_line_that_has_been_begun(terminal):
+    pytest.importorskip("readline")
+    child = terminal("Once")
+    child.expect("step> ")
+    child.send("quit and some")
+    child.expect("and some")
+    child.sendintr()
+    child.expect("step> ")
+    child.sendline("p 6 * 7")
+    child.expect(r"\n42\r\n")
+    child.expect("step> ")
+    child.sendintr()
+    assert ended(child) == 130
+
+
+@at_a_terminal
+def test_ctrl_c_ends_a_long_print_not_the_walk(terminal):
+    child = terminal("Once", "--until", "pattern")
+    child.expect("step> ")
+    child.sendline("p [print('begun', flush=True), __import__('time').sleep(60)]")
+    child.expect(r"\nbegun")
+    child.sendintr()
+    child.expect("interrupted")
+    child.expect("step> ")
+    child.sendline("n")
+    child.expect(r"h\.0\.attn\.z = ")
+    child.expect("step> ")
+    child.sendline("q")
+    assert ended(child) == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
