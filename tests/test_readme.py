@@ -65,9 +65,9 @@ def marked(commands):
             for command in commands]
 
 
-def run(command):
+def run(command, folder=ROOT):
     return subprocess.run([sys.executable, *shlex.split(command)[1:]], input=b"The king\n", capture_output=True,
-                          timeout=600, cwd=ROOT, env=ENVIRONMENT)
+                          timeout=600, cwd=folder, env=ENVIRONMENT)
 
 
 def output(command):
@@ -95,14 +95,14 @@ def test_commands_are_ones_that_are_run_here_or_by_ci():
 
 @pytest.mark.parametrize("command", marked(command for command in commands() if command.startswith("python -m")))
 def test_every_command_does_what_it_says(command, tmp_path):
-    page = tmp_path / "explore.html"
-    process = run(command.replace("explore.html", str(page)))
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")  # the one folder that commands read from
+    process = run(command, tmp_path)
     needs_the_hub = not NAMES_OF_THE_HUB.isdisjoint(shlex.split(command))
     if needs_the_hub and process.returncode == 1:
         assert b"HF_HUB_OFFLINE" in process.stderr and process.stderr.count(b"\n") == 1
     else:
         assert process.returncode == 0, process.stderr
-        assert page.exists() if "explore" in command else process.stdout
+        assert process.stdout or list(tmp_path.iterdir()) != [tmp_path / "scripts"]
 
 
 @pytest.mark.parametrize("command, shown", consoles(), ids=[command for command, _ in consoles()])
