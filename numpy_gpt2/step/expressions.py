@@ -7,11 +7,11 @@ from typing import Any, Iterable, Mapping
 import numpy as np
 
 from ..model import merge_heads, split_heads
-from ..ops import gelu, layer_norm, linear, softmax
+from ..ops import activation, gelu, layer_norm, linear, softmax
 from ..tap import STAGES
 
 OPERATIONS = {operation.__name__: operation
-              for operation in (softmax, gelu, layer_norm, linear, split_heads, merge_heads)}
+              for operation in (softmax, activation, gelu, layer_norm, linear, split_heads, merge_heads)}
 IN_A_BLOCK = [stage.name.removeprefix("h.i.") for stage in STAGES if stage.name.startswith("h.i.")]
 
 BRIEF = reprlib.Repr()  # no more than a screen can show, however much there is
