@@ -1,13 +1,16 @@
-"""The backward pass: how much each weight, and each named array of the forward pass, moves the loss.
+"""The backward pass: how the loss changes with each weight, and with each named array of the forward pass.
 
-The mirror of model.py. For each function of the forward pass there is one here, named after it, and gradients flow
-through them from the last to the first:
+The mirror of model.py and ops.py: each function there has its derivative here, in the order in which gradients flow:
 
-    d_logits -> unembed -> layer_norm -> block, block, ... (mlp, then attention) -> embed
+    cross_entropy -> unembed -> layer_norm -> block, block, ... (mlp, then attention) -> embed
 
-`d_x` is the gradient of the loss with respect to x: an array of the shape of x. Each function takes the gradient of what its twin
-returned, and what its twin read, and returns the gradients of what its twin was given: first of x, then of the weights,
-in the weights' own classes. All of it is the chain rule; where a value was used twice, its gradients add up.
+`d_x` is the gradient with respect to x, and has x's shape: how much the loss grows for each unit that each number of x
+does. Given the gradient of what a forward function returned, and what that function read, its `..._backward` returns
+the gradient of what it was given, then those of its weights, in the weights' own classes. It takes two rules: the chain
+rule, and that a value used twice gets the sum of two gradients.
+
+`tap` announces each gradient under the name of its array (see tap.py) and hands it back. Shapes leave out leading batch
+axes, as in model.py; where all tokens of a batch are put one below the other, the axis is called n_rows.
 
 Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", 1986.
 """
@@ -17,30 +20,43 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from .model import (GPT2, MLP, Attention, Block, Conv1D, LayerNorm, check_ids, forward, merge_heads, split_heads)
-from .ops import SQRT_2_OVER_PI
-from .tap import Tap, checked, no_tap, scoped
+from .config import GPT2Config
+from .loss import check_targets, cross_entropy
+from .model import check_ids, forward, merge_heads, split_heads
+from .ops import SQRT_2_OVER_PI, softmax
+from .tap import Tap, checked, no_tap, scoped, stage_of
+from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
-LEFT_OUT = -100  # the target of a position that is not to be learnt from, as in transformers
-QUERY_BLOCK = 128
-STRIP = 16
+Activations = Mapping[str, np.ndarray]
+
+STRIP = 16  # rows at a time where each number is computed by itself: they stay in the processor's cache
+QUERY_BLOCK = 128  # queries at a time, for the same reason, and because early queries never meet later keys
+READ_OF_BLOCK = ("resid_pre", "ln_1", "attn.q", "attn.k_all", "attn.v_all", "attn.z", "resid_mid", "ln_2", "mlp.pre",
+                 "mlp.post", "resid_post")  # the stages that the backward pass cannot do without
 
 
 def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap = no_tap,
                        gradient_tap: Tap = no_tap) -> tuple[float, GPT2]:
+    """The mean cross-entropy of the targets, in nats, and its gradient with respect to every weight.
+
+    ids [n_tokens], with any leading batch axes. targets, of the same shape: the id that each position should predict,
+        or -100 for a position that does not count. None is the next token, and nothing at the last position.
+    tap: of the forward pass. gradient_tap: is given the gradient of each array under the array's name, and what it
+        returns flows on. Where `tap` put another array in place, the gradient passes as if it had not.
+    Returns a float, and a GPT2 whose arrays are gradients. Where `lm_head` is tied, its part is in `wte`.
+    Raises ValueError for ids or targets that are not tokens of this model, and where no target counts.
+    Memory: the gradients, and all activations but scores and pattern, which no tap sees and attention makes again.
+    """
     ids = check_ids(model, ids)
-    if targets is None:
-        targets = np.full_like(ids, LEFT_OUT)
-        targets[..., :-1] = ids[..., 1:]
-    targets = np.asarray(targets)
-    activations: dict[str, np.ndarray] = {}
+    targets = check_targets(model, ids, targets)
+    made_again = ("attn.scores", "attn.pattern") if tap is gradient_tap is no_tap else ()
     checked_tap = checked(tap)
-    unneeded = ("attn.scores", "attn.pattern") if tap is no_tap and gradient_tap is no_tap else ()
+    activations: dict[str, np.ndarray] = {}
 
     def keep(name: str, value: np.ndarray) -> np.ndarray:
         value = checked_tap(name, value)
-        if not name.endswith(unneeded):
-            activations[name] = value
+        if not name.endswith(made_again):
+            activations[name] = value  # by reference: nobody changes an array once it has been announced
         return value
 
     logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
@@ -48,91 +64,69 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
 
 
-def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-    n = int(np.sum(targets != LEFT_OUT))
-    rows = logits.reshape(-1, logits.shape[-1])
-    flat = targets.reshape(-1)
-    d_logits = np.zeros_like(rows)
-    total = 0.0
-    for start in range(0, len(rows), STRIP):
-        strip = rows[start:start + STRIP]
-        of_strip = flat[start:start + STRIP]
-        kept = np.flatnonzero(of_strip != LEFT_OUT)
-        d_strip = d_logits[start:start + STRIP]
-        np.subtract(strip, strip.max(axis=-1, keepdims=True), out=d_strip)
-        chosen = d_strip[kept, of_strip[kept]]
-        np.exp(d_strip, out=d_strip)
-        sums = d_strip.sum(axis=-1, keepdims=True)
-        total += float(np.sum(np.log(sums[kept, 0]) - chosen, dtype=np.float64))
-        d_strip /= sums * n
-        d_strip[kept, of_strip[kept]] -= 1 / n
-        d_strip[of_strip == LEFT_OUT] = 0
-    return total / n, d_logits.reshape(logits.shape)
-
-
-def backpropagate(model: GPT2, ids: Any, activations: Mapping[str, np.ndarray], d_logits: np.ndarray, *,
+def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.ndarray, *,
                   gradient_tap: Tap = no_tap) -> GPT2:
+    """The gradient of any number computed from the logits, with respect to every weight: a GPT2 of gradients.
+
+    activations: of a pass over ids without a cache, under the names of STAGES: a Recorder, or a dict.
+    d_logits [n_tokens, vocab_size]: the number's gradient at the logits. For the logit of token t at the last position
+        that is 0 everywhere but d_logits[-1, t] = 1. gradient_tap: as for `loss_and_gradients`.
+    Raises ValueError for activations that are not of such a pass.
+    """
     ids = check_ids(model, ids)
-    config = model.config
+    check_activations(model, ids, activations, d_logits)
     tap = checked(gradient_tap)
+    config = model.config
     d_logits = tap("logits", d_logits)
-    d_hidden, d_lm_head = unembed_backward(d_logits, activations["ln_f"], model)
-    d_hidden = tap("ln_f", d_hidden)
-    last = activations[f"h.{config.n_layer - 1}.resid_post"]
-    d_x, d_ln_f = layer_norm_backward(d_hidden, last, model.ln_f, config.layer_norm_epsilon)
-    d_blocks = []
-    for i in reversed(range(config.n_layer)):
-        prefix = f"h.{i}."
-        acts = {name[len(prefix):]: value for name, value in activations.items() if name.startswith(prefix)}
-        d_x, d_block = block_backward(d_x, model.h[i], config, acts, scoped(tap, prefix))
-        d_blocks.append(d_block)
-    tied = model.lm_head is model.wte
-    d_wte = d_lm_head if tied else np.zeros_like(model.wte)
+    d_hidden, d_lm_head = unembed_backward(d_logits, activations["ln_f"], model.lm_head)
+    d_hidden = tap("ln_f", d_hidden)  # [n_tokens, n_embd]
+    x = activations[f"h.{config.n_layer - 1}.resid_post"]
+    d_x, d_ln_f = layer_norm_backward(d_hidden, x, model.ln_f, config.layer_norm_epsilon)
+    d_h: list[Block] = []
+    for layer in reversed(range(config.n_layer)):
+        prefix = f"h.{layer}."
+        acts = {name.removeprefix(prefix): activations[name] for name in activations if name.startswith(prefix)}
+        d_x, d_block = block_backward(d_x, model.h[layer], config, acts, scoped(tap, prefix))
+        d_h.insert(0, d_block)
+    d_wte = d_lm_head if model.lm_head is model.wte else np.zeros_like(model.wte)
     d_wpe = np.zeros_like(model.wpe)
     embed_backward(d_x, ids, d_wte, d_wpe, tap)
-    return GPT2(config, d_wte, d_wpe, tuple(reversed(d_blocks)), d_ln_f, d_lm_head)
+    return GPT2(config, d_wte, d_wpe, tuple(d_h), d_ln_f, d_lm_head)
 
 
-def unembed_backward(d_logits: np.ndarray, hidden: np.ndarray, model: GPT2) -> tuple[np.ndarray, np.ndarray]:
-    d_hidden, d_weight = matmul_backward(d_logits, hidden, model.lm_head.T)
-    return d_hidden, d_weight.T
-
-
-def matmul_backward(d_y: np.ndarray, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x_rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]
-    d_rows = d_y.reshape(-1, d_y.shape[-1])  # [n_rows, n_out]
-    d_x = (d_rows @ weight.T).reshape(x.shape)
-    d_weight = (d_rows.T @ x_rows).T  # [n_in, n_out]
-    return d_x, d_weight
-
-
-def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np.ndarray, Conv1D]:
-    d_x, d_weight = matmul_backward(d_y, x, weights.weight)
-    d_bias = d_y.reshape(-1, d_y.shape[-1]).sum(axis=0)
-    return d_x, Conv1D(d_weight, d_bias)
+def unembed_backward(d_logits: np.ndarray, hidden: np.ndarray, lm_head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """logits = hidden @ lm_head.T: gives d_hidden [n_tokens, n_embd] and d_lm_head [vocab_size, n_embd]."""
+    d_hidden = as_rows(d_logits) @ lm_head  # [n_rows, n_embd]
+    d_lm_head = as_rows(d_logits).T @ as_rows(hidden)  # [vocab_size, n_embd]
+    return d_hidden.reshape(hidden.shape), d_lm_head
 
 
 def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
                         epsilon: float) -> tuple[np.ndarray, LayerNorm]:
+    """y = n weight + bias, n = (x - mean) / deviation: d_x = (d_n - mean(d_n) - n mean(d_n n)) / deviation.
+
+    The terms taken off: what a change of x does to the mean and the deviation. d_y, x [n_tokens, n_embd].
+    Source: Ioffe and Szegedy, "Batch Normalization", section 3; the derivation is the same along another axis.
+    """
     n_embd = x.shape[-1]
-    ones = np.ones((n_embd, 1), x.dtype)
-    centred = x - x @ ones / n_embd
-    deviation = np.sqrt((centred * centred) @ ones / n_embd + epsilon)  # [..., 1]
-    normalised = np.divide(centred, deviation, out=centred)
-    products = d_y * normalised
-    leading = tuple(range(x.ndim - 1))
-    d_weights = LayerNorm(products.sum(axis=leading), d_y.sum(axis=leading))
-    d_normalised = d_y * weights.weight
-    mean_product = products @ weights.weight[:, np.newaxis] / n_embd
-    d_normalised -= d_normalised @ ones / n_embd
-    normalised *= mean_product
-    d_normalised -= normalised
-    d_normalised /= deviation
-    return d_normalised, d_weights
+    ones = np.ones((n_embd, 1), x.dtype)  # x @ ones is the sum of each row, as in ops.layer_norm
+    normalised = x - x @ ones / n_embd
+    deviation = np.sqrt((normalised * normalised) @ ones / n_embd + epsilon)  # [n_tokens, 1]
+    normalised /= deviation
+    d_gain = d_y * normalised
+    d_weights = LayerNorm(as_rows(d_gain).sum(axis=0), as_rows(d_y).sum(axis=0))  # [n_embd], [n_embd]
+    d_x = d_y * weights.weight  # d_n so far
+    d_x -= d_x @ ones / n_embd
+    normalised *= d_gain @ weights.weight[:, np.newaxis] / n_embd  # n mean(d_n n)
+    d_x -= normalised
+    d_x /= deviation
+    return d_x, d_weights
 
 
-def block_backward(d_x, weights, config, acts, tap):
-    d_x = tap("resid_post", d_x)
+def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Activations,
+                   tap: Tap) -> tuple[np.ndarray, Block]:
+    """x + mlp(ln_2(x)), before it x + attention(ln_1(x)): d_x passes each sum unchanged, and a second part joins it."""
+    d_x = tap("resid_post", d_x)  # [n_tokens, n_embd]
     d_normed, d_mlp = mlp_backward(d_x, weights.mlp, acts, tap)
     d_normed = tap("ln_2", d_normed)
     d_read, d_ln_2 = layer_norm_backward(d_normed, acts["resid_mid"], weights.ln_2, config.layer_norm_epsilon)
@@ -146,118 +140,123 @@ def block_backward(d_x, weights, config, acts, tap):
     return d_x, Block(d_ln_1, d_attn, d_ln_2, d_mlp)
 
 
-def mlp_backward(d_out, weights, acts, tap):
+def mlp_backward(d_out: np.ndarray, weights: MLP, acts: Activations, tap: Tap) -> tuple[np.ndarray, MLP]:
+    """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
     d_out = tap("mlp.out", d_out)
-    d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)
+    d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
     d_pre = gelu_backward(d_post, acts["mlp.pre"])
     d_pre = tap("mlp.pre", d_pre)
-    d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)
+    d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)  # [n_tokens, n_embd]
     return d_x, MLP(d_c_fc, d_c_proj)
 
 
-def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    d_x = np.empty_like(d_y)
-    n = x.shape[-1]
-    for x_strip, d_y_strip, d_x_strip in strips(x.reshape(-1, n), d_y.reshape(-1, n), d_x.reshape(-1, n)):
-        square = x_strip * x_strip
-        inner = square * (SQRT_2_OVER_PI * 0.044715)
-        inner += SQRT_2_OVER_PI
-        inner *= x_strip
-        t = np.tanh(inner, out=inner)
-        square *= 3 * 0.044715 * SQRT_2_OVER_PI * 0.5
-        square += SQRT_2_OVER_PI * 0.5
-        square *= x_strip  # 0.5 x d_inner
-        slope = t * t
-        np.subtract(1.0, slope, out=slope)
-        slope *= square
-        t *= 0.5
-        t += 0.5
-        slope += t
-        np.multiply(slope, d_y_strip, out=d_x_strip)
-    return d_x
-
-
-def strips(*arrays):
-    for start in range(0, len(arrays[0]), STRIP):
-        yield tuple(array[start:start + STRIP] for array in arrays)
-
-
-def attention_backward(d_out, weights, n_head, acts, tap):
+def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts: Activations,
+                       tap: Tap) -> tuple[np.ndarray, Attention]:
+    """Back through the heads: [n_tokens, n_embd] -> three of [n_head, n_tokens, d_head] -> [n_tokens, n_embd]."""
     d_out = tap("attn.out", d_out)
-    d_merged, d_c_proj = linear_backward(d_out, merge_heads(acts["attn.z"]), weights.c_proj)
-    d_z = split_heads(d_merged, n_head)  # [n_head, n_tokens, d_head]
+    merged = merge_heads(acts["attn.z"])  # [n_tokens, n_embd]
+    d_merged, d_c_proj = linear_backward(d_out, merged, weights.c_proj)
+    d_z = split_heads(d_merged, n_head)  # [n_head, n_tokens, d_head]: to split is to undo the merging, and vice versa
     d_z = tap("attn.z", d_z)
-    if "attn.pattern" in acts:
-        d_q, d_k, d_v = mix_backward(d_z, acts, tap)
-    else:
-        d_q, d_k, d_v = mix_backward_in_blocks(d_z, acts)
-    d_v = tap("attn.v_all", d_v)
-    d_k = tap("attn.k_all", d_k)
-    d_v = tap("attn.v", d_v)
-    d_k = tap("attn.k", d_k)
+    d_q, d_k_all, d_v_all = attend_backward(d_z, acts, tap)  # three of [n_head, n_tokens, d_head]
+    d_v_all = tap("attn.v_all", d_v_all)
+    d_k_all = tap("attn.k_all", d_k_all)
+    d_v = tap("attn.v", d_v_all)  # without a cache, the new ones are all there are
+    d_k = tap("attn.k", d_k_all)
     d_q = tap("attn.q", d_q)
-    d_qkv = np.concatenate([merge_heads(d_q), merge_heads(d_k), merge_heads(d_v)], axis=-1)
+    d_qkv = np.concatenate([merge_heads(d_q), merge_heads(d_k), merge_heads(d_v)], axis=-1)  # [n_tokens, 3*n_embd]
     d_qkv = tap("attn.qkv", d_qkv)
-    d_x, d_c_attn = linear_backward(d_qkv, acts["ln_1"], weights.c_attn)
+    d_x, d_c_attn = linear_backward(d_qkv, acts["ln_1"], weights.c_attn)  # [n_tokens, n_embd]
     return d_x, Attention(d_c_attn, d_c_proj)
 
 
-def mix_backward(d_z, acts, tap):
-    from .ops import softmax
-    q, k, v = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"]
-    d_pattern = d_z @ np.swapaxes(v, -1, -2)
-    d_v = np.swapaxes(acts["attn.pattern"], -1, -2) @ d_z
-    d_pattern = tap("attn.pattern", d_pattern)
-    pattern = softmax(acts["attn.scores"])
-    d_scores = softmax_backward(d_pattern, pattern)
-    d_scores = tap("attn.scores", d_scores)
-    scale = 1 / math.sqrt(q.shape[-1])
-    return d_scores @ k * scale, np.swapaxes(d_scores, -1, -2) @ q * scale, d_v
+def attend_backward(d_z: np.ndarray, acts: Activations, tap: Tap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z = softmax(q @ k.T / sqrt(d_head)) @ v: the gradients of q, k and v, each [n_head, n_tokens, d_head].
 
-
-def softmax_backward(d_y, y):
-    products = d_y * y
-    return products - y * products.sum(axis=-1, keepdims=True)
-
-
-def mix_backward_in_blocks(d_z, acts):
-    q, k_all, v_all, z = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"], acts["attn.z"]
-    n, d_head = q.shape[-2:]
-    scale = 1 / math.sqrt(d_head)
-    d_q = np.empty(q.shape, q.dtype)
-    d_k = np.zeros(q.shape, q.dtype)
-    d_v = np.zeros(q.shape, q.dtype)
-    later = np.triu(np.full((QUERY_BLOCK, QUERY_BLOCK), -np.inf, q.dtype), 1)
-    ones = np.ones((d_head, 1), q.dtype)
-    dots = (d_z * z) @ ones  # [n_head, n, 1]
-    for start in range(0, n, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, n)
-        queries = q[..., start:end, :] * scale
-        k, v = k_all[..., :end, :], v_all[..., :end, :]
-        pattern = queries @ np.swapaxes(k, -1, -2)
-        pattern[..., start:] += later[:end - start, :end - start]
-        pattern -= pattern.max(axis=-1, keepdims=True)
-        np.exp(pattern, out=pattern)
-        pattern /= pattern.sum(axis=-1, keepdims=True)
-        d_block = d_z[..., start:end, :]
-        d_v[..., :end, :] += np.swapaxes(pattern, -1, -2) @ d_block
-        d_scores = d_block @ np.swapaxes(v, -1, -2)
-        d_scores -= dots[..., start:end, :]
-        d_scores *= pattern
-        d_q[..., start:end, :] = d_scores @ k
-        d_k[..., :end, :] += np.swapaxes(d_scores, -1, -2) @ queries
-    d_q *= scale
+    Block by block of queries, or all at once for a tap. Scores and pattern that were not kept are computed again.
+    Source: Dao et al., "FlashAttention", appendix B.2.
+    """
+    q, k_all, v_all = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"]  # each [n_head, n_tokens, d_head]
+    n_tokens, d_head = q.shape[-2:]
+    later = np.triu(np.full((n_tokens, n_tokens), -np.inf, q.dtype), 1)  # -inf where key > query, else 0
+    d_q, d_k, d_v = np.empty_like(q), np.zeros_like(q), np.zeros_like(q)
+    n_block = QUERY_BLOCK if tap is no_tap else n_tokens
+    for start in range(0, n_tokens, n_block):
+        end = min(start + n_block, n_tokens)
+        scaled = q[..., start:end, :] / math.sqrt(d_head)  # [n_head, n_block, d_head]
+        k, v = k_all[..., :end, :], v_all[..., :end, :]  # each [n_head, end, d_head]
+        if "attn.scores" in acts:
+            scores = acts["attn.scores"][..., start:end, :end]  # [n_head, n_block, end]
+        else:
+            scores = scaled @ np.swapaxes(k, -1, -2) + later[start:end, :end]  # [n_head, n_block, end]
+        pattern = softmax(scores)
+        used = acts["attn.pattern"][..., start:end, :end] if "attn.pattern" in acts else pattern  # a tap may change it
+        d_z_block = d_z[..., start:end, :]  # [n_head, n_block, d_head]
+        d_v[..., :end, :] += np.swapaxes(used, -1, -2) @ d_z_block
+        d_pattern = d_z_block @ np.swapaxes(v, -1, -2)  # [n_head, n_block, end]
+        d_pattern = tap("attn.pattern", d_pattern)
+        d_scores = softmax_backward(d_pattern, pattern)
+        d_scores = tap("attn.scores", d_scores)
+        d_q[..., start:end, :] = d_scores @ k / math.sqrt(d_head)
+        d_k[..., :end, :] += np.swapaxes(d_scores, -1, -2) @ scaled
     return d_q, d_k, d_v
 
 
-def embed_backward(d_x, ids, d_wte, d_wpe, tap):
-    n_embd = d_x.shape[-1]
-    d_token = tap("wte", d_x)
-    d_position = d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0)
-    d_position = tap("wpe", d_position)
-    d_wpe[:ids.shape[-1]] += d_position
-    flat = ids.reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    unique, starts = np.unique(flat[order], return_index=True)
-    d_wte[unique] += np.add.reduceat(d_token.reshape(-1, n_embd)[order], starts, axis=0)
+def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """d_x = y (d_y - sum(d_y y)), where y = softmax(x): one probability can rise only if others fall. [..., n]."""
+    d_x = d_y - np.einsum("...i,...i->...", d_y, y)[..., np.newaxis]
+    d_x *= y
+    return d_x
+
+
+def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """d_y times the slope of ops.gelu: (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
+
+    t is tanh(sqrt(2 / pi) (x + 0.044715 x^3)), whose derivative is 1 - t^2 times that of what is in the brackets.
+    """
+    d_x = np.empty_like(x)
+    for start in range(0, len(as_rows(x)), STRIP):
+        strip = as_rows(x)[start:start + STRIP]  # [STRIP, n]
+        square = strip * strip
+        t = np.tanh(SQRT_2_OVER_PI * strip * (1 + 0.044715 * square))
+        d_inner = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * square)
+        slope = 0.5 * (1 + t) + 0.5 * strip * (1 - t * t) * d_inner
+        as_rows(d_x)[start:start + STRIP] = slope * as_rows(d_y)[start:start + STRIP]
+    return d_x
+
+
+def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np.ndarray, Conv1D]:
+    """y = x @ weight + bias: d_x = d_y @ weight.T, d_weight = x.T @ d_y, d_bias = the sum of d_y over all tokens.
+
+    d_y [n_tokens, n_out], x [n_tokens, n_in] -> d_x [n_tokens, n_in], and gradients of the weights' shapes.
+    """
+    d_x = as_rows(d_y) @ weights.weight.T  # [n_rows, n_in]
+    d_weight = (as_rows(d_y).T @ as_rows(x)).T  # [n_in, n_out], in the weight's own memory order
+    return d_x.reshape(x.shape), Conv1D(d_weight, as_rows(d_y).sum(axis=0))
+
+
+def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: np.ndarray, tap: Tap) -> None:
+    """wte[ids] + wpe[positions]: the sum of what came of each row that was read, added to d_wte and d_wpe in place."""
+    d_token_embedding = tap("wte", d_x)  # [n_tokens, n_embd]
+    d_position_embedding = tap("wpe", d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0))  # [n_tokens, n_embd], for all rows
+    d_wpe[:ids.shape[-1]] += d_position_embedding
+    order = np.argsort(ids, axis=None, kind="stable")  # [n_rows]: equal ids side by side
+    distinct_ids, starts = np.unique(ids.reshape(-1)[order], return_index=True)
+    d_wte[distinct_ids] += np.add.reduceat(as_rows(d_token_embedding)[order], starts, axis=0)  # [n_distinct, n_embd]
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """All tokens of a batch, one below the other: [..., n] -> [n_rows, n]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def check_activations(model: GPT2, ids: np.ndarray, activations: Activations, d_logits: np.ndarray) -> None:
+    """Raise ValueError unless these are activations of a pass over ids without a cache, and d_logits fits them."""
+    *batch, n_tokens = ids.shape
+    names = [f"h.{i}.{name}" for i in range(model.config.n_layer) for name in READ_OF_BLOCK] + ["ln_f"]
+    for name, array in [(name, activations[name]) for name in names] + [("logits", d_logits)]:
+        shape = (*batch, *stage_of(name).concrete_shape(model.config, n_tokens, n_tokens, n_tokens))
+        if array.shape != shape:
+            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache, {shape} at {name!r}. "
+                             f"Got {array.shape}.")
