@@ -1,0 +1,154 @@
+"""The training loop: windows -> gradients -> a step of the optimizers, again and again.
+
+    run = start(model, TrainingConfig(steps=100))
+    while run.step < run.config.steps:
+        loss = training_step(run, ids)
+
+A run is data: the model, what the optimizers remember, and how many steps were taken. `training_step` changes it in
+place, model included, and depends on nothing else. So a run that was written to a file goes on as if it had never
+stopped (saved_run.py).
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Sequence
+
+import numpy as np
+
+from ..backward import loss_and_gradients
+from ..config import GPT2Config
+from ..matmul import allocate_parameter
+from ..weights import GPT2, build_model, named_parameters, parameter_shapes
+from .optimizers import adamw, clip_by_global_norm, muon
+from .schedule import warmup_and_cosine
+from .settings import TrainingConfig
+from .windows import windows_of_step
+
+ADAMW_MOMENTS = ("mean", "square")
+MUON_MOMENTS = ("average",)
+
+
+@dataclass
+class Run:
+    """A training run between two steps."""
+
+    model: GPT2
+    config: TrainingConfig
+    moments: dict[str, dict[str, np.ndarray]]  # of each parameter that learns: what its optimizer remembers
+    step: int = 0  # steps taken
+    losses: list[float] = field(default_factory=list)  # of each step, in nats per token
+    held_out_losses: dict[int, float] = field(default_factory=dict)  # by the number of steps taken before
+
+
+def start(model: GPT2, config: TrainingConfig) -> Run:
+    """A run that has taken no step. From here on the model's arrays are the run's: they change with every step.
+
+    Raises ValueError for a context that the model does not have, and for a glob that freezes nothing, or everything.
+    """
+    if config.context > model.config.n_positions:
+        raise ValueError(f"context must be at most the model's, {model.config.n_positions}. Got {config.context}.")
+    shapes = {name: array.shape for name, array in named_parameters(model)}
+    frozen = frozen_names(list(shapes), config.freeze)
+    arrays = dict(named_parameters(model))
+    moments = {name: {moment: np.zeros_like(array) for moment in moments_of(name, array.shape, config)}
+               for name, array in arrays.items() if name not in frozen}
+    return Run(model, config, moments)
+
+
+def moments_of(name: str, shape: Sequence[int], config: TrainingConfig) -> tuple[str, ...]:
+    """What is remembered of a parameter's gradients: Muon is for the matrices inside the blocks, AdamW for the rest."""
+    return MUON_MOMENTS if is_matrix_of_block(name, shape) and config.muon_rate > 0 else ADAMW_MOMENTS
+
+
+def is_matrix_of_block(name: str, shape: Sequence[int]) -> bool:
+    return name.startswith("h.") and len(shape) == 2
+
+
+def frozen_names(names: Sequence[str], globs: Sequence[str]) -> set[str]:
+    """The parameters that globs name, in whole ("h.0.ln_1.bias") or by their beginning ("wte", "h.[0-3]").
+
+    Raises ValueError, with what comes nearest, for a glob that fits none, and where nothing is left to learn.
+    """
+    frozen = set()
+    for glob in globs:
+        fitting = [name for name in names if fnmatchcase(name, glob) or fnmatchcase(name, f"{glob}.*")]
+        if not fitting:
+            nearest = ", ".join(get_close_matches(glob, names, n=3, cutoff=0))
+            raise ValueError(f"freeze must be globs of parameters, such as 'wte' or 'h.[0-3].*'. "
+                             f"Got {glob!r}, which fits none; the nearest are {nearest}.")
+        frozen.update(fitting)
+    if len(frozen) == len(names):
+        raise ValueError("freeze must leave a parameter to learn. Got globs that fit all of them.")
+    return frozen
+
+
+def training_step(run: Run, ids: np.ndarray) -> float:
+    """Read one batch of windows of the text ids [n_tokens], and move the weights: the loss before the step, in nats.
+
+    Raises FloatingPointError, before anything is changed, for a loss or a gradient that is not finite.
+    """
+    config = run.config
+    windows = windows_of_step(ids, run.step, config.accumulate * config.batch_size, config.context, config.seed)
+    loss, gradients = accumulated_gradients(run.model, np.split(windows, config.accumulate))
+    learning = {name: gradients[name] for name in run.moments}
+    of_adamw = {name: gradient for name, gradient in learning.items() if "square" in run.moments[name]}
+    norm = clip_by_global_norm(of_adamw, config.clip or math.inf)
+    if not math.isfinite(loss + norm):
+        raise FloatingPointError(f"step {run.step + 1}: the loss is {loss:.4g}, the norm of its gradient {norm:.4g}: "
+                                 f"lower the learning rates, {config.rate:g} and {config.muon_rate:g} (Muon's), or "
+                                 "start from other weights")
+    factor = warmup_and_cosine(run.step, config.steps, config.warmup)
+    run.step += 1
+    run.losses.append(loss)
+    weights = dict(named_parameters(run.model))
+    for name, gradient in learning.items():
+        moments = run.moments[name]
+        decay = config.weight_decay if is_matrix_of_block(name, gradient.shape) else 0.0
+        if "square" in moments:
+            adamw(weights[name], gradient, moments["mean"], moments["square"], run.step, config.rate * factor,
+                  decay=decay)
+        else:
+            muon(weights[name], gradient, moments["average"], config.muon_rate * factor, decay=decay)
+    return loss
+
+
+def accumulated_gradients(model: GPT2, parts: Sequence[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+    """The mean loss of equal parts of a batch, each [n_windows, context + 1], and the mean of their gradients."""
+    loss = 0.0
+    gradients: dict[str, np.ndarray] = {}
+    for part in parts:
+        loss_of_part, gradients_of_part = loss_and_gradients(model, part[:, :-1], part[:, 1:])
+        loss += loss_of_part / len(parts)
+        for name, gradient in named_parameters(gradients_of_part):
+            gradient *= 1 / len(parts)
+            if name in gradients:
+                gradients[name] += gradient
+            else:
+                gradients[name] = gradient
+    return loss, gradients
+
+
+def initial_model(config: GPT2Config, seed: int) -> GPT2:
+    """A model that has learnt nothing, as GPT-2 was initialised, float32.
+
+    Weights are normal with deviation 0.02, positions with 0.01; gains are 1, biases 0. What adds to the residual stream
+    is divided by sqrt(2 n_layer), the root of how many parts add to it.
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in parameter_shapes(config).items():
+        array = allocate_parameter(name, shape, np.float32)
+        if len(shape) == 2:
+            deviation = 0.01 if name == "wpe.weight" else 0.02
+            if "c_proj" in name:
+                deviation /= math.sqrt(2 * config.n_layer)
+            array[...] = rng.standard_normal(shape, dtype=np.float32)
+            array *= deviation
+        else:
+            array[...] = 1 if re.search(r"ln_\w\.weight", name) else 0
+        arrays[name] = array
+    return build_model(config, arrays)

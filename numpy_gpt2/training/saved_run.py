@@ -1,0 +1,82 @@
+"""A training run in a file, from which it goes on to the same weights, bit for bit.
+
+The file is replaced as a whole, under another name first: whenever a run is stopped, by Ctrl-C, kill -9 or a full disk,
+the last state that was saved is still there.
+"""
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ..checkpoint.saving import write_whole
+from ..errors import CheckpointError
+from ..weights import named_parameters
+from .loop import Run
+
+FILE = "training_run.npz"
+
+
+def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
+    """Write the run's state to the folder. about: what else the run depends on, as JSON can hold it."""
+    facts = {"about": about, "step": run.step, "losses": run.losses,
+             "held_out_losses": list(run.held_out_losses.items())}
+    arrays = {"facts": np.array(json.dumps(facts))}
+    arrays |= {f"weight {name}": array for name, array in named_parameters(run.model) if name in run.moments}
+    for name, moments in run.moments.items():
+        arrays |= {f"{moment} {name}": array for moment, array in moments.items()}
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:  # given a path, np.savez would choose its own name
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_whole(folder / FILE, write)
+
+
+def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
+    """Take the run, which has just been started, to the state that is saved in the folder; False where none is.
+
+    Raises ValueError where the saved run is another one, CheckpointError for a file that is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            check_same(about, facts["about"], folder)
+            for name, array in named_parameters(run.model):
+                if name in run.moments:
+                    array[...] = file[f"weight {name}"]
+                    for moment, values in run.moments[name].items():
+                        values[...] = file[f"{moment} {name}"]
+    except (KeyError, BadZipFile, EOFError) as error:
+        raise CheckpointError(f"{path}: expected the state of a training run, found a damaged file ({error}): "
+                              "start anew in another folder") from error
+    run.step = facts["step"]
+    run.losses = facts["losses"]
+    run.held_out_losses = dict(map(tuple, facts["held_out_losses"]))
+    return True
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the state of a run that is done."""
+    (folder / FILE).unlink()
+
+
+def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError unless the run in the folder is the one that is asked for."""
+    for name in {**then, **now}:
+        if now.get(name) != then.get(name):
+            raise ValueError(f"{folder} holds a run with {name} {then.get(name)}. Got {now.get(name)}: give what it "
+                             "was started with, or another folder.")
+
+
+def description(run: Run, ids: np.ndarray, start_from: str) -> dict[str, Any]:
+    """What a run depends on: its settings, what it starts from, and the text, as a hash of the ids."""
+    text = sha256(np.ascontiguousarray(ids, np.int64).tobytes()).hexdigest()[:16]
+    return {**asdict(run.config), "freeze": list(run.config.freeze), "start": start_from, "text": text}
