@@ -22,15 +22,13 @@ import numpy as np
 
 from .config import GPT2Config
 from .loss import check_targets, cross_entropy
-from .model import check_ids, forward, merge_heads, split_heads
-from .ops import SQRT_2_OVER_PI, softmax
-from .tap import Tap, checked, no_tap, scoped, stage_of
+from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
+from .ops import SQRT_2_OVER_PI, STRIP, in_strips, row_mean, softmax
+from .tap import ArrayTap, Tap, checked, no_tap, scoped, stage_of
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Mapping[str, np.ndarray]
 
-STRIP = 16  # rows at a time where each number is computed by itself: they stay in the processor's cache
-QUERY_BLOCK = 128  # queries at a time, for the same reason, and because early queries never meet later keys
 READ_OF_BLOCK = ("resid_pre", "ln_1", "attn.q", "attn.k_all", "attn.v_all", "attn.z", "resid_mid", "ln_2", "mlp.pre",
                  "mlp.post", "resid_post")  # the stages that the backward pass cannot do without
 
@@ -49,16 +47,16 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     """
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
-    made_again = ("attn.scores", "attn.pattern") if tap is gradient_tap is no_tap else ()
-    checked_tap = checked(tap)
     activations: dict[str, np.ndarray] = {}
+    checked_tap = checked(tap)
 
     def keep(name: str, value: np.ndarray) -> np.ndarray:
         value = checked_tap(name, value)
-        if not name.endswith(made_again):
-            activations[name] = value  # by reference: nobody changes an array once it has been announced
+        activations[name] = value  # by reference: nobody changes an array once a tap has seen it
         return value
 
+    if tap is gradient_tap is no_tap:  # then nobody sees the two arrays that grow with the square of n_tokens
+        keep.skips = ("attn.scores", "attn.pattern")  # type: ignore[attr-defined]
     logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
     loss, d_logits = cross_entropy(logits, targets)
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
@@ -108,98 +106,84 @@ def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
     The terms taken off: what a change of x does to the mean and the deviation. d_y, x [n_tokens, n_embd].
     Source: Ioffe and Szegedy, "Batch Normalization", section 3; the derivation is the same along another axis.
     """
-    n_embd = x.shape[-1]
-    ones = np.ones((n_embd, 1), x.dtype)  # x @ ones is the sum of each row, as in ops.layer_norm
-    normalised = x - x @ ones / n_embd
-    deviation = np.sqrt((normalised * normalised) @ ones / n_embd + epsilon)  # [n_tokens, 1]
-    normalised /= deviation
-    d_gain = d_y * normalised
-    d_weights = LayerNorm(as_rows(d_gain).sum(axis=0), as_rows(d_y).sum(axis=0))  # [n_embd], [n_embd]
-    d_x = d_y * weights.weight  # d_n so far
-    d_x -= d_x @ ones / n_embd
-    normalised *= d_gain @ weights.weight[:, np.newaxis] / n_embd  # n mean(d_n n)
-    d_x -= normalised
-    d_x /= deviation
+    centered = x - row_mean(x)
+    deviation = np.sqrt(row_mean(centered * centered) + epsilon)  # [n_tokens, 1]
+    n = centered / deviation
+    d_weights = LayerNorm(as_rows(d_y * n).sum(axis=0), as_rows(d_y).sum(axis=0))  # [n_embd], [n_embd]
+    d_n = d_y * weights.weight
+    d_x = (d_n - row_mean(d_n) - n * row_mean(d_n * n)) / deviation
     return d_x, d_weights
 
 
 def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Activations,
-                   tap: Tap) -> tuple[np.ndarray, Block]:
+                   tap: ArrayTap) -> tuple[np.ndarray, Block]:
     """x + mlp(ln_2(x)), before it x + attention(ln_1(x)): d_x passes each sum unchanged, and a second part joins it."""
     d_x = tap("resid_post", d_x)  # [n_tokens, n_embd]
     d_normed, d_mlp = mlp_backward(d_x, weights.mlp, acts, tap)
     d_normed = tap("ln_2", d_normed)
     d_read, d_ln_2 = layer_norm_backward(d_normed, acts["resid_mid"], weights.ln_2, config.layer_norm_epsilon)
-    d_x = d_x + d_read
-    d_x = tap("resid_mid", d_x)
+    d_x = tap("resid_mid", d_x + d_read)
     d_normed, d_attn = attention_backward(d_x, weights.attn, config.n_head, acts, tap)
     d_normed = tap("ln_1", d_normed)
     d_read, d_ln_1 = layer_norm_backward(d_normed, acts["resid_pre"], weights.ln_1, config.layer_norm_epsilon)
-    d_x = d_x + d_read
-    d_x = tap("resid_pre", d_x)
+    d_x = tap("resid_pre", d_x + d_read)
     return d_x, Block(d_ln_1, d_attn, d_ln_2, d_mlp)
 
 
-def mlp_backward(d_out: np.ndarray, weights: MLP, acts: Activations, tap: Tap) -> tuple[np.ndarray, MLP]:
+def mlp_backward(d_out: np.ndarray, weights: MLP, acts: Activations, tap: ArrayTap) -> tuple[np.ndarray, MLP]:
     """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
     d_out = tap("mlp.out", d_out)
     d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
-    d_pre = gelu_backward(d_post, acts["mlp.pre"])
-    d_pre = tap("mlp.pre", d_pre)
+    d_pre = tap("mlp.pre", gelu_backward(d_post, acts["mlp.pre"]))
     d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)  # [n_tokens, n_embd]
     return d_x, MLP(d_c_fc, d_c_proj)
 
 
 def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts: Activations,
-                       tap: Tap) -> tuple[np.ndarray, Attention]:
+                       tap: ArrayTap) -> tuple[np.ndarray, Attention]:
     """Back through the heads: [n_tokens, n_embd] -> three of [n_head, n_tokens, d_head] -> [n_tokens, n_embd]."""
     d_out = tap("attn.out", d_out)
-    merged = merge_heads(acts["attn.z"])  # [n_tokens, n_embd]
-    d_merged, d_c_proj = linear_backward(d_out, merged, weights.c_proj)
-    d_z = split_heads(d_merged, n_head)  # [n_head, n_tokens, d_head]: to split is to undo the merging, and vice versa
-    d_z = tap("attn.z", d_z)
-    d_q, d_k_all, d_v_all = attend_backward(d_z, acts, tap)  # three of [n_head, n_tokens, d_head]
-    d_v_all = tap("attn.v_all", d_v_all)
-    d_k_all = tap("attn.k_all", d_k_all)
-    d_v = tap("attn.v", d_v_all)  # without a cache, the new ones are all there are
-    d_k = tap("attn.k", d_k_all)
+    q, k_all, v_all = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"]  # each [n_head, n_tokens, d_head]
+    d_merged, d_c_proj = linear_backward(d_out, merge_heads(acts["attn.z"]), weights.c_proj)  # [n_tokens, n_embd]
+    d_z = tap("attn.z", split_heads(d_merged, n_head))  # [n_head, n_tokens, d_head]
+
+    d_q, d_k, d_v = np.empty_like(q), np.zeros_like(q), np.zeros_like(q)  # each [n_head, n_tokens, d_head]
+    n_tokens = q.shape[-2]
+    n_queries = QUERY_BLOCK if tap is no_tap and "attn.scores" not in acts else n_tokens
+    for start in range(0, n_tokens, n_queries):
+        queries = np.s_[..., start:start + n_queries, :]
+        visible = np.s_[..., :start + n_queries, :]
+        d_q[queries], d_k_of_block, d_v_of_block = attend_backward(
+            d_z[queries], q[queries], k_all[visible], v_all[visible], acts, tap)
+        d_k[visible] += d_k_of_block  # a key gets a part from each query that sees it
+        d_v[visible] += d_v_of_block
+
+    d_v = tap("attn.v", tap("attn.v_all", d_v))  # without a cache, the new tokens are all there are
+    d_k = tap("attn.k", tap("attn.k_all", d_k))
     d_q = tap("attn.q", d_q)
     d_qkv = np.concatenate([merge_heads(d_q), merge_heads(d_k), merge_heads(d_v)], axis=-1)  # [n_tokens, 3*n_embd]
-    d_qkv = tap("attn.qkv", d_qkv)
-    d_x, d_c_attn = linear_backward(d_qkv, acts["ln_1"], weights.c_attn)  # [n_tokens, n_embd]
+    d_x, d_c_attn = linear_backward(tap("attn.qkv", d_qkv), acts["ln_1"], weights.c_attn)  # [n_tokens, n_embd]
     return d_x, Attention(d_c_attn, d_c_proj)
 
 
-def attend_backward(d_z: np.ndarray, acts: Activations, tap: Tap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """z = softmax(q @ k.T / sqrt(d_head)) @ v: the gradients of q, k and v, each [n_head, n_tokens, d_head].
+def attend_backward(d_z: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, acts: Activations,
+                    tap: ArrayTap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z = softmax(q @ k.T / sqrt(d_head)) @ v: d_q [n_head, n_queries, d_head], d_k and d_v [n_head, n_all, d_head].
 
-    Block by block of queries, or all at once for a tap. Scores and pattern that were not kept are computed again.
+    Scores and pattern that were not kept are computed again, which takes less time than to write and read them.
     Source: Dao et al., "FlashAttention", appendix B.2.
     """
-    q, k_all, v_all = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"]  # each [n_head, n_tokens, d_head]
-    n_tokens, d_head = q.shape[-2:]
-    later = np.triu(np.full((n_tokens, n_tokens), -np.inf, q.dtype), 1)  # -inf where key > query, else 0
-    d_q, d_k, d_v = np.empty_like(q), np.zeros_like(q), np.zeros_like(q)
-    n_block = QUERY_BLOCK if tap is no_tap else n_tokens
-    for start in range(0, n_tokens, n_block):
-        end = min(start + n_block, n_tokens)
-        scaled = q[..., start:end, :] / math.sqrt(d_head)  # [n_head, n_block, d_head]
-        k, v = k_all[..., :end, :], v_all[..., :end, :]  # each [n_head, end, d_head]
-        if "attn.scores" in acts:
-            scores = acts["attn.scores"][..., start:end, :end]  # [n_head, n_block, end]
-        else:
-            scores = scaled @ np.swapaxes(k, -1, -2) + later[start:end, :end]  # [n_head, n_block, end]
-        pattern = softmax(scores)
-        used = acts["attn.pattern"][..., start:end, :end] if "attn.pattern" in acts else pattern  # a tap may change it
-        d_z_block = d_z[..., start:end, :]  # [n_head, n_block, d_head]
-        d_v[..., :end, :] += np.swapaxes(used, -1, -2) @ d_z_block
-        d_pattern = d_z_block @ np.swapaxes(v, -1, -2)  # [n_head, n_block, end]
-        d_pattern = tap("attn.pattern", d_pattern)
-        d_scores = softmax_backward(d_pattern, pattern)
-        d_scores = tap("attn.scores", d_scores)
-        d_q[..., start:end, :] = d_scores @ k / math.sqrt(d_head)
-        d_k[..., :end, :] += np.swapaxes(d_scores, -1, -2) @ scaled
+    if "attn.scores" not in acts:
+        acts = {}
+        attend(q, k, v, acts.setdefault)
+    pattern = softmax(acts["attn.scores"])  # [n_head, n_queries, n_all], as it was before a tap put another in place
+    d_v = np.swapaxes(acts["attn.pattern"], -1, -2) @ d_z  # [n_head, n_all, d_head]
+    d_pattern = tap("attn.pattern", d_z @ np.swapaxes(v, -1, -2))  # [n_head, n_queries, n_all]
+    d_scores = tap("attn.scores", softmax_backward(d_pattern, pattern))
+    d_scaled = d_scores / math.sqrt(q.shape[-1])
+    d_q = d_scaled @ k  # [n_head, n_queries, d_head]
+    d_k = np.swapaxes(d_scaled, -1, -2) @ q  # [n_head, n_all, d_head]
     return d_q, d_k, d_v
 
 
@@ -211,19 +195,16 @@ def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d_y times the slope of ops.gelu: (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
+    """d_y times the slope of gelu: (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
 
-    t is tanh(sqrt(2 / pi) (x + 0.044715 x^3)), whose derivative is 1 - t^2 times that of what is in the brackets.
+    t is tanh(inner), inner = sqrt(2 / pi) (x + 0.044715 x^3), and (1 - t^2) d_inner its derivative.
     """
-    d_x = np.empty_like(x)
-    for start in range(0, len(as_rows(x)), STRIP):
-        strip = as_rows(x)[start:start + STRIP]  # [STRIP, n]
-        square = strip * strip
-        t = np.tanh(SQRT_2_OVER_PI * strip * (1 + 0.044715 * square))
-        d_inner = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * square)
-        slope = 0.5 * (1 + t) + 0.5 * strip * (1 - t * t) * d_inner
-        as_rows(d_x)[start:start + STRIP] = slope * as_rows(d_y)[start:start + STRIP]
-    return d_x
+    if x[..., 0].size > STRIP:
+        return in_strips(gelu_backward, d_y, x)
+    square = x * x
+    t = np.tanh(SQRT_2_OVER_PI * x * (1 + 0.044715 * square))
+    d_inner = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * square)
+    return d_y * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * d_inner)
 
 
 def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np.ndarray, Conv1D]:
@@ -236,7 +217,7 @@ def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np
     return d_x.reshape(x.shape), Conv1D(d_weight, as_rows(d_y).sum(axis=0))
 
 
-def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: np.ndarray, tap: Tap) -> None:
+def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: np.ndarray, tap: ArrayTap) -> None:
     """wte[ids] + wpe[positions]: the sum of what came of each row that was read, added to d_wte and d_wpe in place."""
     d_token_embedding = tap("wte", d_x)  # [n_tokens, n_embd]
     d_position_embedding = tap("wpe", d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0))  # [n_tokens, n_embd], for all rows
@@ -258,5 +239,5 @@ def check_activations(model: GPT2, ids: np.ndarray, activations: Activations, d_
     for name, array in [(name, activations[name]) for name in names] + [("logits", d_logits)]:
         shape = (*batch, *stage_of(name).concrete_shape(model.config, n_tokens, n_tokens, n_tokens))
         if array.shape != shape:
-            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache, {shape} at {name!r}. "
-                             f"Got {array.shape}.")
+            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {shape} at "
+                             f"{name!r}. Got {array.shape}.")
