@@ -174,16 +174,18 @@ def attend_backward(d_z: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray
     Scores and pattern that were not kept are computed again, which takes less time than to write and read them.
     Source: Dao et al., "FlashAttention", appendix B.2.
     """
-    if "attn.scores" not in acts:
-        acts = {}
-        attend(q, k, v, acts.setdefault)
-    pattern = softmax(acts["attn.scores"])  # [n_head, n_queries, n_all], as it was before a tap put another in place
-    d_v = np.swapaxes(acts["attn.pattern"], -1, -2) @ d_z  # [n_head, n_all, d_head]
+    if "attn.scores" in acts:
+        pattern, used = softmax(acts["attn.scores"]), acts["attn.pattern"]  # what a tap put in its place was used
+    else:
+        again: dict[str, np.ndarray] = {}
+        attend(q, k, v, again.setdefault)
+        pattern = used = again["attn.pattern"]  # [n_head, n_queries, n_all]
+    d_v = np.swapaxes(used, -1, -2) @ d_z  # [n_head, n_all, d_head]
     d_pattern = tap("attn.pattern", d_z @ np.swapaxes(v, -1, -2))  # [n_head, n_queries, n_all]
     d_scores = tap("attn.scores", softmax_backward(d_pattern, pattern))
-    d_scaled = d_scores / math.sqrt(q.shape[-1])
-    d_q = d_scaled @ k  # [n_head, n_queries, d_head]
-    d_k = np.swapaxes(d_scaled, -1, -2) @ q  # [n_head, n_all, d_head]
+    scale = 1 / math.sqrt(q.shape[-1])
+    d_q = d_scores @ k * scale  # [n_head, n_queries, d_head]
+    d_k = np.swapaxes(d_scores, -1, -2) @ (q * scale)  # [n_head, n_all, d_head]
     return d_q, d_k, d_v
 
 
