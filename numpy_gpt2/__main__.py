@@ -6,6 +6,7 @@ COMMANDS = {
     "explore": "draw one forward pass as a page for the browser",
     "score": "measure how well a model predicts a text",
     "summary": "count and measure a model's parts",
+    "train": "fine-tune a checkpoint on a text, or train one anew",
 }
 
 

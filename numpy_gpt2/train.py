@@ -114,10 +114,10 @@ def main() -> None:
     announce_model(args.model, model)
     say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out")
 
-    train(run, train_ids, held_out, tokenizer, about, args)
+    take_steps(run, train_ids, held_out, tokenizer, about, args)
     save(run.model, args.out, tokenizer_files=tokenizer_files)
     remove_run(args.out)
-    report(run)
+    print_losses(run)
     say(f"{args.out}: done; try python -m numpy_gpt2.generate --model {args.out}")
     if args.plot:
         draw(run, args.plot)
@@ -165,7 +165,7 @@ def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
 # The run --------------------------------------------------------------------------------------------------------------
 
 
-def train(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Tokenizer, about: dict[str, Any],
+def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Tokenizer, about: dict[str, Any],
           args: Any) -> None:
     """Take the steps that are left: a progress bar, a measurement now and then, the state saved as it goes."""
     eval_every = args.eval_every or max(1, run.config.steps // 5)
@@ -202,7 +202,7 @@ def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
     say(f"{line}: {' '.join(sample.split())}")
 
 
-def report(run: Run) -> None:
+def print_losses(run: Run) -> None:
     """The table at the end: the losses where they were measured."""
     rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(loss):.1f}"]
             for step, loss in run.held_out_losses.items()]
