@@ -24,10 +24,10 @@ from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2_OVER_PI, STRIP, in_strips, row_mean, softmax
-from .tap import ArrayTap, Tap, checked, no_tap, scoped, stage_of
+from .tap import ArrayTap, Recorder, Tap, checked, no_tap, scoped, stage_of
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
-Activations = Mapping[str, np.ndarray]
+Activations = Recorder | Mapping[str, np.ndarray]
 
 READ_OF_BLOCK = ("resid_pre", "ln_1", "attn.q", "attn.k_all", "attn.v_all", "attn.z", "resid_mid", "ln_2", "mlp.pre",
                  "mlp.post", "resid_post")  # the stages that the backward pass cannot do without
