@@ -23,7 +23,7 @@ from .tokenizer import Tokenizer
 from .training.loop import Run, frozen_names, initial_model, start, training_step
 from .training.memory import check_training_memory
 from .training.plot import check_plot, draw
-from .training.saved_run import FILE, description, remove_run, resume, save_run
+from .training.saved_run import check_folder, description, remove_run, resume, save_run
 from .training.settings import TrainingConfig
 from .training.windows import split_tail
 from .weights import GPT2, parameter_shapes
@@ -95,7 +95,7 @@ def main() -> None:
     with bad_input():
         if args.plot:
             check_plot(args.plot)
-        check_out(args.out)
+        check_folder(args.out)
         tokenizer = load_tokenizer(args.model)
         tokenizer_files = checkpoint_files(args.model, None, (TOKENIZER,))
     ids = np.concatenate([[tokenizer.eot_id, *tokenizer.encode(read_text(text))] for text in args.texts])
@@ -124,15 +124,6 @@ def main() -> None:
 
 
 # What is asked for ----------------------------------------------------------------------------------------------------
-
-
-def check_out(folder: Path) -> None:
-    """Raise ValueError for a place that holds something else than a training run: nothing is overwritten."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
-        raise ValueError("--out must be a new folder, or that of a run to go on with. "
-                         f"Got {str(folder)!r}, which holds something else.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
 
 
 def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
@@ -166,7 +157,7 @@ def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
 
 
 def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Tokenizer, about: dict[str, Any],
-          args: Any) -> None:
+               args: Any) -> None:
     """Take the steps that are left: a progress bar, a measurement now and then, the state saved as it goes."""
     eval_every = args.eval_every or max(1, run.config.steps // 5)
     n_tokens = run.config.accumulate * run.config.batch_size * run.config.context
@@ -176,7 +167,14 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
     with tqdm(total=run.config.steps, initial=run.step, unit="step", disable=None) as bar:
         while run.step < run.config.steps:
             started = time.perf_counter()
-            loss = training_step(run, ids)
+            try:
+                loss = training_step(run, ids)
+            except KeyboardInterrupt:
+                if run.is_whole:
+                    save_run(run, args.out, about)
+                bar.close()
+                say(f"stopped in step {run.step + 1}; the same command goes on from where it was last saved")
+                raise
             speed = n_tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()

@@ -41,6 +41,7 @@ class Run:
     step: int = 0  # steps taken
     losses: list[float] = field(default_factory=list)  # of each step, in nats per token
     held_out_losses: dict[int, float] = field(default_factory=dict)  # by the number of steps taken before
+    is_whole: bool = True  # False where a step was broken off while it moved the weights
 
 
 def start(model: GPT2, config: TrainingConfig) -> Run:
@@ -50,9 +51,8 @@ def start(model: GPT2, config: TrainingConfig) -> Run:
     """
     if config.context > model.config.n_positions:
         raise ValueError(f"context must be at most the model's, {model.config.n_positions}. Got {config.context}.")
-    shapes = {name: array.shape for name, array in named_parameters(model)}
-    frozen = frozen_names(list(shapes), config.freeze)
     arrays = dict(named_parameters(model))
+    frozen = frozen_names(list(arrays), config.freeze)
     moments = {name: {moment: np.zeros_like(array) for moment in moments_of(name, array.shape, config)}
                for name, array in arrays.items() if name not in frozen}
     return Run(model, config, moments)
@@ -101,6 +101,7 @@ def training_step(run: Run, ids: np.ndarray) -> float:
                                  f"lower the learning rates, {config.rate:g} and {config.muon_rate:g} (Muon's), or "
                                  "start from other weights")
     factor = warmup_and_cosine(run.step, config.steps, config.warmup)
+    run.is_whole = False
     run.step += 1
     run.losses.append(loss)
     weights = dict(named_parameters(run.model))
@@ -112,6 +113,7 @@ def training_step(run: Run, ids: np.ndarray) -> float:
                   decay=decay)
         else:
             muon(weights[name], gradient, moments["average"], config.muon_rate * factor, decay=decay)
+    run.is_whole = True
     return loss
 
 

@@ -5,16 +5,16 @@ the last state that was saved is still there.
 """
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, Iterator
 
 import numpy as np
 
 from ..checkpoint.saving import write_whole
-from ..errors import CheckpointError
+from ..errors import CheckpointError, one_line
 from ..weights import named_parameters
 from .loop import Run
 
@@ -45,27 +45,53 @@ def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
     path = folder / FILE
     if not path.exists():
         return False
-    try:
-        with np.load(path, allow_pickle=False) as file:
+    with damage_named(path):
+        file = np.load(path, allow_pickle=False)
+    with file:
+        with damage_named(path):
             facts = json.loads(str(file["facts"]))
-            check_same(about, facts["about"], folder)
+            then = dict(facts["about"])
+        check_same(about, then, folder)
+        with damage_named(path):
             for name, array in named_parameters(run.model):
                 if name in run.moments:
                     array[...] = file[f"weight {name}"]
                     for moment, values in run.moments[name].items():
                         values[...] = file[f"{moment} {name}"]
-    except (KeyError, BadZipFile, EOFError) as error:
-        raise CheckpointError(f"{path}: expected the state of a training run, found a damaged file ({error}): "
-                              "start anew in another folder") from error
-    run.step = facts["step"]
-    run.losses = facts["losses"]
-    run.held_out_losses = dict(map(tuple, facts["held_out_losses"]))
+            run.step, run.losses = facts["step"], facts["losses"]
+            run.held_out_losses = dict(map(tuple, facts["held_out_losses"]))
     return True
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside, reading the file, is a CheckpointError that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, zlib, json and NumPy have a dozen of them between them
+        raise CheckpointError(f"{path}: expected the state of a training run, found a damaged file "
+                              f"({one_line(error)}): start anew in another folder") from error
 
 
 def remove_run(folder: Path) -> None:
     """Remove the state of a run that is done."""
     (folder / FILE).unlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless the folder is new, empty, or that of a run: nothing that was there before is lost.
+
+    What a run left half-written when it was killed is removed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
+    for half_written in folder.glob(f".{FILE}.*.partial"):
+        half_written.unlink()
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
+        raise ValueError("--out must be a new folder, or that of a run to go on with. "
+                         f"Got {str(folder)!r}, which holds something else.")
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:

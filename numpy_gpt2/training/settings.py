@@ -1,8 +1,9 @@
 """What a training run can be told, checked once."""
 
 import math
-import operator
 from dataclasses import dataclass
+
+from ..errors import check_int
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "context", "accumulate"):
-            if operator.index(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be 1 or more. Got {getattr(self, name)}.")
+            check_int(name, getattr(self, name), 1)
+        check_int("seed", self.seed, 0)
         for name in ("muon_rate", "weight_decay", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be 0 (off) or a larger finite number. Got {getattr(self, name)}.")
@@ -42,5 +43,3 @@ class TrainingConfig:
             raise ValueError(f"rate must be above 0 and finite. Got {self.rate}.")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be from 0 to 1, a part of the steps. Got {self.warmup}.")
-        if operator.index(self.seed) < 0:
-            raise ValueError(f"seed must be 0 or more. Got {self.seed}.")
