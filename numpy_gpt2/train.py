@@ -20,7 +20,7 @@ from .config import GPT2Config
 from .decoding import stream_text
 from .scoring import score_tokens
 from .tokenizer import Tokenizer
-from .training.loop import Run, frozen_names, initial_model, start, training_step
+from .training.loop import Run, diverged, frozen_names, initial_model, start, training_step
 from .training.memory import check_training_memory
 from .training.plot import check_plot, draw
 from .training.saved_run import check_folder, description, remove_run, resume, save_run
@@ -100,21 +100,27 @@ def main() -> None:
         tokenizer_files = checkpoint_files(args.model, None, (TOKENIZER,))
     ids = np.concatenate([[tokenizer.eot_id, *tokenizer.encode(read_text(text))] for text in args.texts])
     with bad_input():
+        train_ids, held_out = split_tail(ids, args.held_out)
         model = starting_model(args, tokenizer)
         config = training_config(args, model)
-        train_ids, held_out = split_tail(ids, args.held_out)
-        check_length(train_ids, config)
         check_training_memory(model.config, config, frozen_names(list(parameter_shapes(model.config)), config.freeze))
         run = start(model, config)
+        check_length(train_ids, config)
     about = {**description(run, ids, args.model), "held_out": args.held_out, "from_scratch": args.from_scratch}
     args.out.mkdir(parents=True, exist_ok=True)
     with bad_input():
         if resume(run, args.out, about):
             say(f"{args.out}: going on after step {run.step} of {config.steps}")
-    announce_model(args.model, model)
+    announce_model("a new one" if args.from_scratch else args.model, model)
     say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out")
 
-    take_steps(run, train_ids, held_out, tokenizer, about, args)
+    try:
+        take_steps(run, train_ids, held_out, tokenizer, about, args)
+    except KeyboardInterrupt:
+        if run.is_whole:  # not while it was moving the weights; then the state saved last must do
+            save_run(run, args.out, about)
+        say("stopped: the same command goes on")
+        raise
     save(run.model, args.out, tokenizer_files=tokenizer_files)
     remove_run(args.out)
     print_losses(run)
@@ -167,21 +173,17 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
     with tqdm(total=run.config.steps, initial=run.step, unit="step", disable=None) as bar:
         while run.step < run.config.steps:
             started = time.perf_counter()
-            try:
-                loss = training_step(run, ids)
-            except KeyboardInterrupt:
-                if run.is_whole:
-                    save_run(run, args.out, about)
-                bar.close()
-                say(f"stopped in step {run.step + 1}; the same command goes on from where it was last saved")
-                raise
+            loss = training_step(run, ids)
             speed = n_tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
             is_last = run.step == run.config.steps
             if is_last or run.step % eval_every == 0:
                 bar.clear()
-                measure(run, held_out, tokenizer)
+                try:
+                    measure(run, held_out, tokenizer)
+                except FloatingPointError as error:
+                    raise diverged(run, "the logits are not finite") from error
             if is_last or time.monotonic() - saved >= args.save_every:
                 save_run(run, args.out, about)
                 saved = time.monotonic()

@@ -97,9 +97,7 @@ def training_step(run: Run, ids: np.ndarray) -> float:
     of_adamw = {name: gradient for name, gradient in learning.items() if "square" in run.moments[name]}
     norm = clip_by_global_norm(of_adamw, config.clip or math.inf)
     if not math.isfinite(loss + norm):
-        raise FloatingPointError(f"step {run.step + 1}: the loss is {loss:.4g}, the norm of its gradient {norm:.4g}: "
-                                 f"lower the learning rates, {config.rate:g} and {config.muon_rate:g} (Muon's), or "
-                                 "start from other weights")
+        raise diverged(run, f"the loss is {loss:.4g}, the norm of its gradient {norm:.4g}")
     factor = warmup_and_cosine(run.step, config.steps, config.warmup)
     run.is_whole = False
     run.step += 1
@@ -115,6 +113,12 @@ def training_step(run: Run, ids: np.ndarray) -> float:
             muon(weights[name], gradient, moments["average"], config.muon_rate * factor, decay=decay)
     run.is_whole = True
     return loss
+
+
+def diverged(run: Run, what: str) -> FloatingPointError:
+    """The error for what is not finite: in which step, and what to do."""
+    return FloatingPointError(f"step {run.step + 1} of {run.config.steps}: {what}: start anew with lower rates "
+                              f"than {run.config.rate:g} and {run.config.muon_rate:g} (Muon's), or other weights")
 
 
 def accumulated_gradients(model: GPT2, parts: Sequence[np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:

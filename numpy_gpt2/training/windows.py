@@ -6,7 +6,12 @@ import numpy as np
 
 
 def split_tail(ids: np.ndarray, fraction: float, largest: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
-    """What is trained on, and the tail of the text that is held out to measure by, at most `largest` tokens."""
+    """What is trained on, and the tail of the text that is held out to measure by, at most `largest` tokens.
+
+    Raises ValueError for a fraction that leaves nothing.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"--held-out must be from 0 to less than 1. Got {fraction}.")
     n_held_out = min(int(fraction * len(ids)), largest)
     return ids[:len(ids) - n_held_out], ids[len(ids) - n_held_out:]
 
