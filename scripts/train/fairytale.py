@@ -1,201 +1,164 @@
-"""Train fairytale."""
-import argparse, functools, json, math, os, shutil, sys, time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+"""Train the bundled checkpoint `fairytale`, a small GPT-2 on public-domain children's books, with this engine alone.
 
-import numpy as np
-from fairytale_corpus import HELD_OUT_BOOKS, read_books
+    pip install -e '.[train]'
+    python scripts/train/fairytale.py BOOKS --work build/fairytale --out build/fairytale/checkpoint
 
-from numpy_gpt2 import GPT2Config, build_model, forward, load_tokenizer, named_parameters
-from numpy_gpt2.backward import loss_and_gradients
-from numpy_gpt2.checkpoint import empty_in_memory_order, parameter_shapes
-from numpy_gpt2.training.optimizers import adamw, muon
+BOOKS is a folder of Project Gutenberg's plain-text files (11.txt, 113.txt, ...). The run saves its state every hundred
+steps under --work and goes on from there when it is started again, to the same weights. It takes less than an hour on
+two cores that have nothing else to do. The extra `train` brings `tokenizers`, which learns the vocabulary; the card
+that is written beside the weights says what was measured on them.
 
-VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD = 4096, 512, 192, 6, 6
-EOT_ID = VOCAB_SIZE - 1
-BATCH_TOKENS = 8192
-MICRO_BATCH_TOKENS = 512
-SHORT_CONTEXT, SHORT_SHARE = 256, 0.75
-WARMUP_STEPS, COOLDOWN_SHARE = 100, 0.55
-MUON_RATE, MUON_MOMENTUM, MUON_DECAY = 0.02, 0.95, 0.05
-ADAM_RATE, ADAM_BETAS = 2e-3, (0.9, 0.95)
+Matrices inside the blocks learn by Muon, everything else by AdamW (numpy_gpt2/training/optimizers.py). The first three
+quarters of the run read windows of half the context, which are cheaper. The learning rate warms up, keeps its height
+while there is much to learn, and falls in a line to 0.
+"""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: --threads does the sharing, and more than BLAS could
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import math  # noqa: E402
+import time  # noqa: E402
+from functools import lru_cache  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+from fairytale_card import write_card  # noqa: E402
+from fairytale_corpus import HELD_OUT_BOOKS, read_books  # noqa: E402
+
+from numpy_gpt2 import GPT2Config, load, load_tokenizer, save, score_tokens  # noqa: E402
+from numpy_gpt2.training.loop import initial_model, learn, start  # noqa: E402
+from numpy_gpt2.training.saved_run import resume, save_run  # noqa: E402
+from numpy_gpt2.training.settings import TrainingConfig  # noqa: E402
+
+EOT = "<|endoftext|>"
+EOT_ID = 4095
+MODEL = GPT2Config(vocab_size=4096, n_positions=512, n_embd=192, n_layer=6, n_head=6, bos_token_id=EOT_ID,
+                   eos_token_id=EOT_ID)
+
+BATCH_TOKENS, PART_TOKENS = 8192, 512  # of a step, and of what is read at a time: its arrays stay in the cache
+SHORT_CONTEXT, SHORT_FRACTION = 256, 0.75  # of the first part of the run
+WARMUP_STEPS, COOLDOWN_FRACTION = 100, 5 / 12
+MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 0.002, 0.05
+
+
+# The data -------------------------------------------------------------------------------------------------------------
+
+
+def train_vocabulary(stories, folder):
+    """Byte-level BPE laid out as GPT-2's: the 256 bytes, the merges in order, the end of text last."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=EOT_ID, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
+    tokenizer.train_from_iterator(stories, trainer)
+    tokenizer.add_special_tokens([EOT])
+    if tokenizer.token_to_id(EOT) != EOT_ID:
+        raise ValueError(f"expected {EOT_ID} tokens before {EOT}, got {tokenizer.token_to_id(EOT)}: are the books too few?")
+    trained = json.loads(tokenizer.to_str())["model"]
+    vocab = dict(sorted((trained["vocab"] | {EOT: EOT_ID}).items(), key=lambda item: item[1]))
+    merges = "".join(f"{left} {right}\n" for left, right in trained["merges"])
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
 
 
 def prepare(books_folder, work):
+    """The tokens of all stories, an end of text before each, as "train" and "held_out", and the held-out bytes."""
     prepared = work / "tokens.npz"
     if prepared.exists():
         with np.load(prepared) as file:
             return {name: file[name] for name in file.files}
     books = read_books(books_folder)
-    numbers = np.array([int(number) for number in books])
+    absent = [number for number in HELD_OUT_BOOKS if number not in books]
+    if absent:
+        raise ValueError(f"the held-out books {absent} are not in {books_folder}")
+    data = {"books": np.array([int(number) for number in books if number not in HELD_OUT_BOOKS])}
     held_out = [story for number in HELD_OUT_BOOKS for story in books.pop(number)]
     train = [story for stories in books.values() for story in stories]
-    tokenizer = load_tokenizer("fairytale")
-    data = {"books": numbers, "held_out_bytes": np.int64(sum(len(story.encode()) for story in held_out))}
+    train_vocabulary(train, work)
+    tokenizer = load_tokenizer(work)
+    data["held_out_bytes"] = np.array(sum(len(story.encode()) for story in held_out))
     for name, stories in (("train", train), ("held_out", held_out)):
-        data[name] = np.concatenate([np.array([EOT_ID] + tokenizer.encode(story), np.uint16) for story in stories])
+        data[name] = np.concatenate([[EOT_ID, *tokenizer.encode(story)] for story in stories])
     np.savez(prepared, **data)
     return data
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def window_starts(seed, epoch, n_tokens, context):
+    """Where the windows of one epoch start: the text cut at a random offset into windows, in random order."""
     rng = np.random.default_rng([seed, epoch, context])
     return rng.permutation(np.arange(rng.integers(context), n_tokens - context, context))
 
 
 def batch(tokens, seed, step, context):
+    """The windows of one step, [n_windows, context + 1]. It depends on nothing but its arguments, so runs resume."""
     n_windows = BATCH_TOKENS // context
-    per_epoch = (len(tokens) // context - 2) // n_windows
+    per_epoch = (len(tokens) // context - 2) // n_windows  # whole steps that every epoch has, whatever its offset
     epoch, place = divmod(step, per_epoch)
     starts = window_starts(seed, epoch, len(tokens), context)[place * n_windows:(place + 1) * n_windows]
-    return np.stack([tokens[start:start + context + 1] for start in starts]).astype(np.int64)
+    return np.stack([tokens[start:start + context + 1] for start in starts])
 
 
-def initial_model(seed):
-    config = GPT2Config(VOCAB_SIZE, N_POSITIONS, N_EMBD, N_LAYER, N_HEAD, bos_token_id=EOT_ID, eos_token_id=EOT_ID)
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for name, shape in parameter_shapes(config).items():
-        array = empty_in_memory_order(name, shape, np.float32)
-        if len(shape) == 2:
-            std = 0.01 if name == "wpe.weight" else 0.02
-            if "c_proj" in name:
-                std /= math.sqrt(2 * N_LAYER)
-            array[...] = rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
-        else:
-            array[...] = 1 if name.split(".")[-2].startswith("ln_") and name.endswith("weight") else 0
-        arrays[name] = array
-    return build_model(config, arrays)
-
-
-def held_out_bits_per_byte(model, data, pool, stride=N_POSITIONS, limit=None):
-    tokens = data["held_out"].astype(np.int64)
-    starts = np.arange(0, len(tokens) - N_POSITIONS, stride)[:limit]
-
-    def nats_of(start):
-        ids = tokens[start:start + N_POSITIONS + 1]
-        logits = forward(model, ids[:-1]).astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        losses = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(N_POSITIONS), ids[1:]]
-        new = losses if start == 0 else losses[-stride:]
-        return new.sum(), len(new)
-
-    results = list(pool.map(nats_of, starts))
-    nats = sum(r[0] for r in results) / sum(r[1] for r in results)
-    return nats / math.log(2) / (data["held_out_bytes"] / len(tokens))
+# The run --------------------------------------------------------------------------------------------------------------
 
 
 def rate_at(step, steps):
-    return min(1, (step + 1) / WARMUP_STEPS, (steps - step) / (COOLDOWN_SHARE * steps))
+    """The fraction of the peak learning rate: a short warm-up, a plateau, a line down to 0."""
+    return min(1, (step + 1) / WARMUP_STEPS, (steps - step) / (COOLDOWN_FRACTION * steps))
 
 
-def train(data, work, steps, seed, threads, until, log):
-    model = initial_model(seed)
-    parameters = dict(named_parameters(model))
-    matrices = [n for n, v in parameters.items() if n.startswith("h.") and v.ndim == 2]
-    others = [n for n in parameters if n not in matrices]
-    groups = {}
-    for n in matrices:
-        groups.setdefault(parameters[n].shape, []).append(n)
-    state = {("momentum", n): np.zeros_like(parameters[n]) for n in matrices}
-    state |= {(kind, n): np.zeros_like(parameters[n]) for n in others for kind in ("mean", "square")}
-    first = 0
-    saved = work / "run.npz"
-    if saved.exists():
-        with np.load(saved) as file:
-            first = int(file["step"])
-            old_steps = int(file["steps"])
-            assert int(file["seed"]) == seed
-            if old_steps != steps:
-                for s in (steps, old_steps):
-                    assert first <= (1 - COOLDOWN_SHARE) * s and first <= int(SHORT_SHARE * s), "past the plateau"
-            for n, v in parameters.items():
-                v[...] = file["p/" + n]
-            for (kind, n), v in state.items():
-                v[...] = file[f"{kind}/{n}"]
-    short_steps = int(SHORT_SHARE * steps)
-    losses, clock = [], time.time()
-    pool = ThreadPoolExecutor(threads)
-    for step in range(first, steps):
-        if until and step >= until:
-            break
-        short = step < short_steps
-        context = SHORT_CONTEXT if short else N_POSITIONS
-        windows = batch(data["train"], seed, step if short else step - short_steps, context)
-        parts = np.split(windows, BATCH_TOKENS // MICRO_BATCH_TOKENS)
+def train(data, work, steps, seed, threads):
+    """Train, or go on training: the model after `steps` steps."""
+    config = TrainingConfig(steps, PART_TOKENS // SHORT_CONTEXT, MODEL.n_positions, BATCH_TOKENS // PART_TOKENS,
+                            ADAMW_RATE, MUON_RATE, WEIGHT_DECAY, seed=seed)
+    run = start(initial_model(MODEL, seed), config)
+    about = {"steps": steps, "seed": seed}
+    resume(run, work, about)
+    short_steps = int(SHORT_FRACTION * steps)
+    clock, n_timed = time.time(), 0
+    while run.step < steps:
+        if run.step < short_steps:
+            windows = batch(data["train"], seed, run.step, SHORT_CONTEXT)
+        else:
+            windows = batch(data["train"], seed, run.step - short_steps, MODEL.n_positions)
+        learn(run, np.split(windows, BATCH_TOKENS // PART_TOKENS), rate_at(run.step, steps), threads)
+        n_timed += 1
+        if run.step % 20 == 0:
+            print(f"step {run.step}/{steps}  loss {np.mean(run.losses[-20:]):.4f}  "
+                  f"{n_timed * BATCH_TOKENS / (time.time() - clock):,.0f} tokens/s", flush=True)
+            clock, n_timed = time.time(), 0
+        if run.step % 100 == 0 or run.step == steps:
+            save_run(run, work, about)
+    return run.model
 
-        def half(i):  # the sum over every threads-th part
-            total, sums = 0.0, None
-            for part in parts[i::threads]:
-                loss, gradients = loss_and_gradients(model, part[:, :-1], part[:, 1:])
-                total += loss / len(parts)
-                if sums is None:
-                    sums = dict(named_parameters(gradients))
-                else:
-                    for n, g in named_parameters(gradients):
-                        sums[n] += g
-            return total, sums
 
-        halves = list(pool.map(half, range(threads)))
-        losses.append(sum(h[0] for h in halves))
-        gradients = halves[0][1]
-
-        def add(n):
-            for _, more in halves[1:]:
-                gradients[n] += more[n]
-            gradients[n] *= 1 / len(parts)
-        list(pool.map(add, gradients))
-        norm = math.sqrt(sum(float(np.vdot(gradients[n], gradients[n])) for n in others))
-        if norm > 1:
-            for n in others:
-                gradients[n] *= 1 / (norm + 1e-6)
-        rate = rate_at(step, steps)
-
-        jobs = []
-        for names in groups.values():
-            for part in (names[:3], names[3:]):
-                jobs.append(lambda part=part: muon([parameters[n] for n in part], [gradients[n] for n in part],
-                            [state["momentum", n] for n in part], MUON_RATE * rate, MUON_MOMENTUM, MUON_DECAY))
-        jobs += [lambda n=n: adamw(parameters[n], gradients[n], state["mean", n], state["square", n], step + 1,
-                                   ADAM_RATE * rate, ADAM_BETAS) for n in others]
-        list(pool.map(lambda job: job(), jobs))
-        done = step + 1
-        if done % 20 == 0 or done <= 5:
-            speed = len(losses) * BATCH_TOKENS / (time.time() - clock)
-            log(f"step {done}/{steps}  loss {np.mean(losses):.4f}  {speed:,.0f} tokens/s  norm {norm:.3f}")
-            losses, clock = [], time.time()
-        if done % 100 == 0 or done == steps:
-            bits = held_out_bits_per_byte(model, data, pool, limit=48)
-            log(f"step {done}/{steps}  held-out bits per byte {bits:.4f} (a sample)")
-            arrays = {"p/" + n: v for n, v in parameters.items()} | {f"{k}/{n}": v for (k, n), v in state.items()}
-            part = work / "run.part.npz"
-            np.savez(part, step=done, steps=steps, seed=seed, **arrays)
-            part.replace(saved)
-            if done % 500 == 0:
-                shutil.copyfile(saved, work / f"run{done}.npz")
-            clock = time.time()
-    return model
+def held_out_scores(model, data, stride):
+    """The scores of the held-out text, in windows of the whole context that begin `stride` tokens apart."""
+    return score_tokens(model, data["held_out"], stride)
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("books")
-    parser.add_argument("--work", default="build/fairytale")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--until", type=int)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("books", help="a folder of Project Gutenberg's plain-text files")
+    parser.add_argument("--work", type=Path, default=Path("build/fairytale"), help="state of the run (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build/fairytale/checkpoint"), help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2400, help=f"of {BATCH_TOKENS} tokens each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    work = Path(args.work)
-    work.mkdir(parents=True, exist_ok=True)
-
-    def log(text):
-        print(time.strftime("%H:%M:%S"), text, flush=True)
-
-    data = prepare(args.books, work)
-    log(f"{len(data['train']):,} tokens to train on, {len(data['held_out']):,} held out")
-    train(data, work, args.steps, args.seed, args.threads, args.until, log)
+    args.work.mkdir(parents=True, exist_ok=True)
+    data = prepare(args.books, args.work)
+    print(f"{len(data['train']):,} tokens to train on, {len(data['held_out']):,} held out", flush=True)
+    model = train(data, args.work, args.steps, args.seed, args.threads)
+    vocabulary = {name: args.work / name for name in ("vocab.json", "merges.txt")}
+    save(model, args.out, dtype="float16", tokenizer_files=vocabulary)
+    write_card(args.out, data, {"steps": args.steps, "seed": args.seed, "batch": BATCH_TOKENS,
+                                "muon_rate": MUON_RATE, "adamw_rate": ADAMW_RATE})
 
 
 if __name__ == "__main__":

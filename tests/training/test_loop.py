@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import CheckpointError, GPT2Config, load, named_parameters
 from numpy_gpt2.training import loop, memory, saved_run
-from numpy_gpt2.training.loop import (accumulated_gradients, frozen_names, initial_model, moments_of, start,
+from numpy_gpt2.training.loop import (accumulated_gradients, frozen_names, initial_model, learn, moments_of, start,
                                       training_step)
 from numpy_gpt2.training.memory import check_training_memory, training_memory
 from numpy_gpt2.training.saved_run import check_folder, description, remove_run, resume, save_run
 from numpy_gpt2.training.settings import TrainingConfig
+from numpy_gpt2.training.windows import windows_of_step
 from numpy_gpt2.weights import parameter_shapes
 from strategies import lively_model
 
@@ -91,10 +92,21 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     model = lively_model(TINY)
     windows = np.random.default_rng(0).integers(20, size=(6, 9))
     loss, gradients = accumulated_gradients(model, [windows])
-    loss_of_parts, of_parts = accumulated_gradients(model, np.split(windows, 3))
-    assert loss_of_parts == pytest.approx(loss, rel=1e-13)
-    for name, array in of_parts.items():
-        np.testing.assert_allclose(array, gradients[name], rtol=0, atol=1e-13 * np.abs(gradients[name]).max())
+    for n_parts, threads in ((3, 1), (3, 2), (6, 2), (1, 4)):
+        loss_of_parts, of_parts = accumulated_gradients(model, np.split(windows, n_parts), threads)
+        assert loss_of_parts == pytest.approx(loss, rel=1e-13)
+        for name, array in of_parts.items():
+            np.testing.assert_allclose(array, gradients[name], rtol=0, atol=1e-13 * np.abs(gradients[name]).max())
+
+
+def test_threads_change_nothing_but_rounding_and_that_alike_each_time():
+    runs = []
+    for threads in (1, 2, 2):
+        runs.append(start(initial_model(TINY, seed=1), CONFIG))
+        for step in range(3):
+            learn(runs[-1], np.split(windows_of_step(TEXT, step, 8, 8, seed=0), 4), 0.5, threads)
+    assert runs[1].losses == runs[2].losses == pytest.approx(runs[0].losses, rel=1e-5)
+    assert_equal(arrays_of(runs[1].model), arrays_of(runs[2].model))
 
 
 def test_accumulation_is_a_larger_batch():
@@ -120,7 +132,7 @@ def test_only_the_matrices_of_blocks_decay(muon_rate):
     model = initial_model(TINY, seed=1)
     before = arrays_of(model)
     zeros = {name: np.zeros_like(array) for name, array in before.items()}
-    with patch.object(loop, "accumulated_gradients", lambda *_: (1.0, zeros)):
+    with patch.object(loop, "accumulated_gradients", lambda *_: (1.0, {**zeros})):
         trained(replace(CONFIG, muon_rate=muon_rate, weight_decay=0.5, warmup=0, steps=1), model=model)
     rate = muon_rate or CONFIG.rate
     for name, array in named_parameters(model):
