@@ -4,25 +4,25 @@ from .backward import backpropagate, loss_and_gradients
 from .cache import KVCache
 from .checkpoint.loading import load, load_model, load_tokenizer
 from .checkpoint.saving import save
-from .config import SIZES, GPT2Config
+from .config import SIZES, GenerationConfig, GPT2Config
 from .decoding import generate_tokens, stream_samples, stream_text
 from .errors import CheckpointError, HubError
 from .lens import (ablate, attribution_patching, chain, direct_logit_attribution, integrated_gradients,
                    logit_difference, logit_lens, patch, residual_logits, saliency, top_tokens)
 from .model import forward, transform, unembed
-from .sampling import Sampling
 from .scoring import Scores, score_tokens
 from .tap import STAGES, Recorder, no_tap
 from .tokenizer import Tokenizer
-from .weights import GPT2, build_model, named_parameters, parameter_shapes, random_model
+from .weights import GPT2, build_model, named_parameters, parameter_shapes, random_model, replace_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GPT2", "GPT2Config", "SIZES", "load", "load_model", "load_tokenizer", "random_model", "build_model", "save",
-    "named_parameters", "parameter_shapes", "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
+    "named_parameters", "parameter_shapes", "replace_weights",
+    "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
     "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "patch", "ablate", "chain", "logit_lens",
     "residual_logits", "top_tokens", "direct_logit_attribution", "saliency", "attribution_patching",
     "logit_difference", "integrated_gradients", "loss_and_gradients", "backpropagate", "generate_tokens",
-    "stream_text", "stream_samples", "Sampling", "score_tokens", "Scores",
+    "stream_text", "stream_samples", "GenerationConfig", "score_tokens", "Scores",
 ]

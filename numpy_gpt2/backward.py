@@ -23,8 +23,8 @@ import numpy as np
 from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
-from .ops import SQRT_2_OVER_PI, STRIP, in_strips, row_mean, softmax
-from .tap import ArrayTap, Recorder, Tap, checked, no_tap, scoped, stage_of
+from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
+from .tap import ArrayTap, Recorder, Tap, check_stages, checked, no_tap, scoped, stage_of
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
@@ -55,6 +55,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         activations[name] = value  # by reference: nobody changes an array once a tap has seen it
         return value
 
+    keep.globs = getattr(tap, "globs", ())  # type: ignore[attr-defined]
     if tap is gradient_tap is no_tap:  # then nobody sees the two arrays that grow with the square of n_tokens
         keep.skips = ("attn.scores", "attn.pattern")  # type: ignore[attr-defined]
     logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
@@ -62,6 +63,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
 
 
+@np.errstate(under="ignore")  # tiny numbers become 0, as in the forward pass
 def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.ndarray, *,
                   gradient_tap: Tap = no_tap) -> GPT2:
     """The gradient of any number computed from the logits, with respect to every weight: a GPT2 of gradients.
@@ -73,6 +75,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     """
     ids = check_ids(model, ids)
     check_activations(model, ids, activations, d_logits)
+    check_stages(gradient_tap, model.config)
     tap = checked(gradient_tap)
     config = model.config
     d_logits = tap("logits", d_logits)
@@ -119,7 +122,7 @@ def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Ac
                    tap: ArrayTap) -> tuple[np.ndarray, Block]:
     """x + mlp(ln_2(x)), before it x + attention(ln_1(x)): d_x passes each sum unchanged, and a second part joins it."""
     d_x = tap("resid_post", d_x)  # [n_tokens, n_embd]
-    d_normed, d_mlp = mlp_backward(d_x, weights.mlp, acts, tap)
+    d_normed, d_mlp = mlp_backward(d_x, weights.mlp, config.activation_function, acts, tap)
     d_normed = tap("ln_2", d_normed)
     d_read, d_ln_2 = layer_norm_backward(d_normed, acts["resid_mid"], weights.ln_2, config.layer_norm_epsilon)
     d_x = tap("resid_mid", d_x + d_read)
@@ -130,12 +133,13 @@ def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Ac
     return d_x, Block(d_ln_1, d_attn, d_ln_2, d_mlp)
 
 
-def mlp_backward(d_out: np.ndarray, weights: MLP, acts: Activations, tap: ArrayTap) -> tuple[np.ndarray, MLP]:
+def mlp_backward(d_out: np.ndarray, weights: MLP, activation: str, acts: Activations,
+                 tap: ArrayTap) -> tuple[np.ndarray, MLP]:
     """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
     d_out = tap("mlp.out", d_out)
     d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
-    d_pre = tap("mlp.pre", gelu_backward(d_post, acts["mlp.pre"]))
+    d_pre = tap("mlp.pre", activation_backward(activation, d_post, acts["mlp.pre"]))
     d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)  # [n_tokens, n_embd]
     return d_x, MLP(d_c_fc, d_c_proj)
 
@@ -196,6 +200,15 @@ def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
     return d_x
 
 
+def activation_backward(name: str, d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """d_y times the slope of the MLP's nonlinearity at x, by its name in the config. [..., n]."""
+    if name == "relu":
+        return d_y * (x > 0)
+    if name == "gelu":
+        return gelu_erf_backward(d_y, x)
+    return gelu_backward(d_y, x)
+
+
 def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """d_y times the slope of gelu: (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
 
@@ -207,6 +220,14 @@ def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
     t = np.tanh(SQRT_2_OVER_PI * x * (1 + 0.044715 * square))
     d_inner = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * square)
     return d_y * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * d_inner)
+
+
+def gelu_erf_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """d_y times the slope of gelu_erf: the normal probability below x, plus x times the density at x. [..., n]."""
+    if x[..., 0].size > STRIP:
+        return in_strips(gelu_erf_backward, d_y, x)
+    density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return d_y * (0.5 * (1.0 + erf(x / SQRT_2)) + x * density)
 
 
 def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np.ndarray, Conv1D]:

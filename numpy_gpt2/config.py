@@ -1,23 +1,38 @@
-"""The settings of a GPT-2, under the names that `config.json` on the hub gives them, and the four released sizes."""
+"""The settings of a GPT-2, under the names of the hub's `config.json`, the released sizes; those of a generation."""
 
+import difflib
 import json
-from dataclasses import dataclass
-from typing import Any, Mapping
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, Mapping, Sequence
 
-from .errors import shown
+import numpy as np
+
+from .errors import check_int, check_number, shown
 
 # The largest number that any setting may be. Far above every GPT-2, and low enough that a file with a nonsensical size
 # is refused with a sentence rather than with an attempt to allocate it.
 LARGEST_SETTING = 2**31 - 1
+LARGEST_FLOAT, SMALLEST_FLOAT = sys.float_info.max, 5e-324  # finite, above 0
 
-# Settings that change the arithmetic. The forward pass knows one value of each (a tuple: these names of one value).
-FIXED_SETTINGS: Mapping[str, tuple[Any, ...]] = {
+# Settings that change the arithmetic, and the values that this forward pass has. (How attention scales its scores is a
+# matter of the weights: checkpoint/loading.py puts it into them.)
+SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True, False),
+    "scale_attn_by_inverse_layer_idx": (False, True),
     "add_cross_attention": (False,),
+    "pruned_heads": ({}, [], None),
 }
+
+# transformers' other names of settings. Where a config.json has both, these count, as they do there.
+ALIASES = {"num_attention_heads": "n_head", "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+           "max_position_embeddings": "n_positions"}
+
+# Name in a config.json -> the one name for it in ops.py.
+ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new",
+               "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
+               "gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,7 @@ class GPT2Config:
     n_layer: int = 12
     n_head: int = 12
     n_inner: int = None  # type: ignore[assignment]  # width inside the MLP; None, or null, means 4 * n_embd
+    activation_function: str = "gelu_new"  # of the MLP: "gelu_new" (the tanh form), "gelu" (by erf) or "relu"
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # whether the unembedding is wte itself
     bos_token_id: int | None = 50256  # <|endoftext|>, which stands between texts: it begins a text
@@ -49,6 +65,10 @@ class GPT2Config:
                 raise ValueError(f"{name} must be a whole number from 1 to {LARGEST_SETTING}. Got {shown(value)}.")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head. Got n_embd {self.n_embd}, n_head {self.n_head}.")
+        activation = self.activation_function
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise ValueError(f"activation_function must be one of {', '.join(ACTIVATIONS)}. Got {shown(activation)}.")
+        object.__setattr__(self, "activation_function", ACTIVATIONS[activation])
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
             raise ValueError(f"layer_norm_epsilon must be a number between 0 and 1. Got {shown(epsilon)}.")
@@ -74,18 +94,18 @@ class GPT2Config:
 
         Raises ValueError, naming key and value, for a setting that this forward pass does not have.
         """
-        for name, supported in FIXED_SETTINGS.items():
+        for name, supported in SUPPORTED.items():
             value = settings.get(name, supported[0])
-            if not any(value is known or (isinstance(known, str) and value == known) for known in supported):
-                expected = " or ".join(map(json.dumps, supported))
-                raise ValueError(f"{name} must be {expected}. Got {json.dumps(value, default=repr)[:100]}.")
+            if not any(type(value) is type(known) and value == known for known in supported):
+                raise ValueError(f"{name} must be {' or '.join(map(json.dumps, supported))}. "
+                                 f"Got {json.dumps(value, default=repr)[:100]}.")
+        settings = {**settings, **{name: settings[alias] for alias, name in ALIASES.items() if alias in settings}}
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     def to_dict(self) -> dict[str, Any]:
         """The hub's `config.json` of this config, which transformers reads."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-                "n_ctx": self.n_positions, **own}
+        return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": self.n_positions, **own}
 
 
 SIZES: Mapping[str, GPT2Config] = {
@@ -94,3 +114,62 @@ SIZES: Mapping[str, GPT2Config] = {
     "large": GPT2Config(n_layer=36, n_head=20, n_embd=1280),
     "xl": GPT2Config(n_layer=48, n_head=25, n_embd=1600),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How to write on from a prompt. The defaults leave the model's own probabilities.
+
+    max_new_tokens: None goes on to the end of the context.
+    temperature: 0 takes the likeliest token, 1 leaves the probabilities, more flattens them.
+    top_k, top_p, min_p, repetition_penalty: see sampling.py; 0, 1, 0 and 1 are off, the defaults.
+    num_return_sequences: n samples of each prompt, which share the reading of it.
+    seed: the same seed draws the same tokens, and sample 0 the same ones however many samples there are.
+    eos_token_id: one id, or several, that end a row; None is the checkpoint's; -1 is none.
+    stop_strings: texts, the first of which to appear ends the run; for `stream_text`, which leaves it out.
+    prompt_lookup_num_tokens: for greedy generation of one row, draft at most so many tokens from the text itself
+        (prompt_lookup.py): the same ids, sooner where the text repeats itself. 0 is off.
+    Raises ValueError for a value that makes no sense. Source: transformers' `GenerationConfig`, whose names these are.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int | None = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    num_return_sequences: int | None = None
+    seed: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+    stop_strings: str | Sequence[str] = ()
+    prompt_lookup_num_tokens: int | None = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("max_new_tokens", 0), ("top_k", 0), ("num_return_sequences", 1), ("seed", 0),
+                          ("prompt_lookup_num_tokens", 0)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_int(name, getattr(self, name), low))
+        for name, least, most, meaning in (
+                ("temperature", 0, LARGEST_FLOAT, "0 (greedy) or a larger finite number"),
+                ("top_p", SMALLEST_FLOAT, 1, "above 0 and at most 1 (off)"),
+                ("min_p", 0, 1, "from 0 (off) to 1"),
+                ("repetition_penalty", SMALLEST_FLOAT, LARGEST_FLOAT, "above 0 and finite; 1 is off")):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), least, most, meaning))
+        if self.eos_token_id is not None:
+            ids = np.ravel(np.asarray(self.eos_token_id, dtype=object))
+            object.__setattr__(self, "eos_token_id", tuple(check_int("eos_token_id", token_id, -1) for token_id in ids))
+        texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"stop_strings must be texts, none empty. Got {shown(self.stop_strings)}.")
+        object.__setattr__(self, "stop_strings", texts)
+        if self.prompt_lookup_num_tokens and (self.temperature != 0 or self.num_return_sequences is not None):
+            raise ValueError("prompt_lookup_num_tokens drafts the likeliest tokens of one text: temperature must be 0 "
+                             f"with it. Got {self.temperature}, num_return_sequences={self.num_return_sequences}.")
+
+    def updated(self, **settings: Any) -> "GenerationConfig":
+        """The same settings but for these. Raises TypeError, with the nearest name, for one that there is not."""
+        for name in settings:
+            if name not in self.__dataclass_fields__:
+                nearest = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0)[0]
+                raise TypeError(f"unknown generation setting {name!r}; the nearest is {nearest!r}")
+        return replace(self, **settings)

@@ -4,6 +4,8 @@ import operator
 import reprlib
 from typing import Any
 
+import numpy as np
+
 
 class CheckpointError(Exception):
     """A checkpoint's file is not what it should be. One line: the file, the tensor or key, what was seen, expected."""
@@ -11,6 +13,10 @@ class CheckpointError(Exception):
 
 class HubError(Exception):
     """The hub could not be reached, or refused. One line: what happened, and the ways out."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint loads, but not all in it means what its writer may think. One line, as for CheckpointError."""
 
 
 SHORTENED = reprlib.Repr()
@@ -31,7 +37,17 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
         number = operator.index(value)
     except TypeError:  # a float, a text, None
         number = low - 1
-    if number < low or (high is not None and number > high):
+    if isinstance(value, bool) or number < low or (high is not None and number > high):
         limits = f", {low:,} or more" if high is None else f" from {low:,} to {high:,}"
         raise ValueError(f"{name} must be a whole number{limits}. Got {shown(value)}.")
     return number
+
+
+def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> float:
+    """The argument as a Python float (a NumPy scalar would turn logits into float64), from low to high. ValueError.
+
+    meaning: what it must be, in the words of the error.
+    """
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be {meaning}. Got {shown(value)}.")
+    return float(value)

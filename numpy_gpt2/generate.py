@@ -5,14 +5,13 @@ import os
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Iterator
 
 from .checkpoint.loading import load
 from .cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt, utf8_text, whole_number
 from .cli.exits import BadInput, bad_input, run, say
+from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
-from .sampling import Sampling
 from .tokenizer import Tokenizer
 from .weights import GPT2
 
@@ -60,8 +59,10 @@ def main() -> None:
         raise BadInput("--prompt-lookup guesses the likeliest tokens of one text: give it with --greedy, "
                        "without --num-samples")
     with bad_input():
-        sampling = Sampling(0.0 if args.greedy else args.temperature, args.top_k, args.top_p, args.min_p,
-                            args.repetition_penalty)
+        config = GenerationConfig(
+            max_new_tokens=args.max_new_tokens, temperature=0 if args.greedy else args.temperature, top_k=args.top_k,
+            top_p=args.top_p, min_p=args.min_p, repetition_penalty=args.repetition_penalty, seed=args.seed,
+            stop_strings=args.stop, prompt_lookup_num_tokens=args.prompt_lookup)
     if args.interactive:
         prompts = ask_for_prompts()
     else:
@@ -71,20 +72,18 @@ def main() -> None:
     announce_model(args.model, model)
     for prompt in prompts:
         try:
-            write_samples(model, tokenizer, read_prompt(prompt) if args.interactive else prompt, sampling, args)
+            write_samples(model, tokenizer, read_prompt(prompt) if args.interactive else prompt, config, args)
         except BadInput as error:
             if not args.interactive:
                 raise
             say(f"error: {error}")  # one prompt was wrong; the next may be right
 
 
-def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, sampling: Sampling, args: Any) -> None:
+def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: GenerationConfig, args: Any) -> None:
     """Every continuation of one prompt, in full and one after another, each as it is made."""
     started = time.perf_counter()
     with bad_input():
-        streams = stream_samples(model, tokenizer, prompt, args.num_samples, args.max_new_tokens,
-                                 stop_strings=args.stop, seed=args.seed,
-                                 prompt_lookup_num_tokens=args.prompt_lookup, **asdict(sampling))
+        streams = stream_samples(model, tokenizer, prompt, args.num_samples, generation_config=config)
     first_piece = None
     for number, stream in enumerate(streams, start=1):
         if args.num_samples > 1:
@@ -99,7 +98,7 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, sampling: Samp
 
 
 def stop_string(text: str) -> str:
-    """An argparse type: a text that is not empty, for it would stand everywhere."""
+    """An argparse type: a text that is not empty, for it would be found everywhere."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return utf8_text(os.fsencode(text), "--stop")

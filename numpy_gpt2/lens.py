@@ -10,7 +10,7 @@
     saliency(model, ids, -1, token_id)                                    # what each token of the text does for a logit
     attribution_patching(model, clean, corrupted, logit_difference(a, b)) # all patches at once, to first order
 
-A tap knows no model: a name that fits no stage is refused at once; one of a block that is not there changes nothing.
+A name that fits no stage of any GPT-2 is refused at once, one of a block that the model does not have before the pass.
 """
 
 import operator
@@ -19,10 +19,11 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from .backward import Activations, backpropagate
+from .errors import check_int
 from .model import check_ids, forward, unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
-from .scoring import likeliest
+from .scoring import top_ids_of
 from .tap import Recorder, Tap, checked, fits, stages_of
 from .tokenizer import Tokenizer
 
@@ -40,8 +41,8 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
         both). heads: only these, counted on axis -3. Negative ones count from the end; None is all.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
-    Raises ValueError for a name that fits no stage, for heads where a stage has none; in the pass, with the stage's
-    name, for a value that does not broadcast and for an index that is out of range.
+    Raises ValueError for a name that fits no stage, for heads where a stage has none; before the pass, for a block that
+    the model does not have; in the pass, for a value that does not broadcast and for an index that is out of range.
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
@@ -61,6 +62,7 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
             chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
         return np.where(chosen, new, array)
 
+    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # for check_stages
     return patch_tap
 
 
@@ -81,6 +83,7 @@ def chain(*taps: Tap) -> Tap:
             value = link(name, value)
         return value
 
+    chain_tap.globs = [glob for tap in taps for glob in getattr(tap, "globs", ())]  # type: ignore[attr-defined]
     return chain_tap
 
 
@@ -98,10 +101,8 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
 def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.ndarray:
     """Which of n places the indices name: bool [n]. Raises ValueError for one that is out of range."""
     chosen = np.zeros(n, dtype=bool)
-    for i in np.ravel(indices):
-        if not -n <= operator.index(i) < n:
-            raise ValueError(f"{axis} must be from {-n} to {n - 1} at {name!r}. Got {i}.")
-        chosen[i] = True
+    for i in np.ravel(indices).tolist():
+        chosen[check_int(f"{axis} at {name!r}", i, -n, n - 1)] = True
     return chosen
 
 
@@ -148,7 +149,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
-    best = likeliest(logits[np.newaxis, :n_known], k)[0]  # [k]
+    best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
     return [TopToken(int(i), tokenizer.decode([i]), float(probabilities[i])) for i in best]
 
 
@@ -216,10 +217,8 @@ def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
 def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) -> None:
     """Raise ValueError for a position or a token that is not there."""
     for token_id in token_ids:
-        if not 0 <= operator.index(token_id) < vocab_size:
-            raise ValueError(f"token_id must be from 0 to {vocab_size - 1}. Got {token_id}.")
-    if not -n_tokens <= operator.index(position) < n_tokens:
-        raise ValueError(f"position must be from {-n_tokens} to {n_tokens - 1}. Got {position}.")
+        check_int("token_id", token_id, 0, vocab_size - 1)
+    check_int("position", position, -n_tokens, n_tokens - 1)
 
 
 # Attribution by gradients ---------------------------------------------------------------------------------------------
@@ -303,8 +302,7 @@ def integrated_gradients(model: GPT2, ids: Any, metric: Metric, baseline: Any = 
     Raises ValueError for n_steps below 1.
     Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", section 3, 2017.
     """
-    if operator.index(n_steps) < 1:
-        raise ValueError(f"n_steps must be 1 or more. Got {n_steps}.")
+    check_int("n_steps", n_steps, 1)
     ids = check_ids(model, ids)
     way = model.wte[ids] - np.asarray(baseline, model.wte.dtype)  # [n_tokens, n_embd]
     places, weights = np.polynomial.legendre.leggauss(n_steps)  # from -1 to 1, and weights that sum to 2

@@ -10,6 +10,7 @@ LEFT_OUT = -100  # the target of a position that does not count, as in transform
 STRIP = 16  # positions at a time: the probabilities of a whole vocabulary for each stay in the processor's cache
 
 
+@np.errstate(under="ignore")  # tiny probabilities become 0
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
     """-log(softmax(logits)[target]), the mean over the targets that count; and its gradient d_logits.
 

@@ -17,8 +17,8 @@ import numpy as np
 from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
-from .ops import gelu, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, checked, no_tap, scoped, watching
+from .ops import activation, layer_norm, linear, softmax
+from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watching
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
@@ -43,12 +43,14 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
     cache.check_room(model, tuple(batch), n_new)
+    check_stages(tap, model.config)
     array_tap = checked(tap)
 
-    x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
-    for layer, weights in enumerate(model.h):
-        x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
-    hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
+    with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
+        x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
+        for layer, weights in enumerate(model.h):
+            x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
+        hidden = array_tap("ln_f", layer_norm(x, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon))
     cache.length += n_new
     return hidden
 
@@ -67,7 +69,7 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     normed = tap("ln_1", layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon))
     x = tap("resid_mid", x + attention(normed, weights.attn, config.n_head, cache, layer, tap))
     normed = tap("ln_2", layer_norm(x, weights.ln_2.weight, weights.ln_2.bias, config.layer_norm_epsilon))
-    return tap("resid_post", x + mlp(normed, weights.mlp, tap))
+    return tap("resid_post", x + mlp(normed, weights.mlp, config.activation_function, tap))
 
 
 def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
@@ -127,16 +129,18 @@ def merge_heads(z: np.ndarray) -> np.ndarray:
     return z.reshape(*leading, n_head * d_head)
 
 
-def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
+def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) -> np.ndarray:
     """Each token by itself: [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]."""
     pre = tap("mlp.pre", linear(x, weights.c_fc.weight, weights.c_fc.bias))  # [n_new, n_inner]
-    post = tap("mlp.post", gelu(pre))
+    post = tap("mlp.post", activation(activation_function, pre))
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
-    return checked(tap)("logits", matrix_product(hidden, model.lm_head.T))  # [n, vocab_size]
+    with np.errstate(under="ignore"):
+        logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
+    return checked(tap)("logits", logits)
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:

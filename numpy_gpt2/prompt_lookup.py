@@ -11,20 +11,22 @@ as in transformers' `prompt_lookup_num_tokens`.
 """
 
 from dataclasses import dataclass
-from typing import Generator, Sequence
+from typing import Generator
 
 import numpy as np
 
 from .cache import KVCache
+from .config import GenerationConfig
 from .model import transform, unembed
+from .sampling import process_logits
+from .tap import Tap
 from .weights import GPT2
-from .sampling import Sampling, choose_greedily, process_logits
 
 MATCHED = (3, 2)  # how many last tokens must have stood before: better three, or else two
 
-# A pass with n drafted tokens takes about as long as 2 + n / 8 passes for one token (scripts/bench.py, two cores), so a
-# wrong draft is dear. But a guess that nobody reads costs nothing, and the next token tells whether it was right: so
-# guess at every step, and draft when that many guesses in a row have been right, then up to twice as many as were.
+# A pass with n drafted tokens takes about as long as 2 + n / 8 passes for one token (scripts/bench, two cores), so a
+# wrong draft is expensive. But a guess that nobody reads costs nothing, and the next token tells whether it was right:
+# so guess at every step, and draft when that many guesses in a row have been right, then up to twice as many as were.
 TRUSTED = 4
 
 
@@ -60,25 +62,27 @@ def draft(ids: np.ndarray, length: int) -> np.ndarray:
     return ids[:0]
 
 
-def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: Sequence[int], vocab_size: int,
-                 sampling: Sampling, longest: int, statistics: LookupStatistics) -> Generator[int, None, str]:
+def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
+                 config: GenerationConfig, tap: Tap, statistics: LookupStatistics) -> Generator[int, None, str]:
     """The greedy loop with drafts: prompt [n_prompt] -> n_steps ids at most, one by one. Returns the finish reason.
 
     After each pass the cache forgets the drafted tokens that the model did not agree with.
     """
     end = len(prompt) + n_steps
     cache = KVCache(model, n_positions=end - 1)  # the last token is not read
+    longest = config.prompt_lookup_num_tokens or 0
     history = prompt
     unread = prompt  # what the cache has not seen: the prompt, later the last token
     guessed = drafted = prompt[:0]  # of what is guessed, what is read too
     n_right = 0  # guesses in a row
     while True:
-        hidden = transform(model, np.concatenate([unread, drafted]), cache=cache)  # [n_unread + n_drafted, n_embd]
-        logits = unembed(model, hidden[len(unread) - 1:])  # [1 + n_drafted, vocab_size]
+        new_ids = np.concatenate([unread, drafted])  # [n_unread + n_drafted]
+        hidden = transform(model, new_ids, cache=cache, tap=tap)  # [n_unread + n_drafted, n_embd]
+        logits = unembed(model, hidden[len(unread) - 1:], tap)  # [1 + n_drafted, vocab_size]
         statistics.n_passes += 1
         statistics.n_drafted += len(drafted)
         for i, row in enumerate(logits):
-            token = int(choose_greedily(process_logits(row[:vocab_size], history, sampling)))
+            token = int(np.argmax(process_logits(row[:vocab_size], history, config)))
             right = i < len(guessed) and token == int(guessed[i])
             n_right = n_right + 1 if right else 0
             history = np.append(history, token)

@@ -1,67 +1,35 @@
-"""From logits to a token: the settings that shape what a model writes.
+"""From logits to a token: what the settings of a generation do to the model's probabilities.
 
-Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf for the tokens it rules out. The
-order is transformers': repetition penalty, temperature, top-k, top-p, min-p; then softmax, and one draw.
+Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf for the tokens that it excludes.
+The order is transformers': repetition penalty, temperature, top-k, top-p, min-p; then softmax, and one draw.
 """
-
-import math
-import operator
-from dataclasses import dataclass
 
 import numpy as np
 
+from .config import GenerationConfig
 from .ops import softmax
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose the next token, under transformers' names. The defaults leave the model's own probabilities.
-
-    temperature: 0 takes the likeliest token, 1 leaves the probabilities, more flattens them. top_k: 0 is off.
-    top_p, min_p, repetition_penalty: see the functions below. Raises ValueError for a value that makes no sense.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be 0 (greedy) or a larger finite number. Got {self.temperature}.")
-        if operator.index(self.top_k) < 0:
-            raise ValueError(f"top_k must be 0 (off) or a number of tokens. Got {self.top_k}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1 (off). Got {self.top_p}.")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be from 0 (off) to 1. Got {self.min_p}.")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(f"repetition_penalty must be above 0 and finite; 1 is off. Got {self.repetition_penalty}.")
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
-            object.__setattr__(self, name, float(getattr(self, name)))  # a NumPy scalar would make the logits float64
-
-
-def process_logits(logits: np.ndarray, previous_ids: np.ndarray, sampling: Sampling) -> np.ndarray:
+def process_logits(logits: np.ndarray, previous_ids: np.ndarray, config: GenerationConfig) -> np.ndarray:
     """All settings applied: logits [..., vocab_size], previous_ids [..., n_previous] -> logits [..., vocab_size].
 
     With temperature 0 only the repetition penalty is applied: nothing else changes which token is the likeliest.
     Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow).
     """
     check_finite(logits)
-    if sampling.repetition_penalty != 1:
-        logits = penalise_repetition(logits, previous_ids, sampling.repetition_penalty)
+    if config.repetition_penalty != 1:
+        logits = apply_repetition_penalty(logits, previous_ids, config.repetition_penalty)
         check_finite(logits, "the repetition penalty makes them overflow")
-    if sampling.temperature == 0:
+    if config.temperature == 0:
         return logits
-    if sampling.temperature != 1:
-        logits = apply_temperature(logits, sampling.temperature)
-    if sampling.top_k > 0:
-        logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
-    if sampling.min_p > 0:
-        logits = keep_min_p(logits, sampling.min_p)
+    if config.temperature != 1:
+        logits = apply_temperature(logits, config.temperature)
+    if config.top_k:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = keep_top_p(logits, config.top_p)
+    if config.min_p > 0:
+        logits = keep_min_p(logits, config.min_p)
     return logits
 
 
@@ -71,7 +39,7 @@ def check_finite(logits: np.ndarray, reason: str = "the checkpoint's weights are
         raise FloatingPointError(f"the logits are not finite: {reason}")
 
 
-def penalise_repetition(logits: np.ndarray, previous_ids: np.ndarray, penalty: float) -> np.ndarray:
+def apply_repetition_penalty(logits: np.ndarray, previous_ids: np.ndarray, penalty: float) -> np.ndarray:
     """Make every token that was there before less likely: a positive logit is divided, a negative one multiplied.
 
     Source: Keskar et al., "CTRL: A Conditional Transformer Language Model", section 4.1.
@@ -105,7 +73,7 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
     """
     k = min(k, logits.shape[-1])
     kth_largest = np.partition(logits, -k, axis=-1)[..., -k, np.newaxis]  # [..., 1]
-    return rule_out(logits, logits < kth_largest)
+    return mask_logits(logits, logits < kth_largest)
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
@@ -117,9 +85,9 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     cumulative = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1, dtype=np.float64)
     unlikely = cumulative <= 1 - p  # all that the rest reaches p without
     unlikely[..., -1] = False  # the likeliest token stays, however small p is
-    ruled_out = np.empty_like(unlikely)
-    np.put_along_axis(ruled_out, order, unlikely, axis=-1)
-    return rule_out(logits, ruled_out)
+    excluded = np.empty_like(unlikely)
+    np.put_along_axis(excluded, order, unlikely, axis=-1)
+    return mask_logits(logits, excluded)
 
 
 def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
@@ -129,15 +97,15 @@ def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
     """
     probabilities = softmax(logits)
     likeliest = np.max(probabilities, axis=-1, keepdims=True)  # [..., 1]
-    return rule_out(logits, probabilities < min_p * likeliest)
+    return mask_logits(logits, probabilities < min_p * likeliest)
 
 
-def rule_out(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """-inf where `tokens` is true: a probability of exactly 0."""
-    return np.where(tokens, logits.dtype.type(-np.inf), logits)
+def mask_logits(logits: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """-inf, a probability of exactly 0, where `excluded` is true: two of [..., vocab_size] -> [..., vocab_size]."""
+    return np.where(excluded, -np.inf, logits)
 
 
-def choose(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def sample(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """One token for each row, by the inverse of the cumulative distribution: the first that passes the draw.
 
     logits [..., vocab_size], draws [...] from 0 up to but not including 1 -> ids [...].
@@ -145,8 +113,3 @@ def choose(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
     cumulative = cumulative / cumulative[..., -1:]  # ends at exactly 1, above every draw
     return np.argmax(cumulative > draws[..., np.newaxis], axis=-1)
-
-
-def choose_greedily(logits: np.ndarray) -> np.ndarray:
-    """The likeliest token of each row, the lowest id among equals: [..., vocab_size] -> [...]."""
-    return np.argmax(logits, axis=-1)

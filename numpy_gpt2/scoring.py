@@ -197,7 +197,7 @@ def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int)
     check_finite(logits)
     chosen = np.take_along_axis(logits, targets[:, np.newaxis], axis=-1)  # [n, 1]
     ranks = 1 + np.sum(logits > chosen, axis=-1)  # [n]
-    top_ids = likeliest(logits, n_top)  # [n, n_top]
+    top_ids = top_ids_of(logits, n_top)  # [n, n_top]
     top = np.take_along_axis(logits, top_ids, axis=-1)  # [n, n_top]
     total = log_sum_exp(logits)  # [n, 1]
     return Scores((chosen - total)[:, 0], ranks, top_ids, top - total)
@@ -214,7 +214,7 @@ def log_sum_exp(logits: np.ndarray) -> np.ndarray:
     return largest + np.log(total)
 
 
-def likeliest(logits: np.ndarray, n_top: int) -> np.ndarray:
+def top_ids_of(logits: np.ndarray, n_top: int) -> np.ndarray:
     """The ids of the n_top largest logits, the largest first; equals in the order of their ids.
 
     [n, vocab_size] -> [n, n_top]. Only what is kept is sorted: of a whole vocabulary that would take long.

@@ -15,6 +15,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
@@ -86,6 +87,24 @@ def checked(tap: Tap) -> ArrayTap:
         return returned
 
     return skipping(checked_tap, tap)
+
+
+def check_stages(tap: Tap, config: GPT2Config) -> None:
+    """Raise ValueError for a tap of `Recorder`, `patch`, `ablate` or `chain` that names what this model does not have.
+
+    Of any other callable nobody can tell which names it waits for.
+    """
+    for glob in getattr(tap, "globs", ()):
+        if not any_fits(glob, config):
+            names = stage_names(config)
+            nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
+            raise ValueError(f"the tap names {glob!r}, which fits no stage of this model of {config.n_layer} blocks; "
+                             f"the nearest are {', '.join(nearest)}.")
+
+
+@cache
+def any_fits(glob: str, config: GPT2Config) -> bool:
+    return any(fits(name, glob) for name in stage_names(config))
 
 
 def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:

@@ -5,8 +5,8 @@
                     ->  b"Hello", b" world", b"!"        merge: again and again the pair that comes first in the list
                     ->  15496, 995, 0                    look up
 
-tiktoken does all four steps, fast. checkpoint/vocabulary.py reads the files, and makes sure that tiktoken will merge as
-they say.
+bpe.py has the algorithm to read. tiktoken does all four steps, fast, but takes ids for ranks: checkpoint/vocabulary.py,
+which reads the files, finds out whether that merges as they say. Where it does not, bpe.py encodes.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and `src/encoder.py` in
 OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2.
@@ -15,21 +15,14 @@ OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2
 import codecs
 import re
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import tiktoken
 
-END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
+from .bpe import SPLIT_PATTERN, Ranks, merge, split
 
-# At each place the first alternative that fits is taken.
-SPLIT_PATTERN = "|".join([
-    r"'(?:s|t|re|ve|m|ll|d)",  # English contractions: it's, don't, we're, I've, I'm, she'll, he'd
-    r" ?\p{L}+",  # letters, with the space before them if there is one
-    r" ?\p{N}+",  # digits, likewise
-    r" ?[^\s\p{L}\p{N}]+",  # punctuation and all other signs, likewise
-    r"\s++$",  # white space at the end. OpenAI's pattern leaves it to the next line, which matches the same
-    r"\s+(?!\S)",  # white space without its last character, which goes with the word that follows
-    r"\s+",  # that last character, where it is no space
-])
+END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
 
 # To try `(?!\S)` ever further back, tiktoken remembers every character of the white space, and panics at about a
 # million. Hence the line above for the end of a text, and a cut before the last character of a long run inside it,
@@ -42,16 +35,19 @@ class Tokenizer:
 
     `vocab_size`: the number of tokens; ids run from 0 to vocab_size - 1.
     `eot_id`: the id of `<|endoftext|>`.
+    `merge_ranks`: a pair of tokens -> its place in the list of merges, from 0.
     """
 
-    def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int]) -> None:
-        """`ranks` holds the ids of the ordinary tokens; of two possible merges, tiktoken prefers the lower id."""
+    def __init__(self, ids: dict[bytes, int], merge_ranks: Ranks, special_tokens: dict[str, int],
+                 ids_are_ranks: bool) -> None:
+        """`ids` are those of the ordinary tokens. `ids_are_ranks`: whether tiktoken merges as `merge_ranks` say."""
         # tiktoken would make one regular expression of all special tokens, which costs gigabytes where they are long.
-        self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks,
-                                           special_tokens={})
+        self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=SPLIT_PATTERN, mergeable_ranks=ids, special_tokens={})
+        self._ids_are_ranks = ids_are_ranks
+        self.merge_ranks = merge_ranks
         self._special_tokens = special_tokens
         self._special_bytes = {token_id: name.encode() for name, token_id in special_tokens.items()}
-        self.vocab_size = len(ranks) + len(special_tokens)
+        self.vocab_size = len(ids) + len(special_tokens)
         self.eot_id = special_tokens[END_OF_TEXT]
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
@@ -77,7 +73,19 @@ class Tokenizer:
         return ids
 
     def _encode_ordinary(self, text: str) -> list[int]:
+        if not self._ids_are_ranks:
+            return self._encode_by_merges(text)
         return [token_id for part in LONG_RUN_CUT.split(text) for token_id in self._encoding.encode_ordinary(part)]
+
+    def _encode_by_merges(self, text: str) -> list[int]:
+        """What bpe.py makes of a text: slower than tiktoken, but right for every list of merges."""
+        pieces = self.pieces(text)
+        tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # most occur again and again
+        return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
+
+    def pieces(self, text: str) -> list[str]:
+        """The pieces that are encoded one by one: no token spans two of them. They join to the text."""
+        return split_as_tiktoken(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id without a token."""
@@ -117,6 +125,34 @@ def refuse_lone_surrogates(text: str) -> None:
                          "UTF-8 has no bytes for it.") from error
 
 
+def split_as_tiktoken(text: str) -> list[str]:
+    """The pieces of a text, cut where tiktoken cuts it.
+
+    So does `bpe.split`, but for characters so new that only one of the two libraries' Unicode tables has them, and they
+    are a letter to one and a sign to the other. Here each is replaced for a moment by one of the kind that tiktoken
+    takes it for.
+    """
+    stand_ins = {ord(character): stand_in(character) for character in set(text) if not character.isascii()}
+    cuts = accumulate(map(len, split(text.translate(stand_ins))), initial=0)
+    return [text[start:end] for start, end in pairwise(cuts)]
+
+
+@lru_cache(maxsize=10_000)
+def stand_in(character: str) -> str:
+    """An ASCII character of the kind that tiktoken takes this one for: a letter, a number, white space or a sign."""
+    for pattern, ascii_character in ((r"\p{L}", "a"), (r"\p{N}", "1"), (r"\s", "\n")):
+        if matcher(pattern).encode_ordinary(character):  # what the pattern does not match has no tokens
+            return ascii_character
+    return "!"
+
+
+@lru_cache
+def matcher(pattern: str) -> tiktoken.Encoding:
+    """An encoding that encodes nothing but what matches the pattern."""
+    return tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks={bytes([byte]): byte for byte in range(256)},
+                             special_tokens={})
+
+
 def split_at(text: str, names: Collection[str]) -> list[str]:
     """`text` cut before and after each of `names` in it. Where two of them begin, the longer one counts."""
     if not names:
@@ -126,10 +162,15 @@ def split_at(text: str, names: Collection[str]) -> list[str]:
 
 
 def quoted(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""A token on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    """A token on one line."""
     if token_id >= tokenizer.vocab_size:
         return "(none)"  # a model may have more ids than its tokenizer has tokens
-    text = tokenizer.token_bytes(token_id).decode("utf-8", errors="surrogateescape")
+    return quoted_bytes(tokenizer.token_bytes(token_id))
+
+
+def quoted_bytes(token: bytes) -> str:
+    r"""A token's bytes on one line: " the", "\n", and "\xe2\x80" for bytes that are not whole characters."""
+    text = token.decode("utf-8", errors="surrogateescape")
     return '"' + "".join(map(escaped, text)) + '"'
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .checkpoint.hub import TOKENIZER, checkpoint_files
 from .checkpoint.loading import load, load_tokenizer
 from .checkpoint.saving import save
-from .cli.arguments import ArgumentParser, announce_model, read_text, whole_number
+from .cli.arguments import ArgumentParser, announce_model, check_plot, read_text, whole_number
 from .cli.exits import bad_input, say
 from .cli.exits import run as run_command
 from .cli.tables import table
@@ -22,7 +22,7 @@ from .scoring import score_tokens
 from .tokenizer import Tokenizer
 from .training.loop import Run, diverged, frozen_names, initial_model, start, training_step
 from .training.memory import check_training_memory
-from .training.plot import check_plot, draw
+from .training.plot import draw
 from .training.saved_run import check_folder, description, remove_run, resume, save_run
 from .training.settings import TrainingConfig
 from .training.windows import split_tail

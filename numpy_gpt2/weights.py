@@ -1,5 +1,6 @@
 """The weights of a GPT-2 as plain data, under the checkpoint's names: `model.h[3].attn.c_attn.weight`."""
 
+import difflib
 import re
 from dataclasses import dataclass
 from operator import attrgetter
@@ -139,6 +140,23 @@ def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
     lm_head = wte if config.tie_word_embeddings else arrays["lm_head.weight"]
     blocks = tuple(block(f"h.{i}") for i in range(config.n_layer))
     return GPT2(config, wte, arrays["wpe.weight"], blocks, norm("ln_f"), lm_head)
+
+
+def replace_weights(model: GPT2, replacements: Mapping[str, np.ndarray]) -> GPT2:
+    """A new model with other arrays under some names of `named_parameters`; it shares all the rest with this one.
+
+    Where the checkpoint ties them, "wte.weight" is the unembedding too. Raises ValueError for a name that the model
+    does not have, and for an array of another shape or type.
+    """
+    arrays = dict(named_parameters(model))
+    for name, array in replacements.items():
+        if name not in arrays:
+            nearest = difflib.get_close_matches(name, arrays, n=1, cutoff=0)[0]
+            raise ValueError(f"the model has no parameter {name!r}; the nearest is {nearest!r}.")
+        if (array.shape, array.dtype) != (arrays[name].shape, arrays[name].dtype):
+            raise ValueError(f"{name} must have shape {arrays[name].shape}, {arrays[name].dtype}. "
+                             f"Got {array.shape}, {array.dtype}.")
+    return build_model(model.config, {**arrays, **replacements})
 
 
 def random_model(config: GPT2Config, seed: int = 0) -> GPT2:

@@ -86,7 +86,7 @@ z = pattern @ v  # [n_tokens, d_head]
 cache = numpy_gpt2.KVCache(model, n_positions=len(ids))
 resid_mid = resid_pre + attention(ln_1, block.attn, config.n_head, cache, layer=0)  # [n_tokens, n_embd]
 ln_2 = layer_norm(resid_mid, block.ln_2.weight, block.ln_2.bias, config.layer_norm_epsilon)
-resid_post = resid_mid + mlp(ln_2, block.mlp)  # [n_tokens, n_embd]
+resid_post = resid_mid + mlp(ln_2, block.mlp, config.activation_function)  # [n_tokens, n_embd]
 
 # %% [markdown]
 # ## 5. The hook: every array of the pass, by name

@@ -4,10 +4,11 @@
 
 As the real hub does, it answers for a small file with a redirect to itself, and for a large one (here: every
 .safetensors) with a redirect to another host, the "CDN", which is this server on a second port. The headers tell the
-commit, the etag and the size; `X-Error-Code` tells what is not there. Both serve ranges. Every request is logged, every
-byte of a file is counted, and any file can be given a fault.
+commit, the etag and the size; `X-Error-Code` tells what is not there. Both serve ranges, with If-Range, and compress
+for whoever accepts that. Every request is logged, every byte of a file is counted, and any file can be given a fault.
 """
 
+import gzip
 import hashlib
 import os
 import socket
@@ -31,10 +32,19 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)  # ... and these headers
     stall: bool = False  # never answer
     break_after: int | None = None  # after so many bytes of the body the transfer breaks ...
+    later: int = 0  # ... and each time so many bytes later ...
     by: str = "close"  # ... because the connection is closed ("close"), reset ("reset"), or falls silent ("stall")
     spoil: bool = False  # the right number of wrong bytes
     ignore_range: bool = False  # answer with the whole file whatever part was asked for
     slow: float = 0.0  # wait so many seconds in the middle of the body
+    drip: float = 0.0  # so many seconds from one byte of the body to the next
+    drip_head: float = 0.0  # so many seconds from one header to the next, without end
+    endless: bool = False  # a body without end
+    unsized: bool = False  # no Content-Length: the body ends where the connection does
+    content_range: str = ""  # in place of the true one
+    body: bytes = b""  # another body ...
+    kind: str = ""  # ... of this type
+    then: bytes = b""  # what the file is from this request on
     times: int = 1_000_000
 
     def strikes(self, method: str) -> bool:
@@ -42,6 +52,8 @@ class Fault:
         if method != self.method or self.times == 0:
             return False
         self.times -= 1
+        if self.break_after is not None:
+            self.break_after += self.later
         return True
 
 
@@ -93,7 +105,7 @@ class HubServer:
             server.server_close()
 
     def _serve(self, answer: Callable[["Handler"], None]) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"answer": answer}))
+        server = QuietServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"answer": answer}))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server
@@ -144,7 +156,8 @@ class HubServer:
             return
         found = repo.at(commit)
         assert found is not None
-        self._send_file(handler, f"{owner}/{name}", file_name, found[1][file_name], {"ETag": '"of the CDN"'})
+        content = found[1][file_name]
+        self._send_file(handler, f"{owner}/{name}", file_name, content, {"ETag": f'"cdn {sha256(content)[:8]}"'})
 
     def _went_wrong(self, handler: "Handler", repo: Repo, file_name: str) -> bool:
         """Act out a fault that comes instead of an answer."""
@@ -162,10 +175,21 @@ class HubServer:
         """The file from the byte that was asked for, as far as its fault lets it come."""
         fault = self.repos[repo_name].faults.get(file_name, Fault())
         fault = fault if fault.strikes(handler.command) else Fault()
-        first = 0 if fault.ignore_range else handler.first_byte_wanted()
-        headers = {**headers, "Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else headers
-        body = content[first:]
-        handler.send_head(206 if first else 200, headers, len(body))
+        if fault.then:
+            self.repos[repo_name].files[file_name] = fault.then
+        is_same = handler.headers.get("If-Range", headers.get("ETag", "")) == headers.get("ETag", "")
+        first = 0 if fault.ignore_range or not is_same else handler.first_byte_wanted()
+        body = fault.body or content[first:]
+        if first:
+            parts = fault.content_range or f"bytes {first}-{len(content) - 1}/{len(content)}"
+            headers = {**headers, "Content-Range": parts}
+        if "gzip" in handler.headers.get("Accept-Encoding", ""):
+            body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
+        if fault.drip_head:
+            return self._drip_head(handler, fault.drip_head)
+        is_part = first and not fault.body
+        headers = {**headers, "Content-Type": fault.kind}
+        handler.send_head(206 if is_part else 200, headers, None if fault.unsized or fault.endless else len(body))
         if handler.command == "HEAD":
             return
         if fault.spoil:
@@ -174,13 +198,29 @@ class HubServer:
             body = body[:fault.break_after]
         key, half = f"{repo_name} {file_name}", len(body) // 2
         self.ranges.setdefault(key, []).append(first)
-        self.bytes_sent[key] += half  # before it is sent: whoever has got all may ask at once
-        handler.wfile.write(body[:half])
-        self.closing.wait(fault.slow)
-        self.bytes_sent[key] += len(body) - half
-        handler.wfile.write(body[half:])
+        while fault.endless and not self.closing.is_set():
+            self._write(handler, key, b"[" * 2**16)
+        if fault.drip:
+            for i in range(len(body)):
+                self._write(handler, key, body[i:i + 1])
+                self.closing.wait(fault.drip)
+        else:
+            self._write(handler, key, body[:half])
+            self.closing.wait(fault.slow)
+            self._write(handler, key, body[half:])
+        if fault.unsized:
+            handler.close_connection = True
         if fault.break_after is not None:
             self._break_off(handler, fault.by)
+
+    def _write(self, handler: "Handler", key: str, part: bytes) -> None:
+        self.bytes_sent[key] += len(part)  # before it is sent: whoever has got all may ask at once
+        handler.wfile.write(part)
+
+    def _drip_head(self, handler: "Handler", seconds: float) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not self.closing.wait(seconds):
+            handler.wfile.write(b"X: x\r\n")
 
     def _break_off(self, handler: "Handler", by: str) -> None:
         """End a transfer before its end."""
@@ -191,6 +231,11 @@ class HubServer:
             self.closing.wait(0.3)  # what was sent shall arrive before the connection is torn down
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(handler.connection.detach())
+
+
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that leaves in the middle of an answer is no news
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -210,12 +255,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def send_head(self, status: int, headers: dict[str, str], n_bytes: int) -> None:
+    def send_head(self, status: int, headers: dict[str, str], n_bytes: int | None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(n_bytes))
+        if n_bytes is not None:
+            self.send_header("Content-Length", str(n_bytes))
         self.end_headers()
 
     def first_byte_wanted(self) -> int:

@@ -167,14 +167,15 @@ def test_a_logit_difference_is_one_logit_less_another():
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda model: saliency(model, IDS, 6, 0), "position must be from -6 to 5. Got 6"),
-    (lambda model: saliency(model, IDS, -7, 0), "position must be from -6 to 5. Got -7"),
-    (lambda model: saliency(model, IDS, 0, 13), "token_id must be from 0 to 12. Got 13"),
-    (lambda model: saliency(model, IDS, 0, -1), "token_id must be from 0 to 12. Got -1"),
+    (lambda model: saliency(model, IDS, 6, 0), "position must be a whole number from -6 to 5. Got 6"),
+    (lambda model: saliency(model, IDS, -7, 0), "position must be a whole number from -6 to 5. Got -7"),
+    (lambda model: saliency(model, IDS, 0, 13), "token_id must be a whole number from 0 to 12. Got 13"),
+    (lambda model: saliency(model, IDS, 0, -1), "token_id must be a whole number from 0 to 12. Got -1"),
     (lambda model: attribution_patching(model, IDS, IDS[1:], logit_difference(1, 2)),
      r"clean and corrupted must be ids of one shape. Got \(6,\) and \(5,\)"),
     (lambda model: attribution_patching(model, IDS, IDS, logit_difference(1, 13)), "token_id must be .* Got 13"),
-    (lambda model: integrated_gradients(model, IDS, logit_difference(1, 2), n_steps=0), "n_steps must be 1 or more"),
+    (lambda model: integrated_gradients(model, IDS, logit_difference(1, 2), n_steps=0),
+     "n_steps must be a whole number, 1 or more. Got 0"),
 ])
 def test_what_is_not_there_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:

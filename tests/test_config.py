@@ -64,9 +64,26 @@ def test_a_config_comes_back_from_its_own_dict(config):
 def test_settings_that_change_no_logit_are_let_through():
     config = GPT2Config.from_dict({
         "model_type": "gpt2", "activation_function": "gelu_pytorch_tanh", "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "reorder_and_upcast_attn": True,
+        "scale_attn_by_inverse_layer_idx": False, "pruned_heads": {}, "tokenizer_class": None,
+        "add_cross_attention": False, "reorder_and_upcast_attn": True,
         "n_ctx": 1024, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "task_specific_params": {"text-generation": {}}})
     assert config == GPT2Config()
+
+
+@pytest.mark.parametrize("alias, name", [("num_attention_heads", "n_head"), ("hidden_size", "n_embd"),
+                                         ("num_hidden_layers", "n_layer"), ("max_position_embeddings", "n_positions")])
+def test_an_alias_counts_and_beats_the_name(alias, name):
+    assert getattr(GPT2Config.from_dict({alias: 24}), name) == 24
+    assert getattr(GPT2Config.from_dict({alias: 24, name: 12}), name) == 24
+    assert refusal(**{alias: 0}).startswith(f"{name} must be a whole number")
+
+
+@pytest.mark.parametrize("name, canonical", [
+    ("gelu_pytorch_tanh", "gelu_new"), ("gelu_fast", "gelu_new"), ("gelu_python_tanh", "gelu_new"),
+    ("gelu_accurate", "gelu_new"), ("gelu", "gelu"), ("gelu_python", "gelu"), ("relu", "relu")])
+def test_an_activation_has_one_name_here_whatever_it_is_called_there(name, canonical):
+    config = GPT2Config.from_dict({"activation_function": name})
+    assert config.activation_function == config.to_dict()["activation_function"] == canonical
 
 
 def test_token_ids_may_be_null():
@@ -79,9 +96,8 @@ def test_token_ids_may_be_null():
 
 @pytest.mark.parametrize("key, value", [
     ("model_type", "llama"), ("model_type", None), ("model_type", ["gpt2"]),
-    ("activation_function", "gelu"), ("activation_function", "relu"), ("activation_function", None),
-    ("scale_attn_weights", False), ("scale_attn_weights", None), ("scale_attn_weights", 1),
-    ("scale_attn_by_inverse_layer_idx", True), ("scale_attn_by_inverse_layer_idx", 0),
+    ("scale_attn_weights", None), ("scale_attn_weights", 1), ("scale_attn_by_inverse_layer_idx", 0),
+    ("pruned_heads", {"0": [1]}),
     ("add_cross_attention", True), ("add_cross_attention", "no"),
 ])
 def test_another_arithmetic_is_refused_by_key_and_value(key, value):
@@ -90,9 +106,11 @@ def test_another_arithmetic_is_refused_by_key_and_value(key, value):
     assert message.endswith(f"Got {json.dumps(value)}.")
 
 
-def test_refusal_gives_both_names_of_the_one_activation():
-    assert refusal(activation_function="relu") == (
-        'activation_function must be "gelu_new" or "gelu_pytorch_tanh". Got "relu".')
+@pytest.mark.parametrize("value", ["silu", "gelu_10", "GELU", "", None, ["gelu_new"]])
+def test_another_activation_is_refused_with_the_names_of_those_there_are(value):
+    message = refusal(activation_function=value)
+    assert message == ("activation_function must be one of gelu_new, gelu_pytorch_tanh, gelu_fast, gelu_python_tanh, "
+                       f"gelu_accurate, gelu, gelu_python, relu. Got {value!r}.")
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])

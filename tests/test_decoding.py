@@ -1,5 +1,7 @@
 """The generation loop: what is drawn, when it ends and why, what it costs; and the text made of it."""
 
+import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_gpt2.decoding
-from numpy_gpt2 import GPT2Config, Tokenizer, forward, generate_tokens, stream_samples, stream_text
-from numpy_gpt2.decoding import until_stop
+from numpy_gpt2 import GenerationConfig, GPT2Config, Tokenizer, forward, generate_tokens, stream_samples, stream_text
+from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
 
 # Few tokens, one of them in two bytes of which each is a token of its own; the model has three ids that are no token.
@@ -286,7 +288,7 @@ def test_the_prompt_is_read_once_and_then_one_token_a_step(monkeypatch):
     calls = Calls(monkeypatch)
     drawn(PROMPT, 6, seed=0, eos_token_id=NO_END)
     assert calls == [(5,)] + [(1,)] * 5
-    assert calls.unembedded == [(8,)] * 6
+    assert calls.unembedded == [(1, 8)] * 6
 
 
 def test_a_token_is_given_before_the_next_one_is_computed(monkeypatch):
@@ -330,9 +332,9 @@ BAD_ARGUMENTS = [
     (dict(ids=[-1]), "ids must be from 0"),
     (dict(ids=[[1, 2], [3]]), "prompts of one length"),
     (dict(ids=[0] * 41), "ids must be at most 40 tokens"),
-    (dict(max_new_tokens=-1), "max_new_tokens must be 0 or more"),
-    (dict(num_return_sequences=0), "num_return_sequences must be 1 or more"),
-    (dict(seed=-1), "seed must be 0 or more"),
+    (dict(max_new_tokens=-1), "max_new_tokens must be a whole number, 0 or more. Got -1"),
+    (dict(num_return_sequences=0), "num_return_sequences must be a whole number, 1 or more"),
+    (dict(seed=-1), "seed must be a whole number, 0 or more"),
     (dict(temperature=-1), "temperature must be"),
     (dict(top_k=-1), "top_k must be"),
     (dict(top_p=0), "top_p must be"),
@@ -343,6 +345,10 @@ BAD_ARGUMENTS = [
     (dict(vocab_size=10**6), "vocab_size must be"),
     (dict(eos_token_id=1.5), "eos_token_id must be"),
     (dict(eos_token_id=[1, "."]), "eos_token_id must be"),
+    (dict(max_new_tokens=2.5), "max_new_tokens must be a whole number, 0 or more. Got 2.5."),
+    (dict(num_return_sequences=True), "num_return_sequences must be a whole number, 1 or more. Got True."),
+    (dict(seed="one"), "seed must be a whole number, 0 or more. Got 'one'."),
+    (dict(stop_strings=["."]), "stop_strings need a tokenizer: stream_text takes them."),
 ]
 
 
@@ -352,11 +358,46 @@ def test_a_bad_argument_is_refused_at_the_call(arguments, message):
         generate_tokens(MODEL, **{"ids": PROMPT, "max_new_tokens": 3, **arguments})
 
 
-@pytest.mark.parametrize("arguments", [dict(temprature=1), dict(max_new_tokens=2.5), dict(num_return_sequences=1.5),
-                                       dict(seed="one"), dict(stop_strings=["."])])
-def test_an_unknown_argument_or_one_of_the_wrong_type_is_a_type_error_at_the_call(arguments):
-    with pytest.raises(TypeError):
-        generate_tokens(MODEL, PROMPT, **arguments)
+def test_an_unknown_setting_is_a_type_error_that_names_the_nearest():
+    for refused in (lambda: generate_tokens(MODEL, PROMPT, temprature=1),
+                    lambda: stream_text(MODEL, TOKENIZER, "a", temprature=1)):
+        with pytest.raises(TypeError, match="^unknown generation setting 'temprature'; the nearest is 'temperature'$"):
+            refused()
+
+
+def test_settings_by_keyword_win_over_those_of_a_generation_config():
+    config = GenerationConfig(max_new_tokens=9, temperature=0.5, seed=3)
+    assert drawn(PROMPT, 4, generation_config=config)[0].size == 4
+    for settings_by_keyword, temperature in (({}, 0.5), ({"temperature": 2.0}, 2.0)):
+        tokens, _ = drawn(PROMPT, generation_config=config, **settings_by_keyword)
+        np.testing.assert_array_equal(tokens, drawn(PROMPT, 9, temperature=temperature, seed=3)[0])
+
+
+def test_a_tap_sees_and_changes_every_pass_of_a_generation():
+    acts = []
+    greedy = dict(temperature=0, eos_token_id=NO_END)
+    drawn(PROMPT, 4, **greedy, tap=lambda name, value: acts.append(value.shape) if name == "ln_f" else None)
+    assert [n_new for n_new, _ in acts] == [len(PROMPT), 1, 1, 1]
+
+    def only_7(name, value):
+        return np.eye(CONFIG.vocab_size, dtype=value.dtype)[[7]] if name == "logits" else None
+
+    assert drawn(PROMPT, 4, **greedy, tap=only_7)[0].tolist() == [7] * 4
+
+
+def test_threads_that_read_samples_together_get_what_one_reader_gets():
+    def read(i):
+        texts[i] = "".join(streams[i])
+
+    options = dict(max_new_tokens=30, seed=5, eos_token_id=NO_END)
+    expected = ["".join(stream) for stream in stream_samples(MODEL, TOKENIZER, "abc", 4, **options)]
+    streams, texts = stream_samples(MODEL, TOKENIZER, "abc", 4, **options), {}
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [texts[i] for i in range(4)] == expected
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -600,3 +641,10 @@ def test_an_error_reaches_every_stream():
 def test_a_penalty_takes_a_prompt_with_ids_that_are_not_to_be_drawn():
     tokens, _ = drawn([13, 1], 5, temperature=0, vocab_size=4, repetition_penalty=1.5, eos_token_id=NO_END)
     assert max(tokens) < 4
+
+
+def test_what_is_held_back_of_a_very_long_stop_string_costs_no_more_than_its_text():
+    tracemalloc.start()
+    assert longest_beginning("x" * 5_000, ["x" * 100_000]) == 5_000
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()

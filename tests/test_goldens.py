@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numpy_gpt2 import Recorder, Sampling, forward, generate_tokens, load_model
+from numpy_gpt2 import Recorder, GenerationConfig, forward, generate_tokens, load_model
 from numpy_gpt2.sampling import process_logits
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -83,7 +83,7 @@ def test_processed_logits_equal_transformers(number, dtype):
     with np.load(GOLDENS / "sampling.npz") as file:
         logits = file["logits"].astype(dtype)
         theirs = file[f"processed_{dtype}"][number]
-        ours = process_logits(logits, file["previous_ids"], Sampling(**SETTINGS[number]))
+        ours = process_logits(logits, file["previous_ids"], GenerationConfig(**SETTINGS[number]))
     assert ours.dtype == dtype
     assert not np.isnan(ours).any()
     for our_row, their_row, row in zip(ours, theirs, logits):

@@ -10,12 +10,13 @@ from numpy_gpt2.__main__ import COMMANDS
 PACKAGE = Path(__file__).parents[1] / "numpy_gpt2"
 
 # From the foundations upwards. A folder stands for all its modules, which may import each other.
-ORDER = """errors config html matmul ops weights cache tap model sampling prompt_lookup bpe tokenizer decoding scoring
-    loss backward lens checkpoint cli training summary step explore exercises generate score tokens train""".split()
+ORDER = """errors config html matmul ops weights cache tap model sampling prompt_lookup bpe tokenizer streams decoding
+    scoring loss backward lens checkpoint cli training summary step explore exercises generate score tokens
+    train""".split()
 EXEMPT = ("__init__", "__main__")
 
 MOST_FLAT_MODULES = 24
-BUDGETS = {"ops.py": 80, "model.py": 180, "cache.py": 100, "sampling.py": 150, "decoding.py": 200}  # lines
+BUDGETS = {"ops.py": 110, "model.py": 180, "cache.py": 100, "sampling.py": 150, "decoding.py": 200}  # lines
 
 
 def parts(path):

@@ -40,11 +40,12 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["generate", "score", "score --tokens", "summary"])
+@pytest.fixture(params=["generate", "score", "score --tokens", "summary", "tokens --merges"])
 def command(request: pytest.FixtureRequest, text_file: Path) -> list[str]:
     """Each command line that there is, as its users would begin."""
     name, *options = request.param.split()
-    given = {"generate": ["naïve ☃", "--max-new-tokens", "3", "--seed", "1"], "score": [str(text_file)], "summary": []}
+    given = {"generate": ["naïve ☃", "--max-new-tokens", "3", "--seed", "1"], "score": [str(text_file)], "summary": [],
+             "tokens": ["naïve ☃"]}
     return [f"numpy_gpt2.{name}", *given[name], *options]
 
 

@@ -1,6 +1,7 @@
 """Laws of the four operations, and values worked by hand."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from numpy_gpt2.ops import gelu, layer_norm, linear, softmax
+from numpy_gpt2 import ops
+from numpy_gpt2.ops import activation, erf, gelu, gelu_erf, in_strips, layer_norm, linear, softmax
 from strategies import seeds
 
 DTYPES = [np.float32, np.float64]
@@ -62,6 +64,15 @@ def test_softmax_of_far_apart_numbers_is_all_or_nothing():
     np.testing.assert_array_equal(softmax(np.array([1e30, -1e30, 0], np.float32)), [1, 0, 0])
 
 
+@given(numbers(np.float32, 100))
+def test_softmax_writes_into_the_array_it_is_given(x):
+    expected = softmax(x)
+    other = np.empty_like(x)
+    for out in (other, x):
+        assert softmax(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
 # gelu -----------------------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +107,44 @@ def test_gelu_parts_of_x_and_minus_x_differ_by_x(x):
 def test_gelu_lets_large_numbers_through_and_stops_large_negative_ones():
     np.testing.assert_array_equal(gelu(np.array([10, 1e6, 1e12, -10, -1e6, -1e12], np.float32)),
                                   np.array([10, 1e6, 1e12, 0, 0, 0], np.float32))
+
+
+@given(st.lists(st.integers(1, 3), max_size=3), st.integers(1, 9))
+def test_strips_are_whole_rows_each_given_once(leading, n):
+    x = np.arange(math.prod(leading) * n, dtype=np.float64).reshape(*leading, n)
+    strips = []
+
+    def formula(rows):
+        strips.append(rows)
+        return 2 * rows
+
+    with patch.object(ops, "STRIP", 2):
+        np.testing.assert_array_equal(in_strips(formula, x), 2 * x)
+    assert max(map(len, strips)) <= 2
+    np.testing.assert_array_equal(np.concatenate(strips), x.reshape(-1, n))
+
+
+# the other activations ------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
+def test_erf_is_within_a_millionth_in_float32_and_exact_in_float64(values):
+    x = np.array(values)
+    expected = [math.erf(value) for value in values]
+    assert erf(x).tolist() == expected
+    np.testing.assert_allclose(erf(x.astype(np.float32)), expected, atol=1e-6)
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=9), st.integers(1, 40))
+def test_the_activations_are_their_formulas(values, n_rows):
+    x = np.tile(np.array(values), (n_rows, 1))
+    exact = np.array([[0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in values]] * n_rows)
+    np.testing.assert_allclose(activation("gelu", x), exact, rtol=1e-15, atol=1e-15)
+    np.testing.assert_allclose(activation("gelu", x.astype(np.float32)), exact, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(activation("relu", x), np.where(x > 0, x, 0))
+    np.testing.assert_array_equal(activation("gelu_new", x), gelu(x))
+    for name in ("gelu", "relu", "gelu_new"):
+        assert activation(name, x.astype(np.float32)).dtype == np.float32
 
 
 # layer_norm -----------------------------------------------------------------------------------------------------------
@@ -156,6 +205,6 @@ def test_type_stays_and_arguments_stay(dtype, seed, leading):
     rng = np.random.default_rng(seed)
     x, vector, matrix = (read_only(rng.standard_normal(shape).astype(dtype)) for shape in ((*leading, 4), 4, (4, 4)))
     epsilon = 1e-5
-    for y in (softmax(x), gelu(x), layer_norm(x, vector, vector, epsilon), linear(x, matrix, vector)):
+    for y in (softmax(x), gelu(x), gelu_erf(x), layer_norm(x, vector, vector, epsilon), linear(x, matrix, vector)):
         assert (y.shape, y.dtype) == (x.shape, dtype)
         assert not np.shares_memory(y, x)

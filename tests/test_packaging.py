@@ -21,8 +21,10 @@ COMMANDS = {
     "generate": (["Once upon a time", "--seed", "1"], "Once upon a time"),
     "step": (["Once upon a time", "--until", "h.3.attn.pattern"], "h.3.attn.pattern = softmax(scores)"),
     "explore": (["Once upon a time", "-o", "page.html"], ""),
+    "tokens": (["Once upon a time", "--merges"], '"Once"'),
     "summary": ([], "3,554,304 parameters"),
     "score": (["story.txt"], "perplexity"),
+    "exercises": (["new", "my_gpt2"], "files of stubs"),
 }
 
 
@@ -72,7 +74,7 @@ def test_the_package_is_the_installed_one_and_whole(installed, tmp_path):
     package = ROOT / "numpy_gpt2"
     wanted = {path.relative_to(package) for path in package.rglob("*") if path.is_file()
               and not path.suffix == ".pyc" and not {"pictures", ".ipynb_checkpoints"} & set(path.parts)
-              and (path.name != "README.md" or path.parent.name == "fairytale")}
+              and (path.name != "README.md" or path.parent.name in ("fairytale", "exercises"))}
     there = {path.relative_to(folder / "numpy_gpt2") for path in (folder / "numpy_gpt2").rglob("*") if path.is_file()}
     assert {path for path in there if path.suffix != ".pyc"} == wanted
     assert "numpy_gpt2" in run(sys.executable, "-m", "numpy_gpt2", cwd=tmp_path, env=env)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from numpy_gpt2 import (SIZES, GPT2Config, KVCache, Recorder, Sampling, forward, generate_tokens, load_model,
+from numpy_gpt2 import (SIZES, GPT2Config, KVCache, Recorder, GenerationConfig, forward, generate_tokens, load_model,
                         parameter_shapes, random_model, save)
 from numpy_gpt2.weights import build_model
 from numpy_gpt2.sampling import process_logits
@@ -268,5 +268,5 @@ def test_processed_logits_equal_those_of_a_run_of_transformers(seed):
                              output_logits=True, **{**neutral, **sampling})
     for step, (logits, scores) in enumerate(zip(output.logits, output.scores)):
         previous_ids = output.sequences[:, :15 + step].numpy()
-        ours = process_logits(logits.numpy(), previous_ids, Sampling(**sampling))
+        ours = process_logits(logits.numpy(), previous_ids, GenerationConfig(**sampling))
         assert_equal_logits(ours, scores.numpy())

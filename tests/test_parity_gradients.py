@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra `pari
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest number of each gradient
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_activation = pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
+each_activation = pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
 
 
 @pytest.fixture(autouse=True, scope="module")

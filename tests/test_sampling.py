@@ -8,14 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from numpy_gpt2.ops import softmax
-from numpy_gpt2.sampling import (Sampling, apply_temperature, choose, choose_greedily, keep_min_p, keep_top_k,
-                                 keep_top_p, penalise_repetition, process_logits)
+from numpy_gpt2 import GenerationConfig
+from numpy_gpt2.sampling import (apply_repetition_penalty, apply_temperature, keep_min_p, keep_top_k, keep_top_p,
+                                 process_logits, sample)
 
 JUST_BELOW_1 = math.nextafter(1.0, 0.0)
 NONE_BEFORE = np.zeros(0, dtype=int)
-EVERYTHING = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.3)
-EACH_SETTING = [Sampling(), Sampling(temperature=0), Sampling(temperature=0.7), Sampling(top_k=2), Sampling(top_p=0.5),
-                Sampling(min_p=0.3), Sampling(repetition_penalty=1.5), EVERYTHING]
+EVERYTHING = GenerationConfig(temperature=0.7, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.3)
+EACH_SETTING = [GenerationConfig(**settings) for settings in (
+    {}, {"temperature": 0}, {"temperature": 0.7}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.3},
+    {"repetition_penalty": 1.5})] + [EVERYTHING]
 
 # Logits from a coarse grid, so that ties are common.
 logit_rows = st.lists(st.integers(-24, 24), min_size=1, max_size=12).map(lambda row: np.array(row) / 4)
@@ -74,7 +76,7 @@ def test_what_is_allowed_keeps_its_logit(logits, k, p, min_p):
 
 @given(logit_rows, st.integers(1, 12), st.floats(0.001, 0.999), st.floats(0.0, 1.0), st.floats(0.05, 50.0))
 def test_a_likeliest_token_is_always_allowed(logits, k, p, min_p, temperature):
-    sampling = Sampling(temperature=temperature, top_k=k, top_p=p, min_p=min_p)
+    sampling = GenerationConfig(temperature=temperature, top_k=k, top_p=p, min_p=min_p)
     processed = process_logits(logits, NONE_BEFORE, sampling)
     assert logits[np.argmax(processed)] == logits.max()
 
@@ -117,14 +119,14 @@ def test_a_min_p_of_1_keeps_all_of_the_likeliest():
 
 def test_top_p_counts_only_what_top_k_has_left():
     logits = np.log([0.4, 0.3, 0.2, 0.1])
-    processed = process_logits(logits, NONE_BEFORE, Sampling(top_k=2, top_p=0.5))
+    processed = process_logits(logits, NONE_BEFORE, GenerationConfig(top_k=2, top_p=0.5))
     assert allowed_tokens(processed) == {0}  # 0.4 / 0.7 of what is left; of everything it would be 0.4 only
 
 
 def test_temperature_comes_before_top_p():
     logits = np.log([0.5, 0.3, 0.2])
-    assert allowed_tokens(process_logits(logits, NONE_BEFORE, Sampling(top_p=0.4))) == {0}
-    assert allowed_tokens(process_logits(logits, NONE_BEFORE, Sampling(top_p=0.4, temperature=10))) == {0, 1}
+    assert allowed_tokens(process_logits(logits, NONE_BEFORE, GenerationConfig(top_p=0.4))) == {0}
+    assert allowed_tokens(process_logits(logits, NONE_BEFORE, GenerationConfig(top_p=0.4, temperature=10))) == {0, 1}
 
 
 # Repetition
@@ -135,25 +137,25 @@ def test_the_penalty_changes_exactly_the_tokens_seen_before(logits, data, penalt
     seen = data.draw(st.lists(st.integers(0, len(logits) - 1), max_size=20))
     expected = [logit if token not in seen else logit / penalty if logit > 0 else logit * penalty
                 for token, logit in enumerate(logits)]
-    assert penalise_repetition(logits, np.array(seen, dtype=int), penalty).tolist() == expected
+    assert apply_repetition_penalty(logits, np.array(seen, dtype=int), penalty).tolist() == expected
 
 
 def test_a_penalty_makes_a_seen_token_less_likely_whatever_the_sign_of_its_logit():
     for logits in (np.array([1.0, 2.0]), np.array([-1.0, -2.0])):
         before = softmax(logits)
-        after = softmax(penalise_repetition(logits, np.array([0]), 1.5))
+        after = softmax(apply_repetition_penalty(logits, np.array([0]), 1.5))
         assert after[0] < before[0]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1, 2])
 def test_a_penalty_is_one_of_the_settings_that_are_applied(penalty):
     logits = random_logits(9)
-    processed = process_logits(logits, np.array([3, 4]), Sampling(repetition_penalty=penalty))
-    assert np.array_equal(processed, penalise_repetition(logits, np.array([3, 4]), penalty))
+    processed = process_logits(logits, np.array([3, 4]), GenerationConfig(repetition_penalty=penalty))
+    assert np.array_equal(processed, apply_repetition_penalty(logits, np.array([3, 4]), penalty))
 
 
 def test_each_row_is_penalised_for_its_own_tokens():
-    penalised = penalise_repetition(np.ones((2, 3)), np.array([[0, 0], [2, 1]]), 2.0)
+    penalised = apply_repetition_penalty(np.ones((2, 3)), np.array([[0, 0], [2, 1]]), 2.0)
     assert penalised.tolist() == [[0.5, 1, 1], [1, 0.5, 0.5]]
 
 
@@ -162,7 +164,7 @@ def test_each_row_is_penalised_for_its_own_tokens():
 
 def test_neutral_settings_leave_the_logits_alone():
     logits = random_logits(2, 9)
-    assert np.array_equal(process_logits(logits, np.zeros((2, 0), dtype=int), Sampling()), logits)
+    assert np.array_equal(process_logits(logits, np.zeros((2, 0), dtype=int), GenerationConfig()), logits)
 
 
 @given(logit_rows, st.floats(0.1, 10))
@@ -175,14 +177,14 @@ def test_temperature_raises_probabilities_to_its_inverse_as_power(logits, temper
 @pytest.mark.parametrize("temperature", [1e-30, 1e-40])
 def test_a_tiny_temperature_leaves_only_the_likeliest_tokens(temperature, dtype):
     logits = np.array([-80.0, 80.0, 79.9, 80.0], dtype=dtype)
-    processed = process_logits(logits, NONE_BEFORE, Sampling(temperature=temperature))
+    processed = process_logits(logits, NONE_BEFORE, GenerationConfig(temperature=temperature))
     assert softmax(processed).tolist() == [0, 0.5, 0, 0.5]
 
 
 def test_a_temperature_too_small_for_float32_leaves_only_the_likeliest_token():
     logits = np.array([-80.0, 80.0, 79.9], dtype="float32")
     with np.errstate(all="ignore"):
-        processed = process_logits(logits, NONE_BEFORE, Sampling(temperature=1e-50))
+        processed = process_logits(logits, NONE_BEFORE, GenerationConfig(temperature=1e-50))
     assert softmax(processed).tolist() == [0, 1, 0]
 
 
@@ -190,19 +192,16 @@ def test_a_temperature_too_small_for_float32_leaves_only_the_likeliest_token():
 @pytest.mark.parametrize("temperature", [1e30, 1e300])
 def test_a_huge_temperature_makes_all_tokens_equally_likely(temperature, dtype):
     logits = np.array([-80.0, 80.0, 0.0, 3.0], dtype=dtype)
-    processed = process_logits(logits, NONE_BEFORE, Sampling(temperature=temperature))
+    processed = process_logits(logits, NONE_BEFORE, GenerationConfig(temperature=temperature))
     assert softmax(processed).tolist() == [0.25] * 4
 
 
 def test_temperature_0_ignores_what_cannot_change_the_likeliest_token():
     logits = random_logits(4, 9)
     previous_ids = np.tile([1, 5], (4, 1))
-    greedy = Sampling(temperature=0, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=1.5)
-    assert np.array_equal(process_logits(logits, previous_ids, greedy), penalise_repetition(logits, previous_ids, 1.5))
-
-
-def test_the_greedy_choice_among_equals_is_the_lowest_id():
-    assert choose_greedily(np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])).tolist() == [1, 0]
+    greedy = GenerationConfig(temperature=0, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=1.5)
+    expected = apply_repetition_penalty(logits, previous_ids, 1.5)
+    assert np.array_equal(process_logits(logits, previous_ids, greedy), expected)
 
 
 # Drawing
@@ -213,14 +212,14 @@ def test_the_token_drawn_is_the_one_whose_share_of_the_line_holds_the_draw(logit
     cumulative = np.cumsum(probabilities_of(logits))
     assume(np.abs(cumulative[:-1] - draw).min(initial=1) > 1e-9)
     expected = int((cumulative[:-1] <= draw).sum())
-    assert choose(logits, np.array(draw)) == expected
+    assert sample(logits, np.array(draw)) == expected
 
 
 def test_frequencies_match_the_probabilities():
     logits = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0], dtype="float32")
     n_draws = 50_000
     draws = np.random.default_rng(7).random(n_draws)
-    tokens = choose(np.broadcast_to(logits, (n_draws, 8)), draws)
+    tokens = sample(np.broadcast_to(logits, (n_draws, 8)), draws)
     expected = n_draws * np.array(probabilities_of(logits.tolist()))
     chi_square = np.sum((np.bincount(tokens, minlength=8) - expected) ** 2 / expected)
     assert chi_square < 24.3  # exceeded by chance once in a thousand seeds (7 degrees of freedom)
@@ -230,7 +229,7 @@ def test_evenly_spread_draws_give_each_token_its_share():
     logits = random_logits(6)
     n_draws = 10_000
     draws = (np.arange(n_draws) + 0.5) / n_draws
-    counts = np.bincount(choose(np.broadcast_to(logits, (n_draws, 6)), draws), minlength=6)
+    counts = np.bincount(sample(np.broadcast_to(logits, (n_draws, 6)), draws), minlength=6)
     assert np.abs(counts - n_draws * softmax(logits)).max() <= 1.01
 
 
@@ -239,20 +238,20 @@ def test_a_token_of_probability_0_is_never_drawn(draw):
     for allowed in ([2], [1, 3], [0, 4]):
         logits = np.full(5, -np.inf, dtype="float32")
         logits[allowed] = 1.0
-        assert int(choose(logits, np.array(draw))) in allowed
+        assert int(sample(logits, np.array(draw))) in allowed
 
 
 def test_the_extreme_draws_give_the_first_and_the_last_token():
     logits = np.zeros(50257, dtype="float32")  # as many as GPT-2 has: the sum of so many shares is not exactly 1
-    assert choose(logits, np.array(0.0)) == 0
-    assert choose(logits, np.array(JUST_BELOW_1)) == 50256
+    assert sample(logits, np.array(0.0)) == 0
+    assert sample(logits, np.array(JUST_BELOW_1)) == 50256
 
 
 def test_many_tokens_too_unlikely_to_move_a_float32_sum_are_drawn_all_the_same():
     logits = np.full(50257, -18, dtype="float32")  # each 2e-8, together one in a thousand
     logits[0] = 0
-    assert choose(logits, np.array(0.9996)) > 10_000
-    assert choose(logits, np.array(JUST_BELOW_1)) == 50256
+    assert sample(logits, np.array(0.9996)) > 10_000
+    assert sample(logits, np.array(JUST_BELOW_1)) == 50256
 
 
 # Any leading axes, nothing mutated, float32 kept, errors
@@ -264,13 +263,13 @@ def test_every_row_is_processed_and_drawn_by_itself(sampling):
     previous_ids = np.random.default_rng(1).integers(0, 30, (2, 3, 8))
     draws = np.random.default_rng(2).random((2, 3))
     processed = process_logits(logits, previous_ids, sampling)
-    tokens = choose(processed, draws)
+    tokens = sample(processed, draws)
     assert tokens.shape == (2, 3)
     for row in np.ndindex(2, 3):
         alone = process_logits(logits[row], previous_ids[row], sampling)
         assert np.array_equal(alone, processed[row])
-        assert choose(alone, draws[row]) == tokens[row]
-        assert choose_greedily(alone) == choose_greedily(processed)[row]
+        assert sample(alone, draws[row]) == tokens[row]
+        assert np.argmax(alone) == np.argmax(processed, axis=-1)[row]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -285,13 +284,12 @@ def test_nothing_is_mutated_and_the_type_is_kept(sampling, dtype):
     assert processed.dtype == dtype
     assert np.array_equal(logits, random_logits(3, 30, dtype=dtype))
     processed.setflags(write=False)
-    choose(processed, draws)
-    choose_greedily(processed)
+    sample(processed, draws)
 
 
 @pytest.mark.parametrize("name", ["temperature", "repetition_penalty"])
 def test_a_setting_given_as_a_numpy_number_keeps_float32(name):
-    sampling = Sampling(**{name: np.float64(1.5)})
+    sampling = GenerationConfig(**{name: np.float64(1.5)})
     assert process_logits(random_logits(30), np.array([3]), sampling).dtype == "float32"
 
 
@@ -315,13 +313,13 @@ def test_logits_that_are_not_finite_are_an_error_that_says_so(sampling, wrong):
 ])
 def test_a_setting_that_makes_no_sense_is_refused_by_name_and_value(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .* Got {value}"):
-        Sampling(**{name: value})
+        GenerationConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name, value", [("temperature", "hot"), ("top_k", 2.5), ("top_k", None)])
-def test_a_setting_of_the_wrong_type_is_a_type_error(name, value):
-    with pytest.raises(TypeError):
-        Sampling(**{name: value})
+@pytest.mark.parametrize("name, value", [("temperature", "hot"), ("top_k", 2.5), ("top_p", True), ("min_p", None)])
+def test_a_setting_of_the_wrong_type_is_refused_too(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .* Got {value!r}"):
+        GenerationConfig(**{name: value})
 
 
 @pytest.mark.parametrize("settings", [
@@ -329,16 +327,17 @@ def test_a_setting_of_the_wrong_type_is_a_type_error(name, value):
     {"repetition_penalty": 0.01}, {"top_k": np.int64(3)},
 ])
 def test_the_limits_of_each_setting_are_allowed(settings):
-    Sampling(**settings)
+    GenerationConfig(**settings)
 
 
 @pytest.mark.parametrize("penalty", [1e-40, 1e300])
 def test_a_penalty_that_overflows_is_said(penalty):
     with pytest.raises(FloatingPointError) as error:
-        process_logits(np.array([3.0, -3.0], np.float32), np.array([0, 1]), Sampling(repetition_penalty=penalty))
+        config = GenerationConfig(repetition_penalty=penalty)
+        process_logits(np.array([3.0, -3.0], np.float32), np.array([0, 1]), config)
     assert str(error.value) == "the logits are not finite: the repetition penalty makes them overflow"
 
 
 def test_a_logit_of_0_is_divided_so_that_an_infinite_penalty_leaves_it():
     logits = np.array([0, 3, 2], np.float32)
-    assert penalise_repetition(logits, np.array([0, 1]), 1e39).tolist() == [0, 0, 2]  # 1e39 is infinite in float32
+    assert apply_repetition_penalty(logits, np.array([0, 1]), 1e39).tolist() == [0, 0, 2]  # 1e39 is infinite in float32

@@ -221,7 +221,7 @@ def test_alternatives_are_those_of_a_stable_sort(seed, n_kinds):
     logits = np.random.default_rng(seed).integers(n_kinds, size=(3, 60)).astype(np.float32)
     whole_order = np.argsort(-logits, axis=-1, kind="stable")
     for n_top in (0, 1, 7, 60):
-        np.testing.assert_array_equal(scoring.likeliest(logits, n_top), whole_order[:, :n_top])
+        np.testing.assert_array_equal(scoring.top_ids_of(logits, n_top), whole_order[:, :n_top])
 
 
 @given(texts())

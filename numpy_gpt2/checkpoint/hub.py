@@ -6,16 +6,18 @@ unreachable hub after five retries of each file; so we ask about each file once,
 """
 
 import os
-import queue
 import re
-import threading
+import warnings
+from contextlib import suppress
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from ..errors import CheckpointError, HubError, one_line, shown
-from .download import SILENCE_S, download_file
+from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
+from .download import ANSWER_S, SILENCE_S, download_file, within
 from .json_file import read_json_object
+from .saving import interrupted_save
 
 BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
 
@@ -28,19 +30,56 @@ RELEASED = {
     "gpt2-medium": "openai-community/gpt2-medium",
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
 }
+
+# Other GPT-2s that people call by their names alone. Whose they are is said, and not assumed.
+OWNERS = {"microsoft": ["DialoGPT-small", "DialoGPT-medium", "DialoGPT-large"], "sshleifer": ["tiny-gpt2"],
+          "stanford-crfm": ["BioMedLM", "alias-gpt2-small-x21", "battlestar-gpt2-small-x49"],
+          "codeparrot": ["codeparrot", "codeparrot-small"], "dbmdz": ["german-gpt2"], "NlpHUST": ["gpt2-vietnamese"],
+          "aubmindlab": ["aragpt2-base", "aragpt2-medium"], "uer": ["gpt2-chinese-cluecorpussmall"],
+          "cerebras": ["Cerebras-GPT-111M", "Cerebras-GPT-256M", "Cerebras-GPT-590M", "Cerebras-GPT-1.3B"]}
 
 # What a load wants: for each purpose the sets of files that serve it, the first complete one of which is taken.
 Wanted = tuple[tuple[str, ...], ...]
+
+
+def optional(file_name: str) -> Wanted:
+    """What is read where it exists: this file, or else none."""
+    return ((file_name,), ())
+
+
 INDEX = "model.safetensors.index.json"
 CONFIG: Wanted = (("config.json",),)
 WEIGHTS: Wanted = (("model.safetensors",), (INDEX,))  # in one file, or in the shards that the index names
-TOKENIZER: Wanted = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+GENERATION = optional("generation_config.json")
+BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
+
+# What people have instead of the files that are wanted, and how to get those.
+SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
+LORA = "a LoRA adapter: in PEFT, merge_and_unload() and save_pretrained() write a whole checkpoint"
+GGUF = "a file of llama.cpp: load the checkpoint that it was made from"
+OPENAI = "OpenAI's own TensorFlow format: the same weights are on the hub (--model gpt2)"
+NOT_BPE = "not GPT-2's byte pair encoding: the model alone can be loaded (load_model)"
+OTHER_KINDS = {
+    CONFIG: {"adapter_config.json": LORA,
+             "*.gguf": GGUF,
+             "model.ckpt.*": OPENAI,
+             "encoder.json": OPENAI},
+    WEIGHTS: {"adapter_model.*": LORA,
+              "pytorch_model*.bin*": f"a pickle, which can run code and is not opened: {SAVE_AGAIN}",
+              "*.h5": f"TensorFlow's format: {SAVE_AGAIN} (version 4, with from_tf=True)",
+              "flax_model.msgpack": f"Flax's format: {SAVE_AGAIN} (version 4, with from_flax=True)",
+              "model.ckpt.*": OPENAI,
+              "*.gguf": GGUF},
+    TOKENIZER: {"vocab.txt": f"a vocabulary of WordPiece (BERT's), {NOT_BPE}",
+                "*.model": f"a vocabulary of SentencePiece, {NOT_BPE}",
+                "encoder.json": "OpenAI's own names: rename encoder.json to vocab.json, and vocab.bpe to merges.txt"},
+}
 
 # How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
 FileGetter = Callable[[str], Path | None]
-
-ANSWER_S = 8  # how long it may take to answer in all, whatever it does: looking up a name has no limit of its own
 
 WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
             'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
@@ -55,6 +94,10 @@ REFUSALS = {
 class IncompleteCheckpoint(CheckpointError):
     """A file that is wanted is not there."""
 
+    def __init__(self, message: str, wanted: Wanted) -> None:
+        super().__init__(message)
+        self.wanted = wanted
+
 
 # From a name to files -------------------------------------------------------------------------------------------------
 
@@ -62,17 +105,28 @@ class IncompleteCheckpoint(CheckpointError):
 def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wanted]) -> dict[str, Path]:
     """The files a name stands for, keyed by their names in the checkpoint; those of the hub are downloaded if need be.
 
-    name: a built-in name, a folder, or owner/repo. revision: of a repository, a branch, a tag or a commit. wanted: any
-    of CONFIG, WEIGHTS, TOKENIZER; shards come with their index.
+    name: a built-in name, a folder, or owner/repo. revision: of a repository, a branch, a tag or a commit. wanted: of
+    CONFIG, GENERATION, WEIGHTS, TOKENIZER; shards come with their index.
     Raises CheckpointError (a file), HubError (the network) or ValueError (an argument).
     """
     name = str(name)
     place = look_up(name)
     if isinstance(place, str):
-        return hub_files(place, revision or "main", wanted)
+        return hub_files(place, checked_revision(revision), wanted)
     if revision is not None:
         raise ValueError(f"revision is for repositories on the hub; {name!r} is a folder. Got revision {revision!r}.")
-    return choose_files(wanted, partial(file_in_folder, place), str(place))
+    interrupted = interrupted_save(place)
+    if interrupted is not None:
+        raise CheckpointError(f"{place}: a save was interrupted, or goes on now: save again, or finish it: move the "
+                              f"files in {interrupted.name} here, config.json last.")
+    try:
+        return choose_files(wanted, partial(file_in_folder, place), str(place))
+    except IncompleteCheckpoint as error:
+        for pattern, meaning in OTHER_KINDS.get(error.wanted, {}).items():
+            found = [file_name for file_name in sorted(os.listdir(place)) if fnmatch(file_name, pattern)]
+            if found:
+                raise IncompleteCheckpoint(f"{error} Found {found[0]}, {meaning}.", error.wanted) from None
+        raise
 
 
 def look_up(name: str) -> Path | str:
@@ -85,9 +139,25 @@ def look_up(name: str) -> Path | str:
         return Path(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII):
         return name
+    for owner, models in OWNERS.items():
+        for model in models:
+            if name.lower() == model.lower():
+                raise ValueError(f"no checkpoint {name!r}: on the hub it is {owner}/{model}.")
+    if os.path.isfile(name):
+        raise ValueError(f"{name}: a file: expected the folder that it is in, with config.json and model.safetensors.")
     known = ", ".join([*BUNDLED, *RELEASED])
     raise ValueError(f"no checkpoint {name!r}: expected one of {known}, a folder that exists, or owner/repo on the "
                      "hub.")
+
+
+def checked_revision(revision: str | None) -> str:
+    """The revision, "main" for None. Raises ValueError for what git would not have: it becomes a path in the cache."""
+    if revision is None:
+        return "main"
+    is_name = isinstance(revision, str) and re.fullmatch(r"[^\s/.\\:~^?*\[-][^\s\\:~^?*\[]{0,199}", revision)
+    if not is_name or not revision.isprintable() or re.search(r"\.\.|//|/\.|/$", revision):
+        raise ValueError(f"revision must be a branch, a tag or a commit. Got {shown(revision)}.")
+    return revision
 
 
 def file_in_folder(folder: Path, file_name: str) -> Path | None:
@@ -99,12 +169,17 @@ def file_in_folder(folder: Path, file_name: str) -> Path | None:
 def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
     """For each purpose the first set of files that `get` has in full. Raises IncompleteCheckpoint where none is."""
     files: dict[str, Path] = {}
-    for alternatives in wanted:
+    for alternatives in with_those_beside(wanted):
         files |= first_complete(alternatives, get, place)
     if INDEX in files:
         for shard in shard_names(files[INDEX]):
             files |= first_complete(((shard,),), get, place)
     return files
+
+
+def with_those_beside(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """All that is wanted, and the optional files that belong to it."""
+    return [*wanted, *(optional(name) for purpose in wanted for name in BESIDE.get(purpose, ()))]
 
 
 def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
@@ -119,7 +194,7 @@ def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[st
         else:
             return found
     expected = ", or ".join(" and ".join(file_names) for file_names in alternatives)
-    raise IncompleteCheckpoint(f"{place}: a file is missing: expected {expected}.")
+    raise IncompleteCheckpoint(f"{place}: a file is missing: expected {expected}.", alternatives)
 
 
 def shard_names(index: Path) -> list[str]:
@@ -143,21 +218,64 @@ def is_bare_name(shard: Any) -> bool:
 
 
 def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, Path]:
-    """The files from the hub's cache; only if any is missing there, from the network, all of them of one commit."""
+    """The files from the hub's cache; only if any is missing there, from the network, all of them of one commit.
+
+    What transformers got as "gpt2" lies in the cache under that name, and is the same.
+    """
+    in_cache = [repo, repo.partition("/")[2]] if repo in RELEASED.values() else [repo]
+    for name in in_cache:
+        with suppress(IncompleteCheckpoint):
+            return choose_files(wanted, partial(known_file, name, revision), name)
     try:
-        return choose_files(wanted, partial(cached_file, repo, revision), repo)
-    except IncompleteCheckpoint:
         commit = current_commit(repo, revision)  # a branch may move between two files; a commit does not
-    files = choose_files(wanted, partial(fetch_file, repo, commit), repo)
+        files = choose_files(wanted, partial(fetch_file, repo, commit), repo)
+    except HubError as error:
+        for name in in_cache:
+            with suppress(IncompleteCheckpoint):
+                files = choose_files(wanted, partial(cached_file, name, revision), name)
+                warnings.warn(f"{repo}: loaded from the cache without asking whether it has "
+                              f"{', '.join(unknown_files(name, revision, wanted))} too: {error}", CheckpointWarning,
+                              stacklevel=4)
+                return files
+        raise
+    except IncompleteCheckpoint as error:
+        if error.wanted == WEIGHTS:
+            raise IncompleteCheckpoint(f"{error} Where a repository has other formats only, {SAVE_AGAIN}; or it has a "
+                                       "revision with model.safetensors (see its pull requests).", WEIGHTS) from None
+        raise
     remember_commit(next(iter(files.values())), revision)
     return files
 
 
+def unknown_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> list[str]:
+    """The optional files of which the cache does not know whether they exist."""
+    unknown = []
+    for alternatives in with_those_beside(wanted):
+        if () in alternatives:
+            try:
+                known_file(repo, revision, alternatives[0][0])
+            except IncompleteCheckpoint:
+                unknown.append(alternatives[0][0])
+    return unknown
+
+
 def cached_file(repo: str, revision: str, file_name: str) -> Path | None:
-    """Where the file lies in the cache, or None. Nothing is asked of the network."""
+    """Where the file lies in the cache, or None. Nothing is asked of the network. A FileGetter."""
+    with suppress(IncompleteCheckpoint):
+        return known_file(repo, revision, file_name)
+    return None
+
+
+def known_file(repo: str, revision: str, file_name: str) -> Path | None:
+    """Where the file lies in the cache, or None where the cache knows that the repository has no such file.
+
+    A FileGetter. Raises IncompleteCheckpoint where the cache knows neither.
+    """
     from huggingface_hub import try_to_load_from_cache
-    path = try_to_load_from_cache(repo, file_name, revision=revision)
-    return Path(path) if isinstance(path, str) else None  # it has a mark of its own for "known not to exist"
+    found = try_to_load_from_cache(repo, file_name, revision=revision)
+    if found is None:
+        raise IncompleteCheckpoint(f"{repo}: {file_name} is not in the cache.", ((file_name,),))
+    return Path(found) if isinstance(found, str) else None  # it has a mark of its own for "known not to exist"
 
 
 def current_commit(repo: str, revision: str) -> str:
@@ -171,11 +289,11 @@ def current_commit(repo: str, revision: str) -> str:
 def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
     """Download a file into the cache and verify it, unless it is there. None: this commit has no such file."""
     from huggingface_hub import hf_hub_url
-    cached = cached_file(repo, commit, file_name)
-    if cached is not None:
-        return cached
+    with suppress(IncompleteCheckpoint):
+        return known_file(repo, commit, file_name)
     metadata = ask(repo, commit, file_name)
     if metadata is None:
+        remember_absence(repo, commit, file_name)
         return None
     url = hf_hub_url(repo, file_name, revision=commit)
     try:
@@ -200,6 +318,17 @@ def remember_commit(path: Path, revision: str) -> None:
         pass  # a cache that cannot be written to: the next start asks again
 
 
+def remember_absence(repo: str, commit: str, file_name: str) -> None:
+    """Note in the cache, as huggingface_hub does, that the commit has no such file: the next start need not ask."""
+    from huggingface_hub import constants
+    mark = Path(constants.HF_HUB_CACHE, "models--" + repo.replace("/", "--"), ".no_exist", commit, file_name)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        pass  # as for remember_commit
+
+
 def ask(repo: str, revision: str, file_name: str) -> Any:
     """What the hub says of a file: its commit, etag and size. None: no such file. No retries, ANSWER_S at most."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -211,30 +340,10 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
             return None
         raise explained(error, repo, revision) from error
     for name in (metadata.commit_hash, metadata.etag):  # both become names in the cache
-        if not re.fullmatch(r"[\w-]+", name or "", re.ASCII):
-            raise HubError(f"{url}: the server does not answer as a hub does (no commit, or no etag): check "
-                           "HF_ENDPOINT and proxies.")
+        if not re.fullmatch(r"[\w-]{1,200}", name or "", re.ASCII):
+            raise HubError(f"{without_password(url)}: the server does not answer as a hub does (no commit, or no "
+                           "etag): check HF_ENDPOINT and proxies.")
     return metadata
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The call's result, or TimeoutError. A timeout of the transport alone starts afresh at each address it tries."""
-    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put((call(), None))
-        except Exception as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds} s") from None
-    if error is not None:
-        raise error
-    return result
 
 
 # What went wrong ------------------------------------------------------------------------------------------------------
@@ -255,13 +364,13 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
     """What to raise for an error of huggingface_hub or of its transport, whose classes change between versions."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
-    status = status_of(error)
-    if isinstance(error, HubError):
+    status, endpoint = status_of(error), without_password(constants.ENDPOINT)
+    if isinstance(error, (HubError, CheckpointError)):
         return error
     if isinstance(error, RevisionNotFoundError):
         return ValueError(f"{repo} has no revision {revision!r} on the hub: expected a branch, a tag or a commit.")
     if status == 404:
-        return ValueError(f"there is no repository {repo} on the hub ({constants.ENDPOINT}): check the name.")
+        return ValueError(f"there is no repository {repo} on the hub ({endpoint}): check the name.")
     if isinstance(error, OfflineModeIsEnabled):
         return HubError(f"{repo} is not in the cache in full, and HF_HUB_OFFLINE forbids to ask the hub. {WAYS_OUT}")
     if status is not None:
@@ -273,4 +382,13 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
         return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "
                         "another place.")
     reason = (one_line(error) or type(error).__name__).rstrip(".") + "."
-    return HubError(f"the hub ({constants.ENDPOINT}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
+    if endpoint != constants.ENDPOINT:
+        reason = f"{type(error).__name__}."  # its message may show parts of the password
+    if not re.match("https?://[^/]", constants.ENDPOINT):
+        return HubError(f"HF_ENDPOINT must be a URL, such as https://huggingface.co. Got {shown(endpoint)}: {reason}")
+    return HubError(f"the hub ({endpoint}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
+
+
+def without_password(text: str) -> str:
+    """The text with user and password left out of the URLs in it."""
+    return re.sub(r"(?<=//)\S*@|[^\s/]+:(?!//)\S*@", "", text)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 from ..config import GPT2Config
 from ..errors import CheckpointError
@@ -15,13 +15,41 @@ MOST_VALUES = 500_000
 
 def read_config(path: Path, name: str = "config.json") -> GPT2Config:
     """The config in a hub `config.json`; `name` is what errors call the file. Raises CheckpointError."""
+    return config_from(read_settings(path, name), name)
+
+
+def read_settings(path: Path, name: str = "config.json") -> dict[str, Any]:
+    """All that a hub `config.json` says. Raises CheckpointError where it is not the config of a GPT-2."""
     settings = read_json_object(path, name)
     if "model_type" not in settings:
         raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
+    if settings.get("quantization_config") is not None:
+        raise CheckpointError(f"{name}: quantization_config: expected weights that are not quantized. In transformers, "
+                              "model.dequantize() and save_pretrained() write such a checkpoint.")
+    return settings
+
+
+def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2Config:
+    """The config that these settings are. Raises CheckpointError."""
     try:
         return GPT2Config.from_dict(settings)
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from error
+
+
+def text_ids(files: Mapping[str, Path]) -> dict[str, Any]:
+    """The ids that begin and end a text: generation_config.json's, and where it has none, config.json's.
+
+    Of what is there, {"bos_token_id": ..., "eos_token_id": ...}. In transformers generation_config.json counts alone:
+    without an eos_token_id in it, generation ends at the length. Raises CheckpointError.
+    """
+    found: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json"):
+        settings = read_json_object(files[name], str(files[name])) if name in files else {}
+        ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
+        config_from(ids, str(files.get(name)))
+        found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
+    return found
 
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:
@@ -44,8 +72,15 @@ def read_text_file(path: Path, name: str) -> bytes:
             data = file.read(LARGEST_TEXT + 1)
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+    check_is_content(data, name)
     check_amount(data, name)
     return data
+
+
+def check_is_content(data: bytes, name: str) -> None:
+    """Raise CheckpointError for the few lines that git-lfs puts in place of a large file until it is fetched."""
+    if data.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{name}: a git-lfs pointer, not the file: git lfs pull, in its folder, fetches it.")
 
 
 def check_amount(data: bytes, name: str) -> None:

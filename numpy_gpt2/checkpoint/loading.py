@@ -6,20 +6,24 @@ A checkpoint comes from a stranger, so everything is checked before it is used: 
 every tensor's name, type and shape, and nothing large is allocated before all of them fit the config.
 """
 
+import math
+import os
 import re
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
 from ..config import SIZES, GPT2Config
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, CheckpointWarning, shown
 from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
-from .hub import CONFIG, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up
-from .json_file import read_config
+from .hub import CONFIG, GENERATION, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up, optional
+from .json_file import config_from, read_settings, text_ids
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
@@ -30,6 +34,7 @@ from .vocabulary import tokenizer_from_files
 def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
     """The model and the tokenizer of a checkpoint.
 
+    Where its config scales attention scores in another way than by 1 / sqrt(d_head), that is in the weights of q.
     name: a built-in name ("fairytale", "small" to "xl", "gpt2" to "gpt2-xl"), a folder, or "owner/repo" on the hub.
     revision: of a repository on the hub, a branch, a tag or a commit. dtype: of the arrays in memory, "float32", or
     "float64" for studies of exactness; the file may hold either, or float16, or bfloat16.
@@ -37,23 +42,26 @@ def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") 
     """
     dtype = checked_dtype(dtype)
     check_released(name, dtype)
-    files = checkpoint_files(name, revision, (CONFIG, WEIGHTS, TOKENIZER))
-    tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
-    return read_model(files, dtype), tokenizer
+    files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS, TOKENIZER))
+    with unchanged_while_read(files):
+        tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
+        return read_model(files, dtype), tokenizer
 
 
 def load_model(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> GPT2:
     """The model of a checkpoint, without its tokenizer. Arguments and errors as for `load`."""
     dtype = checked_dtype(dtype)
     check_released(name, dtype)
-    files = checkpoint_files(name, revision, (CONFIG, WEIGHTS))
-    return read_model(files, dtype)
+    files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS))
+    with unchanged_while_read(files):
+        return read_model(files, dtype)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint, without its weights. Arguments and errors as for `load`."""
-    files = checkpoint_files(name, revision, (TOKENIZER,))
-    return tokenizer_from_files(files)
+    files = checkpoint_files(name, revision, (TOKENIZER, optional("config.json"), GENERATION))
+    with unchanged_while_read(files):
+        return tokenizer_from_files(files)
 
 
 def checked_dtype(dtype: Any) -> np.dtype:
@@ -75,17 +83,55 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
             check_memory(config, dtype)
 
 
+@contextmanager
+def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
+    """Raise CheckpointError where a file is replaced or written to meanwhile: a model could be made of two.
+
+    Whatever else is wrong with a checkpoint that changes is no news.
+    """
+    before = {path: file_state(path) for path in files.values()}
+    failure = None
+    try:
+        yield
+    except CheckpointError as error:
+        failure = error
+    for path, state in before.items():
+        if file_state(path) != state:
+            raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
+                                  "written.") from failure
+    if failure is not None:
+        raise failure
+
+
+def file_state(path: Path) -> tuple[int, ...] | None:
+    """What is another number once a file is replaced or written to. None: there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+# Of quantized weights: their types, and what lies beside them (bitsandbytes, GPTQ, AWQ).
+QUANTIZED_TYPES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")
+QUANTIZED_ENDINGS = (".absmax", ".quant_map", ".SCB", ".qweight", ".qzeros", ".scales", ".weight_scale")
+
+
 # What the headers must hold -------------------------------------------------------------------------------------------
 
 
 def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> None:
     """Raise CheckpointError unless the headers have every parameter of this config, in its shape and a known type."""
+    check_kind(tensors)
     expected = set()
     for name, shape in named_shapes(config):
         tensor = tensors.get(name)
         if tensor is None:
             raise CheckpointError(f"{place}: tensor {name!r}: expected shape {shape} by config.json, "
                                   "found no such tensor.")
+        if tensor.shape == shape[::-1] != shape and ".c_" in name:
+            raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape}, as GPT-2 stores it (inputs "
+                                  f"first), found {tensor.shape}: transpose the c_attn, c_proj and c_fc weights.")
         if tensor.shape != shape:
             raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape} by config.json, "
                                   f"found {shown(tensor.shape)}.")
@@ -97,6 +143,19 @@ def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place
         if belongs_to_the_pass(name):
             raise CheckpointError(f"{tensors[name].path}: tensor {shown(name)}: expected no such tensor in a GPT-2 "
                                   f"of {config.n_layer} layers by config.json.")
+
+
+def check_kind(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise CheckpointError, with the way out, for weights that are quantized, or that change those of another file."""
+    for name, tensor in tensors.items():
+        if ".lora_" in name:
+            raise CheckpointError(f"{tensor.path}: tensor {shown(name)}: a LoRA adapter, expected a whole GPT-2. In "
+                                  "PEFT, merge_and_unload() and save_pretrained() write one.")
+        is_mask = not belongs_to_the_pass(name)
+        if not is_mask and (tensor.dtype in QUANTIZED_TYPES or name.endswith(QUANTIZED_ENDINGS)):
+            raise CheckpointError(f"{tensor.path}: tensor {shown(name)}: quantized ({tensor.dtype}), expected type "
+                                  f"{', '.join(STORED_TYPES)}. In transformers, model.dequantize() and "
+                                  "save_pretrained() write such a checkpoint.")
 
 
 def belongs_to_the_pass(name: str) -> bool:
@@ -116,7 +175,8 @@ def belongs_to_the_pass(name: str) -> bool:
 def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
     config_path = files["config.json"]
-    config = read_config(config_path, str(config_path))
+    settings = read_settings(config_path, str(config_path))
+    config = config_from({**settings, **text_ids(files)}, str(config_path))
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
@@ -125,7 +185,32 @@ def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
     config = checked_config(config, tensors, files.get("model.safetensors") or files[INDEX])
     check_memory(config, dtype)
     arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
+    scale_queries(config, settings, arrays)
+    report_ends(config, files)
     return build_model(config, arrays)
+
+
+def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Put into the weights of q what config.json asks of the scores, which the pass always divides by sqrt(d_head).
+
+    A score is q @ k, so a factor of q is one of the score. stanford-crfm's models divide by the layer's number as well.
+    """
+    for layer in range(config.n_layer):
+        scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
+        if settings.get("scale_attn_by_inverse_layer_idx"):
+            scale /= layer + 1
+        if scale != 1.0:
+            for part in ("weight", "bias"):
+                arrays[f"h.{layer}.attn.c_attn.{part}"][..., :config.n_embd] *= scale
+
+
+def report_ends(config: GPT2Config, files: Mapping[str, Path]) -> None:
+    """Warn where generation cannot end as the files say. (All say 50256 whose writer has never thought of it.)"""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
+    for end in ends:
+        if end not in (None, GPT2Config.eos_token_id) and not 0 <= end < config.vocab_size:
+            warnings.warn(f"{files['config.json']}: eos_token_id {end}: the model has the ids 0 to "
+                          f"{config.vocab_size - 1}, so no text ends with it.", CheckpointWarning, stacklevel=4)
 
 
 def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> GPT2Config:

@@ -1,11 +1,19 @@
-"""Writing a checkpoint: a folder that `load_model` and transformers can read, of files that are whole or not there."""
+"""Writing a checkpoint: a folder that `load_model` and transformers can read, of files that belong together.
+
+All files are first written in full, in a folder of their own beside those they replace. Then config.json, without which
+a folder is no checkpoint, is removed; the others are moved into place; and the new config.json comes last. A kill
+leaves the old checkpoint, or the new one, or a folder that `checkpoint_files` refuses with the way to finish.
+"""
 
 import json
 import os
+import secrets
 import shutil
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from tempfile import mkdtemp
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,6 +22,8 @@ from safetensors.numpy import save_file
 from ..errors import one_line
 from ..weights import GPT2, named_parameters
 
+PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
+
 
 def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
          tokenizer_files: Mapping[str, Path] | None = None) -> None:
@@ -21,7 +31,8 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
 
     dtype: "float32" or "float16", of the tensors in the file. tokenizer_files: name -> file, copied beside them
     (`checkpoint_files(name, None, [TOKENIZER])` has those of a checkpoint), which `load` needs too.
-    A file appears under its name when it is whole, config.json last, without which the folder is no checkpoint.
+    What is there before is replaced by all of the new files, or by none. Of two processes that save into one folder,
+    the second waits for the first.
     Raises ValueError where a weight is too large for the type, OSError where the folder cannot be written.
     """
     dtype = np.dtype(dtype)
@@ -31,11 +42,13 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     config = json.dumps(model.config.to_dict(), indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, source in (tokenizer_files or {}).items():
-        write_whole(folder / name, partial(shutil.copyfile, source))
+    writers: dict[str, Callable[[Path], Any]] = {
+        name: partial(shutil.copyfile, source) for name, source in (tokenizer_files or {}).items()}
     # transformers opens a file only if it says that it follows PyTorch's layout, as all checkpoints of GPT-2 do
-    write_whole(folder / "model.safetensors", lambda path: save_file(arrays, path, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", lambda path: path.write_text(config, encoding="utf-8"))
+    writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
+    writers["config.json"] = lambda path: path.write_text(config, encoding="utf-8")
+    with locked(folder):
+        replace_files(folder, write_files(folder, writers))
 
 
 def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -48,17 +61,70 @@ def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return narrow
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write under another name, then rename, which is one step: nobody ever sees half a file under this name."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> Path:
+    """Write each file, config.json last, into a new folder inside this one, which is renamed when all are there."""
+    remove_leftovers(folder, PARTIAL)
+    new = Path(mkdtemp(PARTIAL, ".save-", folder))
     try:
-        partial_path.touch()
-        usual_mode = partial_path.stat().st_mode
-        try:
-            write(partial_path)
-        except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written: {one_line(error)}") from error
-        partial_path.chmod(usual_mode)  # safetensors makes files that only their owner can read
+        for name, write in writers.items():
+            try:
+                write(new / name)
+            except SafetensorError as error:
+                raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+        usual_mode = (new / "config.json").stat().st_mode  # safetensors makes files that only their owner can read
+        for name in writers:
+            old = folder / name
+            (new / name).chmod(old.stat().st_mode if old.exists() else usual_mode)
+        remove_leftovers(folder, COMPLETE)
+        return new.rename(new.with_suffix(COMPLETE))
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def replace_files(folder: Path, complete: Path) -> None:
+    """Move the files of `complete` into the folder, so that at no time there is a config.json beside others' files."""
+    (folder / "config.json").unlink(missing_ok=True)
+    for name in sorted(os.listdir(complete), key="config.json".__eq__):  # config.json last
+        os.replace(complete / name, folder / name)
+    complete.rmdir()
+
+
+def remove_leftovers(folder: Path, suffix: str) -> None:
+    """What writers that were killed have left. It takes the lock to be sure that they are dead."""
+    for leftover in folder.glob(f".save-*{suffix}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def interrupted_save(folder: Path) -> Path | None:
+    """The folder of complete files that a `save` did not get into place, or not yet."""
+    return next((config.parent for config in folder.glob(f".save-*{COMPLETE}/config.json")), None)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process saves into this folder. The system drops the lock of a process that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write under another name, then rename, which is one step: nobody ever sees half a file under this name."""
+    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        with open(partial_path, "xb") as file:  # never a file, or a link, that somebody else has put there
+            file.write(data)
+        if path.exists():
+            partial_path.chmod(path.stat().st_mode)
         os.replace(partial_path, path)
     finally:
         partial_path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, one_line, shown
-from .json_file import LARGEST_TEXT, check_amount
+from .json_file import LARGEST_TEXT, check_amount, check_is_content
 
 # The types a checkpoint's weights may have: safetensors' name, and how NumPy reads the bytes. NumPy has no bfloat16,
 # so these two bytes are read as a number and widened by hand.
@@ -38,8 +38,10 @@ def read_header(path: Path) -> list[StoredTensor]:
     """What a safetensors file says it holds. Raises CheckpointError where that is not what lies in it."""
     try:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
             text = file.read(min(length, LARGEST_TEXT + 1))
+        check_is_content(start + text, str(path))
         check_amount(text, f"{path}: header")
         with safe_open(path, framework="np", backend="pread"):
             pass  # it checks, once and for all: lengths, types, and that the tensors cover the file without overlap

@@ -1,7 +1,7 @@
 """A checkpoint's vocabulary files, read and checked: which tokens there are, and which neighbours merge into one.
 
-tiktoken is given ids, and takes them for priorities. Whatever it would merge otherwise than the files say is refused
-here, before it gets them.
+tiktoken is given ids, and takes them for ranks. Whether it will then merge as the files say is found out here; where it
+would not, the tokenizer merges with bpe.py.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bpe import Ranks
 from ..errors import CheckpointError, shown
 from ..tokenizer import END_OF_TEXT, Tokenizer
 from .json_file import MOST_VALUES, read_json_object, read_text_file
 
-DEEPEST = 100  # merges of what merges made, one in the other: GPT-2's own go 8 deep. Chains of thousands take minutes
+DEEPEST = 100  # merges of what merges made, one in the other, up to which tiktoken is checked: GPT-2's own go 8 deep
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,41 @@ class Vocabulary:
 
 
 def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:
-    """The Tokenizer of a checkpoint whose files are given by name: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+    """The Tokenizer of a checkpoint whose files are given by name: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
-    Where all three are given, the first two count.
+    Where all three are given, the first counts, as in transformers.
     Raises CheckpointError, one line that names the file, for anything that is not GPT-2's byte-level BPE.
     """
     return build_tokenizer(read_vocabulary(files))
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """The Tokenizer of a vocabulary that stands every check. Raises CheckpointError."""
-    return Tokenizer(checked_ranks(vocabulary), vocabulary.special_tokens)
+    """The Tokenizer of a vocabulary. Raises CheckpointError for one that is not whole."""
+    check_ids(vocabulary)
+    ordinary = vocabulary.ids.copy()
+    for name in vocabulary.special_tokens:
+        del ordinary[name]
+    check_merges(vocabulary, ordinary)
+    in_bytes = {token: bytes([ALPHABET[letter] for letter in token]) for token in ordinary}
+    ids = {in_bytes[token]: token_id for token, token_id in ordinary.items()}
+    ranks: dict[tuple[bytes, bytes], int] = {}
+    for rank, merge in enumerate(vocabulary.merges):
+        left, _, right = merge.partition(" ")
+        pair = in_bytes[left], in_bytes[right]
+        ranks.pop(pair, None)  # of a pair listed twice the last counts, as in `tokenizers`
+        ranks[pair] = rank
+    return Tokenizer(ids, ranks, vocabulary.special_tokens, ids_are_ranks(ids, ranks))
 
 
 def read_vocabulary(files: Mapping[str, Path]) -> Vocabulary:
-    """What `vocab.json` and `merges.txt` say, or `tokenizer.json`, unchecked. Where all three are given, the first two.
+    """What `tokenizer.json` says, or `vocab.json` and `merges.txt`, unchecked. Where all three are given, the first.
 
     files: name in the checkpoint -> where it lies. Raises CheckpointError.
     """
-    if "vocab.json" in files and "merges.txt" in files:
-        return read_vocab_and_merges(files["vocab.json"], files["merges.txt"])
     if "tokenizer.json" in files:
         return read_tokenizer_json(files["tokenizer.json"])
+    if "vocab.json" in files and "merges.txt" in files:
+        return read_vocab_and_merges(files["vocab.json"], files["merges.txt"])
     found = ", ".join(sorted(files)) or "none"
     raise CheckpointError(f"tokenizer: expected the files vocab.json and merges.txt, or tokenizer.json. Got {found}")
 
@@ -152,16 +166,6 @@ def byte_alphabet() -> dict[str, int]:
 ALPHABET = byte_alphabet()
 
 
-def checked_ranks(vocabulary: Vocabulary) -> dict[bytes, int]:
-    """The ids of the ordinary tokens by their bytes, if the vocabulary stands every check. Raises CheckpointError."""
-    check_ids(vocabulary)
-    ordinary = vocabulary.ids.copy()
-    for name in vocabulary.special_tokens:
-        del ordinary[name]
-    check_merges(vocabulary, ordinary)
-    return {bytes([ALPHABET[letter] for letter in token]): token_id for token, token_id in ordinary.items()}
-
-
 def check_ids(vocabulary: Vocabulary) -> None:
     """n tokens need the ids 0 to n - 1, each once: an id is a row of wte."""
     ids, file = vocabulary.ids, vocabulary.ids_file
@@ -179,45 +183,61 @@ def check_ids(vocabulary: Vocabulary) -> None:
 
 
 def check_merges(vocabulary: Vocabulary, ordinary: Mapping[str, int]) -> None:
-    """Make sure that tiktoken merges as the file says, whatever the text. `ordinary`: token -> id, none special.
-
-    By the file, neighbours are joined if they are a pair in the list, the first pair of the list first. tiktoken knows
-    no pairs: it joins any neighbours that make a token, the lowest id first. The two agree if the tokens are the bytes
-    and what the merges make of them, if ids rise with the list, and if neighbours that make a token are never any but
-    the pair in the list.
-    """
-    age = dict.fromkeys(ALPHABET, 0)  # token -> the merge that makes it, counted from 1; the bytes are there before
-    halves: dict[str, tuple[str, str]] = {}  # token -> the pair that makes it
-    depth = dict.fromkeys(ALPHABET, 0)  # token -> how many merges deep it is
-    lowest_id = 0
+    """The tokens must be the 256 bytes and what the merges make of them. `ordinary`: token -> id, none special."""
+    made = set()
     for number, merge in enumerate(vocabulary.merges, start=1):
         left, _, right = merge.partition(" ")
-        token = left + right
-        token_id = ordinary.get(token, -1)
-        expected = ""
-        if left not in age or right not in age:
-            expected = "a pair of tokens that are bytes or made by earlier merges"
-        elif token_id < lowest_id:
-            expected = f"a pair that makes a token of {vocabulary.ids_file} with an id of at least {lowest_id}"
-        elif max(depth[left], depth[right]) >= DEEPEST:
-            expected = f"at most {DEEPEST} merges deep"
-        elif not stay_apart(left, right, age, halves):
-            expected = "the pair that the earlier merges make of these bytes"
-        if expected:
-            raise CheckpointError(f"{vocabulary.merges_file}: merge {number} must be {expected}. Got {shown(merge)}")
-        age[token], halves[token] = number, (left, right)
-        depth[token] = 1 + max(depth[left], depth[right])
-        lowest_id = token_id + 1
-    missing = ALPHABET.keys() - ordinary.keys()
+        if not (left and right and left in ordinary and right in ordinary and left + right in ordinary):
+            raise CheckpointError(f"{vocabulary.merges_file}: merge {number} must be a pair of tokens that makes "
+                                  f"another, all three in {vocabulary.ids_file}. Got {shown(merge)}")
+        made.add(left + right)
+    missing = [byte for letter, byte in ALPHABET.items() if letter not in ordinary]
     if missing:
-        raise CheckpointError(f"{vocabulary.ids_file}: expected a token for every byte. {min(missing)!r} is missing")
-    surplus = ordinary.keys() - age.keys()
+        raise CheckpointError(f"{vocabulary.ids_file}: expected a token for each of the 256 bytes, as `tokenizers` "
+                              "trains them with initial_alphabet=ByteLevel.alphabet(). "
+                              f"{len(missing)} missing: {spans(missing):.200}")
+    surplus = ordinary.keys() - ALPHABET.keys() - made
     if surplus:
         raise CheckpointError(f"{vocabulary.ids_file}: expected bytes in GPT-2's alphabet, what the merges of "
                               f"{vocabulary.merges_file} make, and special tokens. Got {shown(min(surplus))}")
 
 
-def stay_apart(left: str, right: str, age: Mapping[str, int], halves: Mapping[str, tuple[str, str]]) -> bool:
+def spans(values: list[int]) -> str:
+    """Bytes in hexadecimal, neighbours together: "0x00-0x1f 0x7f"."""
+    ends = [(byte, byte) for byte in sorted(values)]
+    for i in range(len(ends) - 1, 0, -1):
+        if ends[i - 1][1] + 1 == ends[i][0]:
+            ends[i - 1:i + 1] = [(ends[i - 1][0], ends[i][1])]
+    return " ".join(f"{first:#04x}" if first == last else f"{first:#04x}-{last:#04x}" for first, last in ends)
+
+
+def ids_are_ranks(ids: Mapping[bytes, int], ranks: Ranks) -> bool:
+    """Whether tiktoken, which knows only the ids, merges as the ranks say, whatever the text.
+
+    By the list, adjacent tokens are merged if they are a pair in it, the first of the list first (bpe.py). tiktoken
+    knows no pairs: it merges any adjacent tokens that make a token, the lowest id first. The two agree if the ids rise
+    with the list, and if adjacent tokens that make a token are never any but the pair in the list.
+    """
+    age = {token: 0 for token in ids if len(token) == 1}  # token -> the merge that makes it, from 1; bytes come before
+    halves: dict[bytes, tuple[bytes, bytes]] = {}  # token -> the pair that makes it
+    depth = dict.fromkeys(age, 0)  # token -> how many merges deep it is
+    lowest_id = 0
+    for number, (left, right) in enumerate(ranks, start=1):  # in the order of their ranks
+        token = left + right
+        if left not in age or right not in age or ids[token] < lowest_id:
+            return False
+        depth[token] = 1 + max(depth[left], depth[right])
+        if depth[token] > DEEPEST:  # stay_apart would take minutes for chains of thousands
+            return False
+        if not stay_apart(left, right, age, halves):
+            return False
+        age[token], halves[token] = number, (left, right)
+        lowest_id = ids[token] + 1
+    return True
+
+
+def stay_apart(left: bytes, right: bytes, age: Mapping[bytes, int],
+               halves: Mapping[bytes, tuple[bytes, bytes]]) -> bool:
     """Whether the merges in `age`, applied to the bytes of `left + right`, end with `left` and `right`.
 
     Each of the two has stood this check, so its own bytes become it, unless a merge across the seam comes first. Look

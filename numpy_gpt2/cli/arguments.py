@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Callable, NoReturn
 
 from ..weights import GPT2, named_parameters
@@ -80,3 +81,15 @@ def utf8_text(data: bytes, source: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+
+
+def check_plot(path: Path) -> None:
+    """Before anything is computed: whether a picture could be drawn there. Raises ValueError where it could not."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'numpy_gpt2[plot]'") from error

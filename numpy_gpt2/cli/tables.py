@@ -3,6 +3,7 @@
 import math
 import sys
 import textwrap
+import unicodedata
 from typing import Iterator, Sequence
 
 
@@ -12,7 +13,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
     A last column on the left is prose: it wraps. Where columns do not fit side by side, a row becomes some lines.
     """
     cells = [header, *rows]
-    columns = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    columns = [max(n_columns(row[i]) for row in cells) for i in range(len(header))]
     for gap in ("  ", " "):
         room = width - sum(columns[:-1]) - len(gap) * (len(columns) - 1)
         if room >= (min(columns[-1], 30) if align[-1] == "<" else columns[-1]):
@@ -21,11 +22,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
         yield from records(header, rows, width)
         return
     for row in cells:
-        start = gap.join(f"{cell:{side}{size}}" for cell, side, size in zip(row, align, columns[:-1]))
+        start = gap.join(f"{cell:{side}{size + len(cell) - n_columns(cell)}}"
+                         for cell, side, size in zip(row, align, columns[:-1]))
         last = textwrap.wrap(row[-1], room) if len(row[-1]) > room else [f"{row[-1]:{align[-1]}{columns[-1]}}"]
         for line in last or [""]:
             yield f"{start}{gap}{line}".rstrip()
             start = " " * len(start)
+
+
+def n_columns(text: str) -> int:
+    """The columns that a terminal gives a text: two for a wide character (日), none for one that only marks another."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    marks = sum(unicodedata.category(character) in ("Mn", "Me") for character in text)
+    return len(text) + wide - marks
 
 
 def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:

@@ -37,7 +37,7 @@ def main() -> None:
         announce_model(args.model, model)
         ids = prompt_ids(model, tokenizer, prompt)
     page = render(page_data(model, tokenizer, ids, args.model)).encode("utf-8")
-    write_whole(args.output.resolve(), lambda path: path.write_bytes(page))  # resolved: a link stays a link
+    write_whole(args.output.resolve(), page)  # resolved: a link stays a link
     say(f"page: {args.output}, {len(page) / 1000:,.0f} KB")
     if args.open:
         open_in_browser(args.output)

@@ -20,8 +20,8 @@ from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2, named_parameters
 from .debugger import Debugger
 from .expressions import evaluate, part_of, spoken_names
+from .frames import live_frames, making_lines
 from .previews import Screen, elided, preview, statistics, thumbnails, what_it_would_say
-from .sources import FILE, live_frames, makers, source
 
 SHORT_FORMS = {"next": "n", "layer": "l", "until": "u", "continue": "c", "show": "sh", "print": "p", "heads": "hd",
                "logits": "lg", "tokens": "t", "where": "w", "pdb": "db", "help": "h", "quit": "q"}
@@ -77,6 +77,7 @@ class Walk(cmd.Cmd):
         self.n_cached = cache.length  # as it was when the pass began
         self.names = stage_names(model.config)
         self.acts = Recorder()  # what the pass has made so far
+        self.lines: dict[str, list[str]] = {}  # of model.py, that made each of them
         self.at = ""  # the stage at which it stands
         self.block = ""  # the block it is in, or was in last: h.3
         self.stop_at: str | None = "*"  # a glob; None is nowhere
@@ -88,6 +89,7 @@ class Walk(cmd.Cmd):
         if part_of(name) != name:
             self.block = part_of(name)
         self.acts(name, value)
+        self.lines[name] = making_lines()
         if not self.debugger.stepping and self.stop_at is not None and fits(name, self.stop_at):
             self.do_show("")
             self.cmdloop()
@@ -156,7 +158,7 @@ class Walk(cmd.Cmd):
         if "n_all" in stage.shape:
             n_all = len(self.ids)
             lines.append(f"  n_all {n_all}: {self.n_cached} from the cache + {n_all - self.n_cached} new")
-        lines += [f"  {line}" for line in makers(name)] + [""]
+        lines += [f"  {line}" for line in self.lines[name]] + [""]
         self.write(lines + preview(name, value, self.screen(n_above=len(lines))))
 
     def do_print(self, argument: str) -> None:
@@ -217,12 +219,11 @@ class Walk(cmd.Cmd):
         place = parts.index(here)
         room = terminal_size()[1] // 4
         frames = list(live_frames())
-        number = frames[0].f_lineno
         self.write([*(f"  {part}" for part in elided(parts[:place], room)),
                     f"> {here}  {marked}".rstrip(),
                     *(f"  {part}" for part in elided(parts[place + 1:], room)),
                     " > ".join(frame.f_code.co_name for frame in reversed(frames)),
-                    f"{FILE}:{number}  {source()[number - 1].strip()}"])
+                    *self.lines[self.at][-1:]])
 
     def do_help(self, argument: str) -> None:
         """help [COMMAND]: what you can do here; also ?"""

@@ -10,7 +10,7 @@ from ..cli.exits import BadInput, bad_input, run, say
 from ..config import SIZES
 from .metadata import Metadata, read_metadata, metadata_of_size
 from .report import SECTIONS, report_each
-from .report_plot import check_plot, draw
+from .report_plot import check_panels, draw_reports
 from .report_text import text_report
 
 SIDE_BY_SIDE = ("configuration", "counts", "biases", "tying", "figures", "cost")  # what several models are compared by
@@ -32,7 +32,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--context", type=whole_number(1), metavar="N",
                         help="the number of tokens that --cost is about (default: the model's whole context)")
     parser.add_argument("--json", action="store_true", help="for programs: an object with a key for each model")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the shares, and what else was measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the fractions, and what else was measured")
     return parser
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     sections = chosen_sections(args)
     if args.plot:
         with bad_input():
-            check_plot(args.plot, sections, args.text is not None)
+            check_panels(args.plot, sections, args.text is not None)
     text = None if args.text is None else read_text(args.text)
     models = chosen_models(args)
     measured = [section for section in ("values", "tying") if getattr(args, section)]
@@ -57,7 +57,7 @@ def main() -> None:
         for line in text_report(reports, sections, args.parameters, width):
             print(line)
     if args.plot:
-        draw(reports, args.plot)
+        draw_reports(reports, args.plot)
         say(f"picture: {args.plot}")
 
 

@@ -23,7 +23,7 @@ Reports = Mapping[str, Report]  # by the model's name
 SECTIONS = {
     "parts": "the parts as a tree, with their shapes",
     "configuration": "context, width, heads, layers, vocabulary",
-    "parameters": "every parameter: its name, shape, count, share and bytes",
+    "parameters": "every parameter: its name, shape, count, fraction and bytes",
     "counts": "the parameters of each part; tied, untied, and the difference",
     "biases": "weights, biases and layer-norm gains apart",
     "tying": "whether wte and lm_head are one array, and how alike two of them are (two are loaded for it)",
@@ -75,9 +75,9 @@ def report_counts(model: Metadata, sections: Collection[str], n_context: int) ->
         "parts": [asdict(part) for part in parts(config)],
         "configuration": {**asdict(config), "d_head": config.d_head},
         "parameters": [{"name": one.name, "shape": list(one.shape), "count": one.count,
-                        "share": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
-        "counts": {**totals, "shares": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
-        "biases": {**counts.roles, "shares": {role: n / counts.stored for role, n in counts.roles.items()}},
+                        "fraction": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
+        "counts": {**totals, "fractions": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
+        "biases": {**counts.roles, "fractions": {role: n / counts.stored for role, n in counts.roles.items()}},
         "tying": asdict(ONE_ARRAY) if config.tie_word_embeddings else {"n_arrays": 2},
         "figures": [{"figure": one.figure, "count": one.count, "sum": one.sum_text, "remark": one.remark}
                     for one in figures(config)],

@@ -3,24 +3,18 @@
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+from ..cli.arguments import check_plot
 from .report import KINDS, ROLES, Reports
 
 
-def check_plot(path: Path, sections: Sequence[str], has_loss: bool) -> None:
+def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
     """Before anything is computed: whether a picture could be drawn at all. Raises ValueError where it could not."""
     if not has_loss and not PANELS.keys() & set(sections):
         raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: name one of them")
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'numpy_gpt2[plot]'") from error
+    check_plot(path)
 
 
-def draw(reports: Reports, path: Path) -> None:
+def draw_reports(reports: Reports, path: Path) -> None:
     """One picture, with a panel for each section that can be drawn."""
     from matplotlib.figure import Figure
     panels = [panel for section, panel in PANELS.items() if any(section in found for found in reports.values())]
@@ -39,18 +33,18 @@ def legend_below(axes: Any) -> None:
 def draw_counts(axes: Any, reports: Reports) -> None:
     bottom = dict.fromkeys(reports, 0.0)
     for kind, label in KINDS.items():
-        heights = {name: found["counts"]["shares"].get(kind, 0.0) for name, found in reports.items()}
+        heights = {name: found["counts"]["fractions"].get(kind, 0.0) for name, found in reports.items()}
         if any(heights.values()):
             axes.bar(list(reports), list(heights.values()), bottom=list(bottom.values()), label=label)
         bottom = {name: bottom[name] + heights[name] for name in reports}
-    axes.set(title="What the parameters are", ylabel="share of all parameters")
+    axes.set(title="What the parameters are", ylabel="fraction of all parameters")
     legend_below(axes)
 
 
 def draw_biases(axes: Any, reports: Reports) -> None:
     for role in ("biases", "gains"):
-        shares = [100 * found["biases"]["shares"][role] for found in reports.values()]
-        axes.plot(list(reports), shares, "o-", label=ROLES[role])
+        percentages = [100 * found["biases"]["fractions"][role] for found in reports.values()]
+        axes.plot(list(reports), percentages, "o-", label=ROLES[role])
     axes.set(title="Biases and gains", ylabel="% of all parameters", ylim=(0, None))
     legend_below(axes)
 

@@ -57,7 +57,7 @@ def parameter_lines(listed: Sequence[Report], in_full: bool, width: int) -> Iter
     rows = [(one.name, one.shape_text, f"{one.count:,}", f"{one.count / total:.3%}", f"{one.n_bytes:,}")
             for one in shown]
     rows.append(("all", "", f"{total:,}", f"{1:.3%}", f"{sum(one.n_bytes for one in shown):,}"))
-    yield from table(("parameter", "shape", "count", "share", "bytes"), rows, "<<>>>", width)
+    yield from table(("parameter", "shape", "count", "fraction", "bytes"), rows, "<<>>>", width)
 
 
 def configuration_lines(reports: Reports, width: int) -> Iterator[str]:
@@ -68,8 +68,8 @@ def configuration_lines(reports: Reports, width: int) -> Iterator[str]:
 
 def count_lines(reports: Reports, width: int) -> Iterator[str]:
     counts = [found["counts"] for found in reports.values()]
-    yield from share_lines("Parameters by part", reports, [one["kinds"] for one in counts],
-                           [one["shares"] for one in counts], KINDS, width)
+    yield from fraction_lines("Parameters by part", reports, [one["kinds"] for one in counts],
+                              [one["fractions"] for one in counts], KINDS, width)
     yield ""
     rows = [(label, *(f"{one[key]:,}" for one in counts)) for key, label in TOTALS.items()]
     yield from comparison("Parameters in all", reports, rows, width)
@@ -77,25 +77,28 @@ def count_lines(reports: Reports, width: int) -> Iterator[str]:
 
 def bias_lines(reports: Reports, width: int) -> Iterator[str]:
     biases = [found["biases"] for found in reports.values()]
-    return share_lines("Weights and biases", reports, biases, [one["shares"] for one in biases], ROLES, width)
+    return fraction_lines("Weights and biases", reports, biases, [one["fractions"] for one in biases], ROLES, width)
 
 
-def share_lines(title: str, reports: Reports, counts: Sequence[Report], shares: Sequence[Report],
-                labels: Mapping[str, str], width: int) -> Iterator[str]:
-    """Counts and what share of the whole they are: with bars for one model, one below the other for several."""
+def fraction_lines(title: str, reports: Reports, counts: Sequence[Report], fractions: Sequence[Report],
+                   labels: Mapping[str, str], width: int) -> Iterator[str]:
+    """Counts and what fraction of the whole they are: with bars for one model, one below the other for several."""
     keys = [key for key in labels if any(key in one for one in counts)]
     if len(reports) > 1:
         rows = [(labels[key], *(f"{one.get(key, 0):,}" for one in counts)) for key in keys]
         yield from comparison(title, reports, rows, width)
         yield ""
-        rows = [(labels[key], *(f"{one.get(key, 0):.3%}" for one in shares)) for key in keys]
-        yield from comparison("  their shares", reports, rows, width)
+        rows = [(labels[key], *(f"{one.get(key, 0):.3%}" for one in fractions)) for key in keys]
+        yield from comparison("  as fractions of all", reports, rows, width)
         return
     room = min(width - 50, 50)  # what the other columns leave to the bars
-    rows = [(labels[key], f"{counts[0][key]:,}", f"{shares[0][key]:.3%}", "#" * round(shares[0][key] * max(room, 0)))
-            for key in keys]
+    rows = []
+    for key in keys:
+        fraction = fractions[0][key]
+        rows.append((labels[key], f"{counts[0][key]:,}", f"{fraction:.3%}", "#" * round(fraction * max(room, 0))))
     columns = 4 if room >= 10 else 3
-    yield from table((title, "count", "share", "")[:columns], [row[:columns] for row in rows], "<>><"[:columns], width)
+    header, align = (title, "count", "fraction", ""), "<>><"
+    yield from table(header[:columns], [row[:columns] for row in rows], align[:columns], width)
 
 
 def tying_lines(reports: Reports, width: int) -> Iterator[str]:

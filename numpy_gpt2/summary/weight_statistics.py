@@ -37,7 +37,7 @@ class Statistics:
     histogram: tuple[int, ...]  # how many lie in each bin of HISTOGRAM_EDGES
 
 
-def statistics(name: str, *arrays: np.ndarray) -> Statistics:
+def describe(name: str, *arrays: np.ndarray) -> Statistics:
     """The statistics of one array, or of several taken together. Raises FloatingPointError for one that is not finite.
 
     The mean comes first and the deviations from it in a second reading: mean(x^2) - mean^2 would lose digits where the
@@ -79,13 +79,13 @@ def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
 
 def tensor_statistics(model: GPT2) -> list[Statistics]:
     """The statistics of every parameter, in the checkpoint's order."""
-    return [statistics(name, array) for name, array in named_parameters(model)]
+    return [describe(name, array) for name, array in named_parameters(model)]
 
 
 def layer_statistics(model: GPT2) -> list[Statistics]:
     """The statistics of every block, all its parameters together: `h.0`, `h.1`, ..."""
     arrays = dict(named_parameters(model))
-    return [statistics(f"h.{i}", *(array for name, array in arrays.items() if name.startswith(f"h.{i}.")))
+    return [describe(f"h.{i}", *(array for name, array in arrays.items() if name.startswith(f"h.{i}.")))
             for i in range(model.config.n_layer)]
 
 

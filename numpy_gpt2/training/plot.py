@@ -5,18 +5,6 @@ from pathlib import Path
 from .loop import Run
 
 
-def check_plot(path: Path) -> None:
-    """Before anything is computed: whether the picture could be written. Raises ValueError where it could not."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'numpy_gpt2[plot]'") from error
-
-
 def draw(run: Run, path: Path) -> None:
     """The loss of every step, and of the held-out text where it was measured."""
     from matplotlib.figure import Figure

@@ -5,6 +5,7 @@ the last state that was saved is still there.
 """
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
@@ -13,12 +14,12 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from ..checkpoint.saving import write_whole
 from ..errors import CheckpointError, one_line
 from ..weights import named_parameters
 from .loop import Run
 
 FILE = "training_run.npz"
+PARTIAL = f".{FILE}.partial"  # while it is being written
 
 
 def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
@@ -29,12 +30,12 @@ def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
     arrays |= {f"weight {name}": array for name, array in named_parameters(run.model) if name in run.moments}
     for name, moments in run.moments.items():
         arrays |= {f"{moment} {name}": array for moment, array in moments.items()}
-
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:  # given a path, np.savez would choose its own name
+    try:
+        with open(folder / PARTIAL, "wb") as file:  # given a path, np.savez would choose its own name
             np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    write_whole(folder / FILE, write)
+        os.replace(folder / PARTIAL, folder / FILE)
+    finally:
+        (folder / PARTIAL).unlink(missing_ok=True)
 
 
 def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
@@ -83,12 +84,11 @@ def remove_run(folder: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raise ValueError unless the folder is new, empty, or that of a run: nothing that was there before is lost.
 
-    What a run left half-written when it was killed is removed.
+    What a run had half written when it was killed is removed.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
-    for half_written in folder.glob(f".{FILE}.*.partial"):
-        half_written.unlink()
+    (folder / PARTIAL).unlink(missing_ok=True)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
         raise ValueError("--out must be a new folder, or that of a run to go on with. "
                          f"Got {str(folder)!r}, which holds something else.")

@@ -33,12 +33,12 @@ from cases import GROUPS, SMALLEST_CONTEXT, Bench
 from engine import louder
 from report import AXES, LEGEND, as_json, draw, median_and_range, print_measurements
 from sides import process_pool
-from experiment import Parser, check_plot, print_table
+from experiment import Parser, print_table
 
 from numpy_gpt2 import SIZES, random_model, save
 from numpy_gpt2.checkpoint.hub import CONFIG, WEIGHTS, checkpoint_files
 from numpy_gpt2.checkpoint.json_file import read_config
-from numpy_gpt2.cli.arguments import whole_number
+from numpy_gpt2.cli.arguments import check_plot, whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, say
 from numpy_gpt2.summary.counting import count_parameters
 
@@ -121,7 +121,8 @@ def check_outputs(args):
     if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
         raise BadInput(f"--json must be a file in a folder that is there. Got {args.json}")
     if args.plot:
-        check_plot(args.plot)
+        with bad_input():
+            check_plot(args.plot)
         if not set(args.only) & set(AXES):
             raise BadInput(f"--plot draws {', '.join(AXES)}: name one of them in --only")
     if not 0 < args.seconds < float("inf"):

@@ -33,7 +33,7 @@ class Head(NamedTuple):
     name: str
     added_second: float  # nats per token
     added_first: float
-    induction: float  # a share of attention
+    induction: float  # a fraction of attention
     previous: float
 
 

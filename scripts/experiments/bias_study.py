@@ -4,7 +4,7 @@ Method: build copies of the model in which one kind of bias is all zeros (or the
 measure the loss on a text that no model has read. As a control, as many numbers as there are biases in all are set to
 zero among the matrices' weights, drawn at random: are biases worth more or less than their number?
 
-How to read the table: `numbers` is how many are changed, `share` what part that is of all parameters. `loss` is in nats
+How to read the table: `numbers` is how many are changed, `fraction` what part of all parameters. `loss` is in nats
 per token; `change` is what the copy loses, and `times` by how much that multiplies the perplexity. The key biases are
 there twice, once alone: they add the same to a query's score with every key, which softmax does not see.
 """
@@ -14,7 +14,7 @@ import math
 import experiment
 import numpy as np
 
-from numpy_gpt2 import named_parameters
+from numpy_gpt2 import named_parameters, replace_weights
 from numpy_gpt2.cli.exits import run
 
 KEYS = "  of them the keys'"
@@ -89,13 +89,13 @@ def main():
     for name, n, arrays in copies:
         if n is None:
             n = sum(array.size for array in arrays.values())
-        after = experiment.loss(experiment.changed(model, arrays), ids)
+        after = experiment.loss(replace_weights(model, arrays), ids)
         changes[name] = after - before
         rows.append([name, n, f"{n / n_all:.3%}", f"{after:.4f}", f"{after - before:+.4f}",
                      f"{math.exp(min(after - before, 99)):.2f}"])
 
     print(f"{len(ids) - 1} tokens of {args.text}; set to zero:\n")
-    experiment.print_table(["", "numbers", "share", "loss", "change", "times"], rows)
+    experiment.print_table(["", "numbers", "fraction", "loss", "change", "times"], rows)
     biases, control = changes["all biases"], changes["as many random weights"]
     experiment.conclude(
         f"All biases are {n_biases / n_all:.2%} of the parameters, and without them the perplexity is "

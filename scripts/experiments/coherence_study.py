@@ -6,9 +6,9 @@ row compares like with like. (2) How far back does each layer look? Every attent
 tap. (3) Does a long sample come to repeat itself, more than the text does?
 
 How to read the tables: (1) loss in nats per token, by how many tokens stand before it in the window; a context of 8
-means that 4 to 7 of them are seen. (2) Mean distance in tokens from a query to what it looks at, and the share of
+means that 4 to 7 of them are seen. (2) Mean distance in tokens from a query to what it looks at, and the fraction of
 attention on the text's first token, on the nearest 8 (the first left out), and farther back than 32 (likewise). (3) The
-share of runs of three tokens that were there before.
+fraction of runs of three tokens that were there before.
 """
 
 import experiment
@@ -17,7 +17,7 @@ import numpy as np
 from numpy_gpt2 import generate_tokens, transform
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, run
-from numpy_gpt2.sampling import Sampling
+from numpy_gpt2.sampling import GenerationConfig
 from numpy_gpt2.scoring import score_tokens
 
 CONTEXTS = (8, 32, 128)
@@ -25,7 +25,7 @@ CONTEXTS = (8, 32, 128)
 
 def losses(model, ids, context):
     """The loss of every token but the first, with half to all of `context` tokens in sight."""
-    short = experiment.changed(model, {"wpe.weight": model.wpe[:context]}, n_positions=context)
+    short = experiment.rebuilt(model, {"wpe.weight": model.wpe[:context]}, n_positions=context)
     return -score_tokens(short, ids, stride=context // 2).log_probs
 
 
@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="default: 0.8")
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
-        Sampling(args.temperature)
+        GenerationConfig(temperature=args.temperature)
     ids = experiment.text_ids(args, tokenizer)
     if len(ids) < 64:
         raise BadInput(f"{args.text}: expected a text of 64 tokens or more, found {len(ids) - 1}")
@@ -99,8 +99,8 @@ def main():
     distances = Distances()
     transform(model, ids[:model.config.n_positions], tap=distances)
     experiment.print_table(["layer", "distance", "first token", "nearest 8", "beyond 32"],
-                           [[str(i), f"{far:.1f}", *(f"{share:.1%}" for share in shares)]
-                            for i, (far, *shares) in enumerate(distances.rows)])
+                           [[str(i), f"{far:.1f}", *(f"{fraction:.1%}" for fraction in fractions)]
+                            for i, (far, *fractions) in enumerate(distances.rows)])
 
     print(f"\n(3) Runs of three tokens seen before: {args.samples} samples at temperature {args.temperature:g}\n")
     steps = generate_tokens(model, [tokenizer.eot_id], length, num_return_sequences=args.samples, seed=args.seed,
@@ -115,11 +115,11 @@ def main():
     name, _, means = rows[-1]
     known = {f"a context of {c}": x for c, x in zip(contexts, means) if x is not None} | {"all": means[-1]}
     worst, best = next(iter(known.values())), min(known, key=known.get)
-    shares = [f"{label} {(worst - x) / (worst - known[best]):.0%}" for label, x in known.items() if x < worst]
+    fractions = [f"{label} {(worst - x) / (worst - known[best]):.0%}" for label, x in known.items() if x < worst]
     experiment.conclude(
         f"With {name} tokens before it, a token costs least when the model sees {best}, and "
         f"{worst - known[best]:.2f} nats less than when it sees {next(iter(known))};",
-        f"of that gain: {', '.join(shares)}." if shares else "a longer view gains nothing.",
+        f"of that gain: {', '.join(fractions)}." if fractions else "a longer view gains nothing.",
         f"In the last quarter of the samples {repeats[-1][1]:.0%} of the runs were there before, in the text "
         f"{repeats[-1][2]:.0%}.")
     if args.plot:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy_gpt2
 from numpy_gpt2 import build_model, named_parameters
-from numpy_gpt2.cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt, whole_number
+from numpy_gpt2.cli.arguments import (ArgumentParser, add_model_argument, announce_model, check_plot, read_prompt,
+                                      whole_number)
 from numpy_gpt2.cli.exits import BadInput, bad_input, say
+from numpy_gpt2.cli.tables import table
 from numpy_gpt2.scoring import score_tokens
 
 STORY = Path(__file__).with_name("story.txt")  # a fairy tale written for these experiments, so no model has read it
@@ -48,9 +50,9 @@ def add_text(parser, n_tokens=None):
 def start(parser):
     """Arguments, model and tokenizer, once everything that can be refused early has been."""
     args = parser.parse_args()
-    if args.plot:
-        check_plot(Path(args.plot))
     with bad_input():
+        if args.plot:
+            check_plot(Path(args.plot))
         model, tokenizer = numpy_gpt2.load(args.model)
     announce_model(args.model, model)
     return args, model, tokenizer
@@ -74,32 +76,21 @@ def loss(model, ids):
     return score_tokens(model, ids).mean_loss
 
 
-def changed(model, arrays, **settings):
-    """A copy of the model in which these arrays, by their names in the checkpoint, and these settings are others."""
+def rebuilt(model, arrays, **settings):
+    """A copy of the model with other settings, and with these arrays under their names in the checkpoint."""
     return build_model(replace(model.config, **settings), {**dict(named_parameters(model)), **arrays})
 
 
 def print_table(header, rows, n_left=1):
     """Aligned columns: the first n_left to the left, the others to the right. Cells are texts, or whole numbers."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    for row in [header, *rows]:
-        cells = [cell.ljust(width) if i < n_left else cell.rjust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths))]
-        print("  ".join(cells).rstrip())
+    align = "<" * n_left + ">" * (len(header) - n_left)
+    for line in table(header, rows, align, width=10_000):
+        print(line)
 
 
 def conclude(*sentences):
     print("\n" + textwrap.fill(" ".join(sentences), 110))
-
-
-def check_plot(path):
-    if path.is_dir() or not path.parent.is_dir():
-        raise BadInput(f"--plot must be a file in a folder that is there. Got {path}")
-    try:
-        import matplotlib  # noqa: F401  (only who asks for a picture needs it)
-    except ImportError:
-        raise BadInput("--plot needs matplotlib, which is not installed here: pip install 'numpy_gpt2[plot]'") from None
 
 
 @contextmanager

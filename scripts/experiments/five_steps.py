@@ -11,11 +11,11 @@ probability at this temperature, and that of the token which was likeliest.
 import experiment
 import numpy as np
 
-from numpy_gpt2 import Sampling, forward, generate_tokens
+from numpy_gpt2 import GenerationConfig, forward, generate_tokens
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, run
 from numpy_gpt2.ops import softmax
-from numpy_gpt2.sampling import choose, process_logits
+from numpy_gpt2.sampling import process_logits, sample
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
     experiment.add_seed(parser)
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
-        sampling = Sampling(args.temperature)
+        sampling = GenerationConfig(temperature=args.temperature)
     if sampling.temperature == 0 or not args.prompt:
         raise BadInput("a draw needs a temperature above 0 and a prompt that is not empty")
     vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
@@ -42,7 +42,7 @@ def main():
         array = np.array(ids)  # 2. array: the ids as numbers in a row, [n_tokens]
         logits = forward(model, array)  # 3. forward: a score for every token of the vocabulary, at every position
         shaped = process_logits(logits[-1, :vocab_size], array, sampling)  # the last row, divided by the temperature
-        token = int(choose(shaped, np.array(generator.random())))  # 4. sample: one draw
+        token = int(sample(shaped, np.array(generator.random())))  # 4. sample: one draw
         written = tokenizer.decode([*ids, token])  # 5. decode: ids as text
         probabilities = softmax(shaped)  # [vocab_size]
         if i == 0:
@@ -51,7 +51,7 @@ def main():
                 ["1 tokenize", f"tokenizer.encode({text!r})", str(ids)],
                 ["2 array", "np.array(ids)", f"{array.dtype} {array.shape}"],
                 ["3 forward", "forward(model, array)", f"{logits.dtype} {logits.shape}"],
-                ["4 sample", "choose(logits[-1] / temperature, draw)", str(token)],
+                ["4 sample", "sample(logits[-1] / temperature, draw)", str(token)],
                 ["5 decode", "tokenizer.decode([*ids, token])", repr(written)]], n_left=3)
             print()
         rows.append([f"{i + 1}", repr(text[-40:]), repr(tokenizer.decode([token])), f"{probabilities[token]:.1%}",

@@ -6,7 +6,7 @@ model itself. The same is done for a longer text, for a sum over more than a han
 
 How to read the tables: a row is a token as it is read, with the token that came after it; a column is a layer (at most
 nine are shown, evenly spaced). The first table has the token that the lens finds likeliest there, the second the
-probability of the token that came. In the third, `loss` is that of the lens in nats per token, `right` the share of
+probability of the token that came. In the third, `loss` is that of the lens in nats per token, `right` the fraction of
 places where its likeliest token came, `as the last` that where it is the whole model's likeliest token already.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
@@ -34,7 +34,7 @@ def recorded(model, ids):
 
 
 def lens_row(model, acts, layer, ids):
-    """A layer's loss, share of right tokens, and likeliest tokens [n_tokens]."""
+    """A layer's loss, fraction of right tokens, and likeliest tokens [n_tokens]."""
     logits = logit_lens(model, acts, layer)  # [n_tokens, vocab_size]
     check_finite(logits)
     chosen = np.take_along_axis(logits, np.array(ids[1:])[:, np.newaxis], axis=-1)  # [n_tokens, 1]

@@ -92,7 +92,7 @@ def main():
     names = [[repr(tokenizer.decode([token_id])) for token_id in ids] for ids in (clean, corrupted)]
     header = ["position", "clean", "corrupted", *(f"layer {layer}" if layer == 0 else str(layer) for layer in layers)]
     rows = [[str(position), names[0][position], "" if clean[position] == corrupted[position] else names[1][position],
-             *(f"{share:.0%}" for share in restored[position])] for position in range(len(clean))]
+             *(f"{fraction:.0%}" for fraction in restored[position])] for position in range(len(clean))]
     experiment.print_table(header, rows, n_left=3)
 
     apart = with_clean > 0 > with_corrupted

@@ -5,7 +5,7 @@ a sum: one contribution for each head, and the bias. Here each is computed by it
 had as `attn.out` is checked. Then W_0 is replaced by the identity, one layer at a time: the heads' results side by
 side, each in channels of its own, without any mixing.
 
-How to read the table: a head's share is its contribution's projection on the whole output, over the text (sum of
+How to read the table: a head's fraction is its contribution's projection on the whole output, over the text (sum of
 c . out / sum of out . out), so a row adds up to 100%; below zero a head works against the others. `length` is the root
 of the contributions' squared lengths over that of their sum: above 1 they cancel, below 1 they agree. The last column
 is what the loss becomes when this layer's W_0 is the identity.
@@ -14,7 +14,7 @@ is what the loss becomes when this layer's W_0 is the identity.
 import experiment
 import numpy as np
 
-from numpy_gpt2 import Recorder, transform
+from numpy_gpt2 import Recorder, replace_weights, transform
 from numpy_gpt2.cli.exits import run
 
 
@@ -35,7 +35,7 @@ def main():
     before = experiment.loss(model, ids)
     n_head = model.config.n_head
 
-    rows, shares, damages, furthest = [], [], [], 0.0
+    rows, fractions, damages, furthest = [], [], [], 0.0
     identity = np.eye(model.config.n_embd, dtype=model.wte.dtype)
     for i, block in enumerate(model.h):
         out = acts[f"h.{i}.attn.out"]  # [n_tokens, n_embd]
@@ -48,29 +48,29 @@ def main():
         furthest = max(furthest, float(difference))
 
         whole = parts.sum(axis=0)
-        share = np.sum(parts * whole, axis=(1, 2)) / np.sum(whole * whole)  # [n_head + 1], adds up to 1
+        fraction = np.sum(parts * whole, axis=(1, 2)) / np.sum(whole * whole)  # [n_head + 1], adds up to 1
         length = np.sqrt(np.sum(parts * parts) / np.sum(whole * whole))
-        after = experiment.loss(experiment.changed(model, {f"h.{i}.attn.c_proj.weight": identity}), ids)
-        shares.append(share[:-1])
+        after = experiment.loss(replace_weights(model, {f"h.{i}.attn.c_proj.weight": identity}), ids)
+        fractions.append(fraction[:-1])
         damages.append(after - before)
-        rows.append([str(i), *(f"{x:.0%}" for x in share), f"{share.sum():.0%}", f"{length:.2f}", f"{after:.3f}"])
+        rows.append([str(i), *(f"{x:.0%}" for x in fraction), f"{fraction.sum():.0%}", f"{length:.2f}", f"{after:.3f}"])
 
     print(f"{len(ids) - 1} tokens of {args.text}; loss {before:.3f}\n")
     header = ["layer", *(f"head {head}" if head == 0 else str(head) for head in range(n_head))]
     experiment.print_table([*header, "bias", "sum", "length", "W_0 = 1"], rows)
-    layer, head = np.unravel_index(np.argmax(shares), (len(shares), n_head))
+    layer, head = np.unravel_index(np.argmax(fractions), (len(fractions), n_head))
     worst = int(np.argmax(damages))
     experiment.conclude(
         f"In every layer the heads' contributions and the bias add up to attn.out, to {furthest:.0e} of its largest "
-        f"number. The largest share is head {head}'s in layer {layer}: {shares[layer][head]:.0%}, where an equal one "
-        f"would be {1 / n_head:.0%}.",
+        f"number. The largest fraction is head {head}'s in layer {layer}: {fractions[layer][head]:.0%}, where an equal "
+        f"one would be {1 / n_head:.0%}.",
         f"Without W_0 the loss rises most in layer {worst}, by {damages[worst]:.2f} nats a token, and in the mean over "
         f"layers by {np.mean(damages):.2f}: its mixture of the heads is learnt." if min(damages) > 0 else
         "In some layer the identity serves no worse than W_0.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
-            image = left.imshow(shares, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
-            left.set(xlabel="head", ylabel="layer", title="share of attn.out")
+            image = left.imshow(fractions, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
+            left.set(xlabel="head", ylabel="layer", title="fraction of attn.out")
             left.figure.colorbar(image, ax=left)
             right.bar(range(len(damages)), damages)
             right.set(xlabel="layer", ylabel="loss added by W_0 = 1")

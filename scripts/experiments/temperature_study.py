@@ -4,7 +4,7 @@ Method: at each temperature the model writes several samples after one prompt, w
 the distribution that each of its tokens was drawn from, is measured. Passages of a text that a person wrote, read at
 temperature 1, are measured in the same way: what is neither stuck nor noise looks like that.
 
-How to read the table, all means over the samples: `distinct-2` is the share of pairs of neighbouring tokens that are
+How to read the table, all means over the samples: `distinct-2` is the fraction of pairs of neighbouring tokens that are
 different ones (1: none comes twice), `repeat` the longest run of tokens that a sample holds twice. `entropy` is how
 undecided the draws were, in bits (a fair draw from the whole vocabulary has the most); `top 10` is how much of the
 probability the ten likeliest tokens had. `own loss` is what the model itself, at temperature 1, thinks of the sample,

@@ -6,7 +6,7 @@ are needed. Then make the untied twin of a model that is loaded, count both by t
 compute.
 
 How to read the table: `unembedding` is vocab_size x n_embd, which is what the twin has more. The tied count is what
-the checkpoint stores; `share` is the unembedding's part of the untied one, which falls as models grow.
+the checkpoint stores; `fraction` is the unembedding's part of the untied one, which falls as models grow.
 """
 
 import math
@@ -37,9 +37,9 @@ def main():
             raise AssertionError(f"{name}: {untied:,} - {unembedding:,} is not {tied:,}")
         counts[name] = (tied, unembedding)
         rows.append([name, untied, unembedding, tied, f"{unembedding / untied:.1%}"])
-    experiment.print_table(["model", "untied", "- unembedding", "= tied", "share"], rows)
+    experiment.print_table(["model", "untied", "- unembedding", "= tied", "fraction"], rows)
 
-    twin = experiment.changed(model, {"lm_head.weight": model.lm_head.copy()}, tie_word_embeddings=False)
+    twin = experiment.rebuilt(model, {"lm_head.weight": model.lm_head.copy()}, tie_word_embeddings=False)
     ids = experiment.text_ids(args, tokenizer)[:model.config.n_positions]
     logits, twin_logits = forward(model, ids), forward(twin, ids)
     equal = np.array_equal(logits, twin_logits)

@@ -5,7 +5,7 @@ copies of the model, change one of the two matrices or both, and score a text. A
 row: nothing is lost but which row belongs to which token.
 
 How to read the table: `correlation` is that of the two matrices, number by number. `loss` is in nats per token; `same
-best` is the share of places where the copy's likeliest token is the whole model's. A fair guess among all tokens costs
+best` the fraction of places where the copy's likeliest token is the whole model's. A fair guess among all tokens costs
 the logarithm of their number, which the last lines name.
 """
 
@@ -22,7 +22,7 @@ from numpy_gpt2.summary.weight_statistics import correlation
 
 def untied(model, **arrays):
     """A copy with two matrices: wte and lm_head as given, else copies of the model's own."""
-    return experiment.changed(model, {"wte.weight": arrays.get("wte", model.wte),
+    return experiment.rebuilt(model, {"wte.weight": arrays.get("wte", model.wte),
                                       "lm_head.weight": arrays.get("lm_head", model.lm_head.copy())},
                               tie_word_embeddings=False)
 

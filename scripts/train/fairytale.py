@@ -19,7 +19,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: --threads do
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import math  # noqa: E402
 import time  # noqa: E402
 from functools import lru_cache  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -28,7 +27,7 @@ import numpy as np  # noqa: E402
 from fairytale_card import write_card  # noqa: E402
 from fairytale_corpus import HELD_OUT_BOOKS, read_books  # noqa: E402
 
-from numpy_gpt2 import GPT2Config, load, load_tokenizer, save, score_tokens  # noqa: E402
+from numpy_gpt2 import GPT2Config, load_tokenizer, save  # noqa: E402
 from numpy_gpt2.training.loop import initial_model, learn, start  # noqa: E402
 from numpy_gpt2.training.saved_run import resume, save_run  # noqa: E402
 from numpy_gpt2.training.settings import TrainingConfig  # noqa: E402
@@ -58,7 +57,8 @@ def train_vocabulary(stories, folder):
     tokenizer.train_from_iterator(stories, trainer)
     tokenizer.add_special_tokens([EOT])
     if tokenizer.token_to_id(EOT) != EOT_ID:
-        raise ValueError(f"expected {EOT_ID} tokens before {EOT}, got {tokenizer.token_to_id(EOT)}: are the books too few?")
+        raise ValueError(f"expected {EOT_ID} tokens before {EOT}, got {tokenizer.token_to_id(EOT)}: "
+                         "are the books too few?")
     trained = json.loads(tokenizer.to_str())["model"]
     vocab = dict(sorted((trained["vocab"] | {EOT: EOT_ID}).items(), key=lambda item: item[1]))
     merges = "".join(f"{left} {right}\n" for left, right in trained["merges"])
@@ -137,15 +137,11 @@ def train(data, work, steps, seed, threads):
     return run.model
 
 
-def held_out_scores(model, data, stride):
-    """The scores of the held-out text, in windows of the whole context that begin `stride` tokens apart."""
-    return score_tokens(model, data["held_out"], stride)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("books", help="a folder of Project Gutenberg's plain-text files")
-    parser.add_argument("--work", type=Path, default=Path("build/fairytale"), help="state of the run (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("build/fairytale"),
+                        help="state of the run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/fairytale/checkpoint"), help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2400, help=f"of {BATCH_TOKENS} tokens each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)

@@ -4,11 +4,11 @@
 
 Each config draws its sizes, tied or untied, n_inner, epsilon, a batch and a length from 1 token to the whole context,
 and weights of which each has a part in the result. transformers saves the checkpoint, numpy_gpt2 loads it, and both
-compute, in float32 and in float64. A difference is the largest between two arrays, as a share of the largest number in
-the reference's. For a prompt of 64 tokens or more the forms of fast.py run, unless somebody looks, and look we do too.
+compute, in float32 and in float64. A difference is the largest between two arrays, as a fraction of the largest number
+in the reference's.
 
     prompt          the logits of a whole prompt
-    hidden states   what enters each block, and what leaves the last; the logits as well (the readable lines)
+    hidden states   what enters each block, and what leaves the last; the logits as well (with a tap)
     cached steps    the logits of single tokens, each library with its own cache after the prompt
     large scores    the logits where queries and keys are so large that exp(score) would overflow
     one by one      numpy_gpt2 alone: the logits of a batch, and of its rows by themselves
@@ -193,9 +193,10 @@ def random_settings(rng):
         "vocab_size": int(rng.integers(2, 400)), "n_positions": int(rng.integers(1, 400)),
         "n_embd": n_embd, "n_head": n_head, "n_layer": int(rng.integers(1, 5)),
         "n_inner": None if rng.random() < 0.5 else int(rng.integers(1, 6 * n_embd)),
-        "activation_function": str(rng.choice(["gelu_new", "gelu_pytorch_tanh"])),
+        "activation_function": str(rng.choice(["gelu_new", "gelu_pytorch_tanh", "gelu", "relu"])),
         "layer_norm_epsilon": float(rng.choice([1e-6, 1e-5, 1e-3, 1e-1])),
         "tie_word_embeddings": bool(rng.random() < 0.5),
+        "scale_attn_weights": bool(rng.random() < 0.7), "scale_attn_by_inverse_layer_idx": bool(rng.random() < 0.3),
         "attn_implementation": str(rng.choice(["sdpa", "eager"])),  # transformers' own two ways to compute the same
     }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -19,7 +20,7 @@ from test_hub import checkpoint_bytes
 
 from numpy_gpt2.checkpoint import download as module
 from numpy_gpt2.checkpoint.download import PAUSE_S, SILENCE_S, TRIES, download_file
-from numpy_gpt2.errors import HubError
+from numpy_gpt2.errors import CheckpointError, HubError
 
 NAME = "model.safetensors"
 KEY = f"class/any {NAME}"  # of the server's counts
@@ -46,13 +47,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models--class--any"
 
 
-def fetch(hub: HubServer, name: str = NAME, size: int | None = -1, **fault: Any) -> Path:
-    """Download a file of the repository, which has this fault; size -1: the true one."""
+def fetch(hub: HubServer, name: str = NAME, size: int | None = -1, etag: str = "", commit: str = COMMIT,
+          **fault: Any) -> Path:
+    """Download a file of the repository, which has this fault; size -1 and etag "": the true ones."""
     content = hub.repos["class/any"].files[name]
     hub.repos["class/any"].faults = {name: Fault("GET", **fault)} if fault else {}
-    url = f"{hub.url}/class/any/resolve/{COMMIT}/{name}"
-    etag = etag_of(content, is_large=name == NAME)
-    return download_file(url, "class/any", COMMIT, name, etag, len(content) if size == -1 else size)
+    url = f"{hub.url}/class/any/resolve/{commit}/{name}"
+    etag = etag or etag_of(content, is_large=name == NAME)
+    return download_file(url, "class/any", commit, name, etag, len(content) if size == -1 else size)
 
 
 def files_in(cache: Path) -> set[str]:
@@ -122,6 +124,189 @@ def test_a_server_that_sends_the_whole_file_again_is_understood(hub):
     assert hub.ranges[KEY] == [0, 0, HALF]
 
 
+# What the server says of what it sends --------------------------------------------------------------------------------
+
+
+def start_of_file(cache: Path, n: int = HALF) -> Path:
+    """So much of the file as an earlier run has fetched."""
+    path = cache / "blobs" / f"{etag_of(CONTENT, True)}.partial"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[:n])
+    return path
+
+
+@pytest.mark.parametrize("fault", [
+    {"body": b"<html>Log in!", "kind": "text/html"}, {"body": b"Log in!"},
+    {"unsized": True, "ignore_range": True, "kind": "TEXT/HTML"},
+    {"body": CONTENT, "kind": "text/html; charset=utf-8"}], ids=["a page", "another length", "HTML", "HTML as long"])
+def test_an_answer_of_another_kind_leaves_what_had_come_alone(hub, cache, fault):
+    partial = start_of_file(cache, len(CONTENT) - 1)
+    with pytest.raises(HubError, match=f"^{NAME}: the server sends something else: .*Log in to this network first"):
+        fetch(hub, **fault)
+    assert partial.read_bytes() == CONTENT[:-1]
+    assert fetch(hub).read_bytes() == CONTENT
+    assert hub.ranges[KEY][-1] == len(CONTENT) - 1
+
+
+@pytest.mark.parametrize("content_range", [
+    f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}", f"bytes {HALF + 1}-{len(CONTENT) - 1}/{len(CONTENT)}",
+    f"bytes {HALF}-{len(CONTENT) - 1}/{len(CONTENT) + 1}", "bytes", "lines 1-2/3"])
+def test_a_part_that_was_not_asked_for_is_not_taken(hub, cache, content_range):
+    start_of_file(cache)
+    assert fetch(hub, content_range=content_range, times=1).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [HALF, 0]
+
+
+def test_a_part_of_a_file_whose_size_is_not_told_is_taken(hub, cache):
+    start_of_file(cache)
+    assert fetch(hub, content_range=f"bytes {HALF}-{len(CONTENT) - 1}/*", times=1).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [HALF]
+
+
+OTHER = CONTENT[::-1]
+
+
+@pytest.mark.parametrize("etag", ["version", "x" * 64, "f" * 63])
+def test_what_no_hash_can_verify_is_never_made_of_two_versions(hub, cache, etag):
+    assert fetch(hub, etag=etag, break_after=HALF, then=OTHER, times=1).read_bytes() == OTHER
+    assert hub.ranges[KEY] == [0, 0]
+
+
+def test_what_no_hash_can_verify_goes_on_where_it_broke_while_it_is_the_same(hub, cache):
+    assert fetch(hub, etag="version", break_after=HALF, times=1).read_bytes() == CONTENT
+    assert hub.ranges[KEY] == [0, HALF]
+
+
+def test_what_no_hash_can_verify_is_not_joined_to_what_another_run_left(hub, cache, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+    with pytest.raises(Exception, match="peer closed"):
+        fetch(hub, etag="version", break_after=HALF)
+    hub.repos["class/any"].files[NAME] = OTHER
+    assert fetch(hub, etag="version").read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("weak", ['W/"x"', "", "x"])
+def test_without_an_etag_to_ask_by_an_unverifiable_file_begins_again(hub, cache, monkeypatch, weak):
+    monkeypatch.setattr(module, "check_answer", lambda state, response, check=module.check_answer: (
+        response.headers.pop("ETag"), response.headers.update({"ETag": weak}), check(state, response)))
+    assert fetch(hub, etag="version", break_after=HALF, then=OTHER, times=1).read_bytes() == OTHER
+    assert hub.ranges[KEY] == [0, 0]
+
+
+SHA256 = etag_of(CONTENT, True)
+
+
+@pytest.mark.parametrize("etag", [SHA256.upper(), f"{SHA256}-gzip", f"sha256-{SHA256}", f"SHA256-{SHA256}-gzip",
+                                  etag_of(CONTENT, False).upper()])
+def test_a_hash_in_the_forms_of_mirrors_verifies_too(hub, cache, etag):
+    with pytest.raises(HubError, match="the download is damaged and was removed: expected (sha256|git's sha1) "):
+        fetch(hub, etag=etag, spoil=True)
+    assert fetch(hub, etag=etag).read_bytes() == CONTENT
+
+
+def test_one_etag_for_all_files_and_commits_makes_no_file_another(hub, cache):
+    assert fetch(hub, etag="same").read_bytes() == CONTENT
+    assert fetch(hub, "vocab.json", etag="same").read_bytes() == CONTENT[:1000]
+    repo = hub.repos["class/any"]
+    repo.commit, repo.files = "2" * 40, {NAME: OTHER}
+    assert fetch(hub, etag="same", commit="2" * 40).read_bytes() == OTHER
+
+
+def test_the_server_is_asked_for_the_bytes_as_they_are(hub, cache):
+    fetch(hub, break_after=1000, times=1)
+    assert hub.bytes_sent[KEY] == len(CONTENT)
+
+
+# What never ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.6)
+    monkeypatch.setattr(module, "ANSWER_S", 0.6)
+
+
+@pytest.mark.parametrize("fault", [
+    {"drip": 0.05}, {"break_after": 1}, {"break_after": 10, "by": "reset"}, {"break_after": 10, "drip": 0.2},
+    {"drip_head": 0.05}], ids=str)
+def test_what_comes_too_slowly_to_end_is_given_up(hub, cache, impatient, fault):
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="only [0-9]+ bytes came in 1 s|no answer within 0.6 s"):
+        fetch(hub, **fault)
+    assert time.monotonic() - began < 5
+
+
+def test_what_comes_slowly_but_fast_enough_is_not_given_up(hub, cache, impatient, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_BYTES", 5)
+    hub.repos["class/any"].files[NAME] = CONTENT[:40]
+    assert fetch(hub, drip=0.03).read_bytes() == CONTENT[:40]
+
+
+def test_a_file_that_is_begun_again_and_again_is_given_up(hub, cache):
+    with pytest.raises(HubError, match="begins the file again and again"):
+        fetch(hub, break_after=HALF, later=1000, ignore_range=True)
+    assert sum(line.startswith("CDN GET") for line in hub.log) == TRIES + 2
+
+
+@pytest.mark.parametrize("size", [None, -1, 10**9])
+def test_a_text_without_end_is_refused(hub, cache, size):
+    with pytest.raises((CheckpointError, HubError), match="^vocab.json: (expected at most 8,388,608 bytes|the down)"):
+        fetch(hub, "vocab.json", size=size, endless=True)
+    assert hub.bytes_sent["class/any vocab.json"] < 2 * 2**24
+
+
+def test_a_text_that_is_too_large_is_not_even_asked_for(hub, cache):
+    with pytest.raises(CheckpointError, match="expected at most 8,388,608 bytes, found 8,388,609 on the hub"):
+        fetch(hub, "vocab.json", size=2**23 + 1)
+    assert hub.log == []
+
+
+def test_the_body_of_a_refusal_is_not_read(hub, cache):
+    with pytest.raises(HfHubHTTPError):
+        fetch(hub, status=500, endless=True)
+    assert hub.bytes_sent[KEY] < 10**8
+
+
+def test_redirects_without_end_are_given_up(hub, cache):
+    with pytest.raises(HubError, match="redirects more than 5 times"):
+        fetch(hub, status=302, headers={"Location": f"/class/any/resolve/{COMMIT}/{NAME}"})
+
+
+# Two at once ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_at_once_one_downloads_and_the_other_says_that_it_waits(hub, cache, monkeypatch, capfd):
+    monkeypatch.setattr(module, "WAIT_S", 0.1)
+    hub.repos["class/any"].faults = {NAME: Fault("GET", slow=0.4)}
+    monkeypatch.setattr(module, "SILENCE_S", 5)
+    url, etag = f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", etag_of(CONTENT, True)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: download_file(url, "class/any", COMMIT, NAME, etag, len(CONTENT)), range(2)))
+    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert hub.ranges[KEY] == [0]
+    assert capfd.readouterr().err.count(f"waiting for another process that downloads {NAME}") == 1
+
+
+def test_who_need_not_wait_says_nothing(hub, cache, monkeypatch, capfd):
+    monkeypatch.setattr(module, "WAIT_S", 0.1)
+    monkeypatch.setattr(module, "SILENCE_S", 5)
+    fetch(hub, slow=0.4)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="needs O_NOFOLLOW")
+def test_a_link_that_somebody_put_in_the_way_is_not_followed(hub, cache, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    partial = start_of_file(cache)
+    partial.unlink()
+    partial.symlink_to(victim)
+    with pytest.raises(OSError):
+        fetch(hub)
+    assert victim.read_bytes() == b"precious"
+    assert fetch(hub).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("n", [0, HALF])
 def test_a_file_of_unknown_size_is_whole_when_the_server_says_so(hub, cache, n):
     (cache / "blobs").mkdir(parents=True)
@@ -152,7 +337,7 @@ def test_a_damaged_small_file_is_said_and_removed_and_the_next_start_is_well(hub
 def test_no_more_is_taken_than_was_promised(hub, cache, monkeypatch):
     received = []
     monkeypatch.setattr(module, "verify", lambda path, *rest: received.append(path.stat().st_size))
-    fetch(hub, size=10)
+    fetch(hub, size=10, unsized=True)
     assert received[0] < len(CONTENT)
 
 
@@ -162,7 +347,7 @@ def test_a_damaged_file_is_said_and_removed_and_the_next_start_is_well(hub, cach
         (cache / "blobs").mkdir(parents=True)
         (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(bytes(HALF))
     size = len(CONTENT) + {"too few": 1, "too many": -1}.get(case, 0)
-    fault = {"spoil": True} if case == "other bytes" else {}
+    fault = {"spoil": True} if case == "other bytes" else {"unsized": True}
     with pytest.raises(HubError, match=f"^{NAME}: the download is damaged and was removed: expected "):
         fetch(hub, size=size, **fault)
     assert files_in(cache) == set()

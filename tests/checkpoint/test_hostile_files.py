@@ -20,7 +20,7 @@ from hostile_folders import folders, outcome, write_folder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from numpy_gpt2 import CheckpointError, GPT2Config, forward, generate_tokens, load, load_model, load_tokenizer
+from numpy_gpt2 import CheckpointError, GPT2Config, bpe, forward, generate_tokens, load, load_model, load_tokenizer
 from numpy_gpt2.checkpoint.json_file import LARGEST_TEXT, MOST_VALUES, check_amount
 from numpy_gpt2.checkpoint.vocabulary import DEEPEST, Vocabulary, build_tokenizer
 from numpy_gpt2.errors import one_line, shown
@@ -294,10 +294,14 @@ def chain(n_merges):
     return Vocabulary(ids, merges, {END_OF_TEXT: ids[END_OF_TEXT]})
 
 
-def test_merges_may_lie_deep_in_one_another_but_not_without_end():
-    assert build_tokenizer(chain(DEEPEST)).vocab_size == 257 + DEEPEST
-    with pytest.raises(CheckpointError, match=f"merge {DEEPEST + 1} must be at most {DEEPEST} merges deep"):
-        build_tokenizer(chain(DEEPEST + 1))
+@pytest.mark.parametrize("n_merges", [DEEPEST, DEEPEST + 1, 2000])
+def test_merges_may_lie_deep_in_one_another_and_cost_no_more_than_their_bytes(n_merges):
+    start = time.process_time()
+    tokenizer = build_tokenizer(chain(n_merges))
+    assert tokenizer._ids_are_ranks == (n_merges <= DEEPEST)
+    longest = tokenizer.token_bytes(255 + n_merges)
+    assert bpe.merge(longest, tokenizer.merge_ranks) == [longest]
+    assert time.process_time() - start < 5
 
 
 def test_a_model_may_have_fewer_or_more_tokens_than_its_tokenizer(tmp_path):

@@ -7,6 +7,7 @@ for all tests, because starting one takes longer than any test; each test has a 
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from hub_server import Fault, HubServer, Repo
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from numpy_gpt2.checkpoint.hub import explained, within
+from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, within
+from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
@@ -29,16 +31,19 @@ from numpy_gpt2.errors import HubError
 from numpy_gpt2.weights import random_model
 
 CHILD = """
-import json, sys, time
+import json, sys, time, warnings
 from numpy_gpt2 import CheckpointError, HubError
 from numpy_gpt2.checkpoint import loading
 for line in sys.stdin:
     function, *arguments = json.loads(line)
     start = time.monotonic()
     try:
-        loaded = getattr(loading, function)(*arguments)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = getattr(loading, function)(*arguments)
         model = loaded[0] if function == "load" else loaded
-        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None}
+        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None,
+                  "warnings": [str(one.message) for one in caught]}
     except Exception as error:
         kinds = [CheckpointError, HubError, ValueError]
         answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
@@ -149,7 +154,8 @@ def tokenizer_json(vocabulary: dict[str, int]) -> dict[str, Any]:
                       "vocab": vocabulary, "merges": []}}
 
 
-WHOLE = {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+WHOLE = {"config.json", "model.safetensors", "tokenizer.json"}
+ABSENT = {"generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 
 
 @pytest.fixture
@@ -165,8 +171,9 @@ def test_first_load_downloads_only_what_is_wanted_and_the_second_asks_nothing(hu
     hub.repos["class/whole"] = Repo(files)
     hub.log.clear()
     assert online.call("load", "class/whole")["wte"] == wte_in(files)
-    assert {line.split()[-1] for line in hub.log} == WHOLE
-    assert sum(line.startswith("GET") for line in hub.log) == 4  # each of them once
+    assert {line.split()[-1] for line in hub.log} == WHOLE | ABSENT
+    assert sum(line.startswith("HEAD") and line.split()[-1] in ABSENT for line in hub.log) == len(ABSENT)
+    assert sum(line.startswith("GET") for line in hub.log) == 3  # each of them once
     assert sum(line.startswith("CDN GET") for line in hub.log) == 1  # where the hub sent us for the large one
     assert online.snapshot("class/whole") == {"1" * 40: WHOLE}
     hub.log.clear()
@@ -260,6 +267,62 @@ def test_unknown_repository_and_revision_are_argument_errors(hub, online, files)
     assert online.call("load", "class/--")["error"] == ["ValueError"]
 
 
+@pytest.mark.parametrize("revision", ["../../../x", "a/../b", "/etc/x", "a//b", "", "x/", "-x", ".x", "a/.git", "a\\b",
+                                      "a\nb", "a\x1b[31mb", "a b", "C:x", "x" * 201, 5, "a\0b", "a\u202eb"])
+def test_a_revision_that_git_would_not_have_is_refused_before_anything_is_asked(revision, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # to import it is now an error
+    with pytest.raises(ValueError, match="^revision must be a branch, a tag or a commit. Got .{1,130}$"):
+        load_model("class/any", revision=revision)
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "feature/x_y-z", "0" * 40, "größe", "a@b", "1"])
+def test_a_revision_that_git_has_is_asked_for(revision):
+    assert checked_revision(revision) == revision
+
+
+@pytest.mark.parametrize("header", ["X-Repo-Commit", "ETag"])
+@pytest.mark.parametrize("value", ["../../../planted", "x/planted", "", "x" * 201, ".", "a b"])
+def test_a_commit_and_an_etag_that_would_lead_out_of_the_cache_are_refused(hub, online, files, header, value):
+    headers = {"X-Repo-Commit": "1" * 40, "ETag": "2" * 40, header: value}
+    hub.repos["class/planting"] = Repo(files, faults={"config.json": Fault(status=200, headers=headers)})
+    answer = online.call("load", "class/planting")
+    assert answer["error"] == ["HubError"] and "does not answer as a hub" in answer["message"]
+    assert not list(online.home.parent.rglob("*planted*"))
+
+
+@pytest.mark.parametrize("endpoint, said", [
+    ("localhost:8000", "HF_ENDPOINT must be a URL, such as https://huggingface.co. Got 'localhost:8000'"),
+    ("", "HF_ENDPOINT must be a URL"), ("http://", "HF_ENDPOINT must be a URL"), ("ftp://x", "HF_ENDPOINT must be a"),
+    ("http://127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("http://127.0.0.1:99999", "the hub (http://127.0.0.1:99999) cannot be reached"),
+    ("http://user:secret@127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("http://user:se/cr@et@127.0.0.1:1", "the hub (http://127.0.0.1:1) cannot be reached"),
+    ("user:secret@host", "HF_ENDPOINT must be a URL"),
+])
+def test_a_wrong_endpoint_is_named_in_one_line_and_its_password_never(monkeypatch, endpoint, said):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+                        endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    with pytest.raises(HubError) as error:
+        current_commit("class/any", "main")
+    message = str(error.value)
+    assert message.startswith(said) and "\n" not in message
+    assert "cret" not in message and "user" not in message
+
+
+def test_the_password_of_a_server_that_is_no_hub_is_not_shown(hub, files, monkeypatch):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub.repos["class/plain"] = Repo(files, faults={"config.json": Fault(status=200)})
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url.replace("//", "//user:secret@") +
+                        "/{repo_id}/resolve/{revision}/{filename}")
+    with pytest.raises(HubError, match="^http://127.0.0.1:[^@]*: the server does not answer as a hub"):
+        current_commit("class/plain", "main")
+
+
 def test_a_server_that_is_no_hub_is_said(hub, online, files):
     hub.repos["class/plain"] = Repo(files, faults={"config.json": Fault(status=200)})
     answer = online.call("load", "class/plain")
@@ -300,12 +363,54 @@ def test_shards_are_downloaded_with_their_index(hub, online, unreachable, files)
     assert online.snapshot("class/shards") == {"1" * 40: expected}
 
 
-def test_tokenizer_json_alone_will_do(hub, online, unreachable, files):
-    del files["vocab.json"], files["merges.txt"]
-    hub.repos["class/new-style"] = Repo(files)
+def test_vocabulary_and_merges_will_do(hub, online, unreachable, files):
+    del files["tokenizer.json"]
+    files |= {"added_tokens.json": b'{"<x>": 257}', "generation_config.json": b'{"eos_token_id": 3}'}
+    hub.repos["class/old-style"] = Repo(files)
     for child in (online, unreachable):
-        assert "error" not in child.call("load", "class/new-style")
-    assert online.snapshot("class/new-style") == {"1" * 40: {"config.json", "model.safetensors", "tokenizer.json"}}
+        assert "error" not in child.call("load", "class/old-style")
+    assert online.snapshot("class/old-style") == {"1" * 40: {"config.json", "model.safetensors", "vocab.json",
+                                                             "merges.txt", "added_tokens.json",
+                                                             "generation_config.json"}}
+    hub.log.clear()
+    assert "error" not in online.call("load", "class/old-style")
+    assert hub.log == []  # it is known that there is no tokenizer.json
+
+
+def forget_absences(home, repo):
+    shutil.rmtree(home / "hub" / ("models--" + repo.replace("/", "--")) / ".no_exist")
+
+
+def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_asked(hub, online, unreachable, offline,
+                                                                                     files):
+    hub.repos["class/by-others"] = Repo(files)
+    assert "error" not in online.call("load", "class/by-others")
+    forget_absences(online.home, "class/by-others")
+    for child in (unreachable, offline):
+        answer = child.call("load", "class/by-others")
+        assert answer["wte"] == wte_in(files)
+        (warning,) = answer["warnings"]
+        assert warning.startswith("class/by-others: loaded from the cache without asking whether it has "
+                                  "generation_config.json, tokenizer_config.json, special_tokens_map.json, "
+                                  "added_tokens.json too: ")
+    hub.log.clear()
+    assert online.call("load", "class/by-others")["warnings"] == []
+    assert {line.split()[-1] for line in hub.log} == ABSENT | {"config.json"}  # of which the commit is learnt
+    hub.log.clear()
+    assert online.call("load", "class/by-others")["warnings"] == [] and hub.log == []
+
+
+def test_what_transformers_got_as_gpt2_is_found_before_the_network_is_asked(hub, online, unreachable, tmp_path):
+    files = checkpoint_bytes(tmp_path)
+    hub.repos["class/twin"] = Repo(files)
+    assert "error" not in online.call("load", "class/twin")
+    cache = online.home / "hub"
+    shutil.copytree(cache / "models--class--twin", cache / "models--gpt2-xl", symlinks=True)
+    hub.log.clear()
+    for child in (online, unreachable):
+        for name in ("gpt2-xl", "xl", "openai-community/gpt2-xl"):
+            assert child.call("load_model", name)["wte"] == wte_in(files)
+    assert hub.log == []
 
 
 def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
@@ -314,6 +419,7 @@ def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
     hub.log.clear()
     answer = online.call("load", "class/pickle-only")
     assert answer["error"] == ["CheckpointError"] and "model.safetensors" in answer["message"]
+    assert "save_pretrained() write" in answer["message"] and "revision" in answer["message"]
     assert not any("pytorch_model.bin" in line for line in hub.log)
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from numpy_gpt2.checkpoint.hub import look_up
+from numpy_gpt2.checkpoint import loading
+from numpy_gpt2.checkpoint.hub import BUNDLED, look_up
 from numpy_gpt2.checkpoint.loading import load, load_model, load_tokenizer
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.tensors import read_rows, stored_tensors, widen_bfloat16
@@ -76,7 +79,7 @@ def safetensors_bytes(tensors: dict[str, np.ndarray], dtype: str = "F32", **flaw
     for name, array in tensors.items():
         is_float = array.dtype == np.float32
         encoded = ENCODERS[dtype](array) if is_float else array
-        stored = dtype if is_float else {"uint8": "U8", "int64": "I64"}[array.dtype.name]
+        stored = dtype if is_float else {"uint8": "U8", "int8": "I8", "int32": "I32", "int64": "I64"}[array.dtype.name]
         end = len(data) + encoded.nbytes
         header[name] = {"dtype": stored, "shape": list(array.shape), "data_offsets": [len(data), end]}
         data += encoded.tobytes()  # in place, which bytes would not be
@@ -429,12 +432,12 @@ def test_missing_weights_name_the_alternatives(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
     assert re.search(f"model.safetensors, or {INDEX}", refusal(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
-    assert "pytorch_model" not in refusal(tmp_path)
+    assert "Found pytorch_model.bin, a pickle, which can run code and is not opened: " in refusal(tmp_path)
 
 
 def test_a_missing_tokenizer_names_the_alternatives(tmp_path):
     save(random_model(TINY), tmp_path)
-    with pytest.raises(CheckpointError, match="vocab.json and merges.txt, or tokenizer.json"):
+    with pytest.raises(CheckpointError, match="tokenizer.json, or vocab.json and merges.txt"):
         load(tmp_path)
 
 
@@ -491,7 +494,8 @@ def test_a_wrong_shape_is_named_with_both(tmp_path):
     wrong = np.zeros((12, 4), np.float32)
     message = refusal(write_folder(tmp_path, random_model(TINY), tensors={"h.0.attn.c_attn.weight": wrong}))
     assert message == (f"{tmp_path / 'model.safetensors'}: tensor 'h.0.attn.c_attn.weight': "
-                       "expected shape (4, 12) by config.json, found (12, 4).")
+                       "expected shape (4, 12), as GPT-2 stores it (inputs first), found (12, 4): transpose the "
+                       "c_attn, c_proj and c_fc weights.")
 
 
 def test_a_wrong_type_is_named(tmp_path):
@@ -511,11 +515,113 @@ def test_a_stored_head_of_a_wrong_shape_is_refused_even_if_tied(tmp_path):
     assert "'lm_head.weight'" in refusal(write_folder(tmp_path, random_model(TINY), tensors={"lm_head.weight": wrong}))
 
 
-@pytest.mark.parametrize("name", ["h.2.ln_1.weight", "h.0.attn.lora_A", "h.0.crossattention.c_attn.weight",
-                                  "h.0.attn.c_attn.bias_scale", "wte.weight_scale", "wpe.lora_A", "ln_f.scale"])
+@pytest.mark.parametrize("name", ["h.2.ln_1.weight", "h.0.crossattention.c_attn.weight", "h.0.attn.c_attn.bias_scale",
+                                  "wte.scale", "ln_f.scale"])
 def test_a_surplus_tensor_that_would_change_the_numbers_is_refused(tmp_path, name):
     message = refusal(write_folder(tmp_path, random_model(TINY), tensors={name: np.zeros(4, np.float32)}))
     assert repr(name) in message and "2 layers" in message
+
+
+@pytest.mark.parametrize("name, dtype, words", [
+    ("h.0.attn.c_attn.lora_A.weight", np.float32, "a LoRA adapter, expected a whole GPT-2. In PEFT, merge_and_unload"),
+    ("base_model.model.h.0.attn.c_attn.lora_B.weight", np.float32, "a LoRA adapter"),
+    ("h.0.mlp.c_fc.weight.absmax", np.float32, "quantized (F32)"), ("h.0.mlp.c_fc.SCB", np.float32, "quantized (F32)"),
+    ("h.0.attn.c_attn.qweight", np.int32, "quantized (I32), expected type F64, F32, F16, BF16."),
+    ("h.0.attn.c_attn.weight", np.int8, "quantized (I8)"), ("h.1.mlp.c_proj.weight", np.uint8, "quantized (U8)"),
+])
+def test_weights_that_need_another_step_first_are_refused_with_it(tmp_path, name, dtype, words):
+    message = refusal(write_folder(tmp_path, random_model(TINY), tensors={name: np.zeros(4, dtype)}))
+    assert repr(name) in message and words in message
+
+
+@pytest.mark.parametrize("settings, scales", [
+    ({"scale_attn_weights": False}, [2**0.5, 2**0.5]), ({"scale_attn_by_inverse_layer_idx": True}, [1, 1 / 2]),
+    ({"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}, [2**0.5, 2**0.5 / 2])])
+def test_how_attention_scales_its_scores_is_put_into_q_and_saved_with_it(tmp_path, settings, scales):
+    stored = random_model(TINY)  # heads of 2 channels
+    model = load_model(write_folder(tmp_path, stored, config=settings), dtype="float64")
+    arrays, expected = arrays_of(model), arrays_of(stored)
+    for layer, scale in enumerate(scales):
+        for part in ("weight", "bias"):
+            name = f"h.{layer}.attn.c_attn.{part}"
+            expected[name] = np.concatenate([expected[name][..., :4] * np.float64(scale), expected[name][..., 4:]], -1)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-15, err_msg=name)
+    save(model, tmp_path / "again")
+    assert not settings.keys() & json.loads((tmp_path / "again" / "config.json").read_text()).keys()
+    np.testing.assert_array_equal(load_model(tmp_path / "again").h[1].attn.c_attn.weight,
+                                  model.h[1].attn.c_attn.weight.astype(np.float32))
+
+
+@pytest.mark.parametrize("end, is_said", [(10, False), (11, True), ([3, 99], True), (None, False), (50256, False)])
+def test_an_end_that_the_model_cannot_draw_is_said(tmp_path, end, is_said):
+    folder = write_folder(tmp_path, random_model(TINY), config={"eos_token_id": end})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_model(folder)
+    assert [bool(re.search(r"config.json: eos_token_id \d+: the model has the ids 0 to 10", str(one.message)))
+            for one in caught] == [True] * is_said
+
+
+@pytest.mark.parametrize("name, place", [("distilgpt2", "distilbert/distilgpt2"), ("gpt2", "openai-community/gpt2")])
+def test_a_name_without_an_owner_has_one(name, place):
+    assert look_up(name) == place
+
+
+@pytest.mark.parametrize("name, message", [
+    ("DialoGPT-medium", "on the hub it is microsoft/DialoGPT-medium."), ("biomedlm", "it is stanford-crfm/BioMedLM.")])
+def test_a_name_that_is_known_with_an_owner_gets_that_answer(name, message):
+    with pytest.raises(ValueError, match=message):
+        look_up(name)
+
+
+OTHER_FORMATS = {
+    "adapter_config.json": "a LoRA adapter", "model-q4.gguf": "a file of llama.cpp",
+    "model.ckpt.index": "OpenAI's own TensorFlow format",
+    "encoder.json": "OpenAI's own TensorFlow format"}
+
+
+@pytest.mark.parametrize("file_name, words", OTHER_FORMATS.items())
+def test_a_folder_of_another_kind_is_named_with_the_way_out(tmp_path, file_name, words):
+    (tmp_path / file_name).write_bytes(b"x")
+    message = refusal(tmp_path)
+    assert f"expected config.json. Found {file_name}, {words}" in message
+
+
+@pytest.mark.parametrize("file_name, words", [
+    ("tf_model.h5", "save_pretrained"), ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+    ("adapter_model.safetensors", "merge_and_unload"), ("flax_model.msgpack", "from_flax=True")])
+def test_weights_of_another_kind_are_named_with_the_way_out(tmp_path, file_name, words):
+    save(random_model(TINY), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / file_name)
+    message = refusal(tmp_path)
+    assert f"Found {file_name}, " in message and words in message
+
+
+@pytest.mark.parametrize("file_name, words", [("vocab.txt", "WordPiece"), ("spiece.model", "SentencePiece"),
+                                              ("encoder.json", "rename encoder.json")])
+def test_a_tokenizer_of_another_kind_is_named(tmp_path, file_name, words):
+    save(random_model(TINY), tmp_path)
+    (tmp_path / file_name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=f"Found {file_name}, .*{words}"):
+        load(tmp_path)
+
+
+def test_a_path_to_a_file_is_refused_with_what_is_expected(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="model.gguf: a file: expected the folder"):
+        load_model(tmp_path / "model.gguf")
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 548105171\n"
+
+
+@pytest.mark.parametrize("file_name", ["model.safetensors", "config.json", "vocab.json", "merges.txt"])
+def test_a_git_lfs_pointer_is_said_to_be_one(tmp_path, file_name):
+    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / file_name).write_bytes(LFS_POINTER)
+    with pytest.raises(CheckpointError, match=f"{file_name}.*: a git-lfs pointer, .*git lfs pull"):
+        load(tmp_path)
 
 
 def test_a_tensor_stored_twice_is_refused(tmp_path):
@@ -573,6 +679,48 @@ def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("numpy_gpt2.checkpoint.tensors.np.fromfile", lambda *_, **__: np.zeros(3, np.float32))
     message = refusal(tmp_path)
     assert "'wte.weight'" in message and "cannot be read" in message
+
+
+def write_again(folder: Path) -> None:
+    """Another model of the same shapes, as `save` writes it."""
+    save(random_model(TINY, 2), folder)
+
+
+def write_in_place(folder: Path) -> None:
+    """Other weights in the same file, as `cp` writes them."""
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+
+
+def take_away(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize("change", [write_again, write_in_place, take_away])
+@pytest.mark.parametrize("moment", ["allocate_parameter", "stored_tensors", "build_model"])
+def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, change, moment):
+    save(random_model(TINY, 1), tmp_path)
+    original, changes = getattr(loading, moment), [change]
+
+    def meanwhile(*arguments: Any) -> Any:
+        while changes:
+            changes.pop()(tmp_path)
+        return original(*arguments)
+
+    monkeypatch.setattr(loading, moment, meanwhile)
+    assert re.search(r"^[^:]*: changed while the checkpoint was read: load it again", refusal(tmp_path))
+    load_model(tmp_path) if change is not take_away else None
+
+
+def test_a_vocabulary_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    original = loading.tokenizer_from_files
+    monkeypatch.setattr(loading, "tokenizer_from_files",
+                        lambda files: os.utime(files["merges.txt"]) or original(files))
+    for load_it in (load, load_tokenizer):
+        with pytest.raises(CheckpointError, match="merges.txt: changed while"):
+            load_it(tmp_path)
 
 
 def test_a_bad_config_names_file_and_key(tmp_path):

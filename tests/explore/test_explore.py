@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import numpy_gpt2
-from numpy_gpt2 import SIZES, Recorder, Sampling, forward, random_model
+from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model
 from numpy_gpt2.explore.page import page_data, prompt_ids, render
 from numpy_gpt2.lens import logit_lens, top_tokens
 from numpy_gpt2.ops import softmax
@@ -304,7 +304,8 @@ def test_the_sliders_give_the_library_s_probabilities(opened, fairytale):
                                       (1, 5, 0.7), (10, 0, 0.05), (10, 1000, 0.95), (0.3, 1, 1), (2, 200, 0.99)]:
         for name, value in [("temperature", temperature), ("top_k", top_k), ("top_p", top_p)]:
             set_slider(page, name, value)
-        processed = process_logits(logits, np.array([], int), Sampling(temperature, top_k, top_p))
+        config = GenerationConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        processed = process_logits(logits, np.array([], int), config)
         if temperature == 0:
             expected = np.arange(len(logits)) == logits.argmax()
         else:
@@ -455,7 +456,7 @@ def test_a_page_of_small_s_size_works(opened):
     assert page.locator(".thumbnails button").count() == 144
     assert page.locator("#lens td[data-shade]").count() == 13 * 40
     set_slider(page, "top_p", 0.9)
-    expected = softmax(process_logits(forward(model, ids)[-1], np.array([], int), Sampling(top_p=0.9)))
+    expected = softmax(process_logits(forward(model, ids)[-1], np.array([], int), GenerationConfig(top_p=0.9)))
     shown = np.array(page.evaluate("[...shaped]"))
     differing = (shown > 0) != (expected > 0)
     assert differing.sum() <= 1  # the token at the edge: the sums of 50,257 probabilities are rounded otherwise

@@ -12,7 +12,6 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model, save
 from numpy_gpt2.checkpoint.hub import TOKENIZER, checkpoint_files
-from numpy_gpt2.step.sources import makers
 
 try:
     import pexpect
@@ -77,11 +76,12 @@ def test_next_reads_the_prompt_first_and_walks_through_the_token_that_follows():
 
 
 def test_the_debugger_reads_on_from_the_same_pipe_and_comes_back():
-    process = step("Once", "--until", "h.3.attn.pattern", stdin="pdb\np q.shape\nn\nn\np z.shape\nc\nwhere\npdb\nq\n")
+    process = step("Once", "--until", "h.3.attn.pattern",
+                   stdin="pdb\np q.shape\nn\nn\nn\np z.shape\nc\nwhere\npdb\nq\n")
     assert process.returncode == 0
     text = process.stdout
     assert "(Pdb) p q.shape\n(6, 1, 32)\n(Pdb) n\n" in text
-    assert "-> z = pattern @ v_all" in text and "(Pdb) p z.shape\n(6, 1, 32)\n(Pdb) c\n" in text
+    assert '-> return tap("attn.z", pattern @ v)' in text and "(Pdb) p z.shape\n(6, 1, 32)\n(Pdb) c\n" in text
     assert "\nh.3.attn.out = " in text and "\nh.3.attn.z = " not in text
     assert "step> where\n" in text and text.rstrip().endswith("(Pdb) q")
     assert [line[:6] for line in process.stderr.splitlines()] == ["model:"]
@@ -103,7 +103,8 @@ def test_no_terminal_is_too_poor(env):
 
 
 def test_commands_that_are_not_utf_8_are_no_error():
-    process = subprocess.run([*COMMAND, "Once"], input=b"\xff\np 1 + 1\r\n", capture_output=True, env=ENVIRONMENT)
+    process = subprocess.run([*COMMAND, "Once"], input=b"\xff\np 1 + 1\r\n", capture_output=True,
+                             timeout=60, env=ENVIRONMENT)
     assert process.returncode == 0 and b"no command is called" in process.stdout and b"\n2\n" in process.stdout
 
 
@@ -174,7 +175,7 @@ def terminal():
     def start(*arguments):
         # whoever runs the tests may ignore Ctrl-C, which a child would inherit
         child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], *arguments], encoding="utf-8", dimensions=(40, 100),
-                              timeout=60, env={**ENVIRONMENT, "TERM": "xterm"},
+                              timeout=30, env={**ENVIRONMENT, "TERM": "xterm"},
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         child.delaybeforesend = 0.1
         children.append(child)
@@ -226,9 +227,9 @@ def test_tab_completes_commands_and_stages_and_the_arrow_brings_a_line_back(term
 @at_a_terminal
 def test_the_debugger_at_a_terminal_steps_a_line_and_comes_back(terminal):
     child = terminal("Once", "--until", "h.3.attn.pattern")
-    for answer, line in [("step> ", "pdb"), (r"attention\(\)\r\n-> z = pattern @ v_all.*\(Pdb\) ", "p q.shape"),
-                         (r"\(6, 1, 32\).*\(Pdb\) ", "n"), (r'-> z = tap\("attn\.z", z\).*\(Pdb\) ', "p z.shape"),
-                         (r"\(6, 1, 32\).*\(Pdb\) ", "c"), (r"h\.3\.attn\.z = .*step> ", "p 6 * 7"),
+    for answer, line in [("step> ", "pdb"), (r'attend\(\)\r\n-> return tap\("attn\.z".*\(Pdb\) ', "p q.shape"),
+                         (r"\(6, 1, 32\).*\(Pdb\) ", "n"), (r"--Return--.*\(Pdb\) ", "p pattern.shape"),
+                         (r"\(6, 1, 1\).*\(Pdb\) ", "c"), (r"h\.3\.attn\.out = .*step> ", "p 6 * 7"),
                          ("42.*step> ", "pdb"), (r"\(Pdb\) ", "q")]:
         child.expect("(?s)" + answer)
         child.sendline(line)
@@ -260,8 +261,9 @@ def test_ctrl_c_while_commands_come_from_a_pipe_is_exit_130():
     process = subprocess.Popen([*COMMAND, "Once"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, env=ENVIRONMENT,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    while not process.stdout.read(1) == b">":
-        pass
+    for letter in iter(lambda: process.stdout.read(1), b""):  # to the prompt, or to the end
+        if letter == b">":
+            break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
@@ -286,10 +288,11 @@ def test_the_editor_s_configurations_run():
 
 @pytest.mark.parametrize("place", ["numpy_gpt2/model.py:{line}", "numpy_gpt2.model.attention"])
 def test_plain_pdb_breaks_in_attention_of_a_chosen_layer(place):
-    line = makers("h.3.attn.qkv")[0].number
+    source = (LAUNCH.parents[1] / "numpy_gpt2" / "model.py").read_text(encoding="utf-8").splitlines()
+    line, = [number for number, text in enumerate(source, 1) if 'tap("attn.qkv"' in text]
     commands = f"import numpy_gpt2.model\nb {place.format(line=line)}, layer == 3\nc\np layer, x.shape\nq\n"
     process = subprocess.run([sys.executable, "-m", "pdb", "-m", "numpy_gpt2.generate", "Once"], input=commands,
                              capture_output=True, encoding="utf-8", timeout=60, env=ENVIRONMENT,
                              cwd=LAUNCH.parents[1])
-    assert "-> qkv = linear(" in process.stdout
+    assert "-> qkv = tap(" in process.stdout or "-> n_new, n_embd = x.shape" in process.stdout
     assert "(3, (1, 192))" in process.stdout

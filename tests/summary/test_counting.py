@@ -104,10 +104,10 @@ def test_small_has_102144_biases_which_are_0_082_percent():
     assert f"{roles['biases'] / 124_439_808:.3%}" == "0.082%"
 
 
-def test_the_share_of_biases_and_of_gains_falls_from_size_to_size():
+def test_the_fraction_of_biases_and_of_gains_falls_from_size_to_size():
     for role in ("biases", "gains"):
-        shares = [counts.roles[role] / counts.stored for counts in map(count_parameters, SIZES.values())]
-        assert shares == sorted(shares, reverse=True) and len(set(shares)) == 4
+        fractions = [counts.roles[role] / counts.stored for counts in map(count_parameters, SIZES.values())]
+        assert fractions == sorted(fractions, reverse=True) and len(set(fractions)) == 4
 
 
 def test_the_fused_matrix_is_shown_as_three_of_the_width():
@@ -293,7 +293,7 @@ def test_statistics_are_numpy_s_over_all_arrays_together(chunk):
     arrays = [rng.normal(3, 2, shape).astype(np.float32) for shape in ((5, 7), (1,), (40,))]
     arrays[1][0] = 99  # far beyond the last edge
     both = np.concatenate([array.ravel() for array in arrays]).astype(np.float64)
-    found = weight_statistics.statistics("x", *arrays)
+    found = weight_statistics.describe("x", *arrays)
     assert found.count == both.size and (found.smallest, found.largest) == (both.min(), both.max())
     np.testing.assert_allclose([found.mean, found.std, found.norm],
                                [both.mean(), both.std(), np.linalg.norm(both)], rtol=1e-12)
@@ -302,19 +302,19 @@ def test_statistics_are_numpy_s_over_all_arrays_together(chunk):
 
 
 def test_the_mean_and_deviation_keep_their_digits_far_from_zero(chunk):
-    found = weight_statistics.statistics("x", np.array([1e8 - 1, 1e8 + 1] * 50))
+    found = weight_statistics.describe("x", np.array([1e8 - 1, 1e8 + 1] * 50))
     assert (found.mean, found.std) == (1e8, 1.0)
 
 
 def test_equal_numbers_have_no_deviation_and_one_bin(chunk):
-    found = weight_statistics.statistics("x", np.full((3, 5), 0.1, np.float32))
+    found = weight_statistics.describe("x", np.full((3, 5), 0.1, np.float32))
     assert found.std == 0 and sorted(found.histogram)[-2:] == [0, 15]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_an_error_that_names_the_tensor(bad):
     with pytest.raises(FloatingPointError, match=r"h\.0\.ln_1\.bias"):
-        weight_statistics.statistics("h.0.ln_1.bias", np.array([1.0, bad]))
+        weight_statistics.describe("h.0.ln_1.bias", np.array([1.0, bad]))
 
 
 def test_layers_and_tensors_cover_every_parameter():

@@ -65,7 +65,7 @@ def test_json_has_every_number_of_the_four_sizes(printed):
                 counts["difference"], found["biases"]["biases"]) == expected
         assert counts["tied"] == counts["stored"] == found["n_parameters"]
         assert found["tying"] == {"n_arrays": 1, "correlation": 1.0, "largest_difference": 0.0}
-        assert sum(counts["shares"].values()) == pytest.approx(1)
+        assert sum(counts["fractions"].values()) == pytest.approx(1)
 
 
 def test_the_text_has_every_number_of_the_four_sizes(printed):
@@ -73,8 +73,8 @@ def test_the_text_has_every_number_of_the_four_sizes(printed):
     for expected in SIZE_COUNTS.values():
         for number in expected[3:]:
             assert f"{number:,}" in text
-    shares = next(line for line in text.splitlines() if line.startswith("biases") and "%" in line)
-    assert shares.split()[1:] == ["0.082%", "0.076%", "0.066%", "0.054%"]
+    fractions = next(line for line in text.splitlines() if line.startswith("biases") and "%" in line)
+    assert fractions.split()[1:] == ["0.082%", "0.076%", "0.066%", "0.054%"]
 
 
 @pytest.mark.parametrize("figure", ["124M", "137M", "163M", "85M", "123.65M", "163M - 38M = 124M", "117M", "345M",
@@ -131,7 +131,7 @@ def test_a_folder_is_counted_by_its_own_header(printed, tiny):
     for one in found["parameters"]:
         array = expected[one["name"]]
         assert (tuple(one["shape"]), one["count"], one["bytes"]) == (array.shape, array.size, array.nbytes)
-    assert sum(one["share"] for one in found["parameters"]) == pytest.approx(1)
+    assert sum(one["fraction"] for one in found["parameters"]) == pytest.approx(1)
     assert "values" not in found and "loss" not in found
 
 

@@ -293,7 +293,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path_factory, place, cut):
 def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
     check_folder(tmp_path / "new")
     check_folder(tmp_path)
-    (tmp_path / f".{saved_run.FILE}.123.partial").write_bytes(b"killed while it was written")
+    (tmp_path / saved_run.PARTIAL).write_bytes(b"killed while it was written")
     check_folder(tmp_path)
     assert not any(tmp_path.iterdir())
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")

@@ -1,0 +1,175 @@
+"""Exercises on the real engine: `python -m numpy_gpt2.exercises new my_gpt2`, then check, hint, run."""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ..cli.arguments import ArgumentParser, add_model_argument, read_prompt, whole_number
+from ..cli.exits import BadInput, bad_input, run, say
+from .course import LANGUAGES, Exercise, chapter_titles, exercises_by_name
+from .folders import find_folder, hints_seen, new_folder, next_hint
+from .isolation import Result, check_folder, start
+from .messages import say_in
+
+RUN_LIMIT = 600  # seconds
+
+
+def make_parser() -> ArgumentParser:
+    """The command line: every option with its default."""
+    parser = ArgumentParser(prog="numpy_gpt2.exercises", description="Write GPT-2 yourself, function by function: "
+                            "stubs to fill in, checks that name the mistake, hints, and the real model with your "
+                            "functions in place of the engine's.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    shared = ArgumentParser(add_help=False)
+    shared.add_argument("--language", choices=LANGUAGES, default="en", help="of titles, states and hints (default: en)")
+    of_folder = ArgumentParser(add_help=False)
+    of_folder.add_argument("--folder", type=Path, metavar="FOLDER",
+                           help="the exercises (default: this folder, or the one exercises folder in it)")
+
+    new = commands.add_parser("new", parents=[shared], help="make a folder of stubs, one file for each chapter")
+    new.add_argument("folder", type=Path, help="the folder to make; it must not exist")
+
+    check = commands.add_parser("check", parents=[shared], help="what passes, and what is wrong with the rest")
+    check.add_argument("exercise", nargs="?", help="one exercise, with the smallest case that fails")
+    check.add_argument("--folder", type=Path, action="append", metavar="FOLDER",
+                       help="the exercises (default: this folder, or the one exercises folder in it); may be repeated")
+    form = check.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list of objects, for a program")
+    form.add_argument("--csv", action="store_true", help="a row for each folder, for a spreadsheet")
+
+    hint = commands.add_parser("hint", parents=[shared, of_folder], help="one step further each time")
+    hint.add_argument("exercise")
+
+    play = commands.add_parser("run", parents=[shared, of_folder], help="the real model with your functions")
+    play.add_argument("prompt", nargs="?", default="Once upon a time", help="(default: %(default)s)")
+    add_model_argument(play)
+    play.add_argument("--max-new-tokens", type=whole_number(1), default=40, metavar="N",
+                      help="tokens to write (default: %(default)s)")
+    return parser
+
+
+def main() -> None:
+    """Parse, and do what the command says."""
+    args = make_parser().parse_args()
+    if args.command == "new":
+        new_folder(args.folder)
+        files = sorted(args.folder.glob("chapter_*.py"))
+        print(say_in(args.language, "created", folder=args.folder, n=len(files), file=files[0].name))
+    elif args.command == "check":
+        check(args)
+    elif args.command == "hint":
+        hint(args)
+    else:
+        play(args)
+
+
+def exercise_named(name: str) -> Exercise:
+    exercises = exercises_by_name()
+    if name not in exercises:
+        raise BadInput(f"the exercise must be one of {', '.join(exercises)}. Got {name!r}.")
+    return exercises[name]
+
+
+# check ----------------------------------------------------------------------------------------------------------------
+
+
+def check(args: argparse.Namespace) -> None:
+    """Exit 0 only if everything asked for has passed."""
+    names = [exercise_named(args.exercise).name] if args.exercise else list(exercises_by_name())
+    folders = [find_folder(folder) for folder in args.folder or [None]]
+    marks = {folder: check_folder(folder, names, args.language) for folder in folders}
+    if args.json:
+        several = len(folders) > 1
+        objects = [{**({"folder": str(folder)} if several else {}), **result.public()}
+                   for folder, results in marks.items() for result in results]
+        print(json.dumps(objects, indent=1, ensure_ascii=False))
+    elif args.csv:
+        print_csv(marks, names)
+    else:
+        for folder, results in marks.items():
+            if len(folders) > 1:
+                print(f"{folder}:")
+            if args.exercise:
+                print(f"{results[0].exercise}: {say_in(args.language, results[0].state)}")
+                if results[0].state != "passed":
+                    print(results[0].message)
+            else:
+                print_results(results, args.language)
+    sys.stdout.flush()
+    if any(result.state != "passed" for results in marks.values() for result in results):
+        sys.exit(1)
+
+
+def print_results(results: list[Result], language: str) -> None:
+    """A line for each exercise, by chapter, and what to do next."""
+    exercises = exercises_by_name()
+    states = {state: say_in(language, state) for state in ("passed", "not written", "wrong")}
+    width = max(map(len, states.values()))
+    indent = max(len(result.exercise) for result in results)
+    chapter = None
+    for result in results:
+        exercise = exercises[result.exercise]
+        if exercise.chapter != chapter:
+            chapter = exercise.chapter
+            print(f"{chapter_titles()[chapter][language]} ({exercise.file})")
+        why = result.message.split("\n")[0] if result.state == "wrong" else exercise.title[language]
+        print(f"  {states[result.state]:{width}}  {result.exercise:{indent}}  {why}")
+    todo = [result for result in results if result.state != "passed"]
+    print("\n" + say_in(language, "count", passed=len(results) - len(todo), total=len(results)))
+    if todo:
+        exercise = exercises[todo[0].exercise]
+        print(say_in(language, "next", name=exercise.name, file=exercise.file, title=exercise.title[language],
+                     minutes=exercise.minutes))
+    else:
+        print(say_in(language, "all done"))
+
+
+def print_csv(marks: dict[Path, list[Result]], names: list[str]) -> None:
+    """A class: a row for each folder, with how many passed, how many hints were taken, and each exercise's state."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["folder", "passed", "total", "hints", *names])
+    for folder, results in marks.items():
+        states = [result.state for result in results]
+        n_hints = sum(n for name, n in hints_seen(folder).items() if name in names)
+        writer.writerow([folder, states.count("passed"), len(states), n_hints, *states])
+
+
+# hint, run ------------------------------------------------------------------------------------------------------------
+
+
+def hint(args: argparse.Namespace) -> None:
+    exercise = exercise_named(args.exercise)
+    n = next_hint(find_folder(args.folder), exercise)
+    total = len(exercise.hints)
+    print(say_in(args.language, "hint", n=n, total=total, hint=exercise.hints[n - 1][args.language]))
+    if n == total:
+        print(say_in(args.language, "last hint"))
+
+
+def play(args: argparse.Namespace) -> None:
+    """Find out what is written, under the checks' time limit; then run that in a process of its own."""
+    folder = find_folder(args.folder).resolve()
+    with bad_input():
+        prompt = read_prompt(args.prompt)
+    results = check_folder(folder, exercises_by_name(), args.language)
+    names = [result.exercise for result in results if result.can_run]
+    sys.stdout.flush()
+    process = start("run", folder, {"names": names, "prompt": prompt, "model": args.model,
+                                    "n_tokens": args.max_new_tokens, "language": args.language})
+    try:
+        code = process.wait(timeout=RUN_LIMIT)
+    except subprocess.TimeoutExpired:
+        say(say_in(args.language, "too slow", limit=RUN_LIMIT))
+        code = 1
+    finally:
+        process.kill()
+        process.wait()
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,182 @@
+"""The real model with a student's functions in place of the engine's, compared with the engine.
+
+In every loaded module of this package, and in the student's files, each name that is the engine's object is bound to
+the student's, until the context manager ends. For methods, that is a subclass which has the student's.
+"""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import numpy as np
+
+from .. import decoding, tap
+from .. import model as model_module
+from ..checkpoint import loading
+from ..weights import GPT2
+from .checking import close, describe_error
+from .course import Exercise, exercises_by_name, lookup, solutions
+from .isolation import load_file
+from .laws import LAWS
+from .messages import say_in
+
+TOLERANCE = 1e-3  # of the largest number of an array: the roundings of many layers add up
+# What a student's function returns is announced under the stage's name, whether it calls its tap or not.
+STAGE_OF_RESULT = {"embed": "h.0.resid_pre", "attend": "attn.z", "attention": "attn.out", "mlp": "mlp.out",
+                   "block": "resid_post", "unembed": "logits"}
+SETTINGS: tuple[dict[str, Any], ...] = ({"temperature": 0}, {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 0})
+
+
+@contextmanager
+def functions_of(folder: Path, names: list[str]) -> Iterator[None]:
+    """The student's functions of these names in place of the engine's."""
+    undo: list[tuple[dict[Any, Any], Any, Any]] = []
+    try:
+        for engines, students in replacements(folder, [exercises_by_name()[name] for name in names]):
+            for module in list(sys.modules.values()):
+                if is_concerned(getattr(module, "__name__", "")):
+                    undo += rebind(vars(module), engines, students)
+        yield
+    finally:
+        for namespace, key, engines in reversed(undo):
+            namespace[key] = engines
+
+
+def is_concerned(name: str) -> bool:
+    """The package's modules and the student's; the course's own go on to compare with the engine."""
+    package = __name__.split(".")[0]
+    ours = name == package or name.startswith(package + ".")
+    return (ours and not name.startswith(__package__ or package)) or name.startswith("chapter_")
+
+
+def rebind(namespace: dict[Any, Any], engines: Any, students: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
+    """Change each name that is the engine's object, in tables of functions too; yield what undoes it."""
+    for key, value in list(namespace.items()):
+        if value is engines:
+            yield namespace, key, value
+            namespace[key] = students
+        elif type(value) is dict and not str(key).startswith("__"):
+            yield from rebind_values(value, engines, students)
+
+
+def rebind_values(table: dict[Any, Any], engines: Any, students: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
+    for key, value in list(table.items()):
+        if value is engines:
+            yield table, key, value
+            table[key] = students
+
+
+def replacements(folder: Path, exercises: list[Exercise]) -> list[tuple[Any, Any]]:
+    """Pairs of the engine's function or class and the student's."""
+    modules = {exercise.chapter: load_file(folder, exercise) for exercise in exercises}
+    pairs: list[tuple[Any, Any]] = []
+    methods: dict[type, dict[str, Any]] = {}
+    for exercise in exercises:
+        function = lookup(modules[exercise.chapter], exercise.path)
+        owner = exercise.path.rpartition(".")[0]
+        if owner:
+            base = vars(solutions(exercise.chapter))[owner].__base__
+            methods.setdefault(base, {})[exercise.name] = function
+        else:
+            assert function is not None
+            announced = announcing(function, STAGE_OF_RESULT.get(exercise.name))
+            pairs += [(LAWS[exercise.name].reference, announced), (function, announced)]
+    return pairs + [(base, type(base.__name__, (base,), written)) for base, written in methods.items()]
+
+
+def announcing(function: Callable[..., Any], stage: str | None) -> Callable[..., Any]:
+    """The function, which gives its result to its tap, the last argument, as well."""
+    if stage is None:
+        return function
+
+    def announcing_function(*args: Any) -> Any:
+        result = function(*args)
+        takes_tap = callable(args[-1])
+        return args[-1](stage, result) if takes_tap else result
+
+    return announcing_function
+
+
+# A run ----------------------------------------------------------------------------------------------------------------
+
+
+def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: int, language: str) -> None:
+    """Write on with the student's functions, print it, and say whether the engine does the same."""
+    expected = [write_on(model, prompt, n_tokens, settings) for settings in SETTINGS]
+    engines_passes = list(passes(*load_ids(model, prompt), n_tokens))
+    print(say_in(language, "yours", names=", ".join(names)) if names else say_in(language, "none yours"))
+    sys.path.append(str(folder))
+    try:
+        with functions_of(folder, names):
+            for settings, pieces in zip(SETTINGS, expected):
+                print("\n[" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "]")
+                print(prompt, end="", flush=True)
+                got = []
+                for piece in write_on(model, prompt, n_tokens, settings):
+                    got.append(piece)
+                    print(piece, end="", flush=True)
+                print()
+                if got == pieces:
+                    print(say_in(language, "same text"))
+                else:
+                    print(say_in(language, "engine text", text=prompt + "".join(pieces)))
+                    print(parting(engines_passes, model, prompt, n_tokens, got, pieces, language))
+    except Exception as error:
+        print()
+        print(say_in(language, "run failed", error=error_with_place(error, folder, language)))
+        sys.exit(1)
+
+
+def error_with_place(error: Exception, folder: Path, language: str) -> str:
+    """The error, with the file and line of the student's that it came through last."""
+    file = ""
+    trace = error.__traceback__
+    while trace is not None:
+        path = Path(trace.tb_frame.f_code.co_filename)
+        if path.parent == folder:
+            file = path.name
+        trace = trace.tb_next
+    return describe_error(error, file or "no file", language) + (f" [{file}]" if file else "")
+
+
+def write_on(model: str, prompt: str, n_tokens: int, settings: dict[str, Any]) -> list[str]:
+    """The pieces of a continuation. Names are looked up in their modules when called: they may be the student's."""
+    loaded, tokenizer = loading.load(model)
+    return list(decoding.stream_text(loaded, tokenizer, prompt, max_new_tokens=n_tokens, **settings))
+
+
+def load_ids(model: str, prompt: str) -> tuple[GPT2, list[int]]:
+    loaded, tokenizer = loading.load(model)
+    return loaded, tokenizer.encode(prompt)
+
+
+def passes(model: GPT2, ids: list[int], n_tokens: int) -> Iterator[dict[str, np.ndarray]]:
+    """The named arrays of the prompt's pass, then of each likeliest token's, read from the cache."""
+    cache = model_module.KVCache(model)
+    ids = list(ids)[:model.config.n_positions] or [0]
+    for _ in range(1 + n_tokens):
+        acts = tap.Recorder()
+        logits = model_module.forward(model, ids, cache=cache, tap=acts)
+        yield {"ids": np.array(ids), **acts.activations}
+        if cache.length == model.config.n_positions:
+            return
+        ids = [int(np.argmax(logits[-1]))]
+
+
+def parting(engines_passes: list[dict[str, np.ndarray]], model: str, prompt: str, n_tokens: int, got: list[str],
+            expected: list[str], language: str) -> str:
+    """The first stage, by name, at which the student's pass is not the engine's."""
+    for n, (engines, students) in enumerate(zip(engines_passes, passes(*load_ids(model, prompt), n_tokens))):
+        if n == 0 and list(engines["ids"]) != list(students["ids"]):
+            return say_in(language, "part tokens", got=list(students["ids"])[:8], expected=list(engines["ids"])[:8])
+        for name, array in engines.items():
+            if name in students and not same(array, students[name]):
+                where = say_in(language, "part token", n=n) if n else say_in(language, "part prompt")
+                return say_in(language, "part", stage=name, where=where)
+    n = next((i for i, (one, other) in enumerate(zip(got, expected)) if one != other), min(len(got), len(expected)))
+    return say_in(language, "part choice", n=n + 1)
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and bool(np.all(close(one, other, TOLERANCE)))

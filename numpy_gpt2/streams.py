@@ -1,0 +1,123 @@
+"""What a generation hands out: a stream of tokens, or of text up to a stop string, that tells why it ended."""
+
+import threading
+from typing import Any, Generator, Iterable, Iterator, Sequence, TypeVar
+
+import numpy as np
+
+from .prompt_lookup import LookupStatistics
+from .tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+class Stream(Iterator[T]):
+    """An iterator that, once it has ended, tells why in `finish_reason`.
+
+    "eos": the end of text came; "stop": a stop string came; "length": max_new_tokens or the context was reached.
+    Before the end it is None; for a batch it is a list, a reason for each row. `lookup` counts what drafts did, None
+    without them.
+    """
+
+    def __init__(self, steps: Generator[T, None, Any], lookup: LookupStatistics | None = None) -> None:
+        self._steps = steps
+        self.lookup = lookup
+        self._error: Exception | None = None
+        self.finish_reason: Any = None
+
+    def __next__(self) -> T:
+        if self._error is not None:
+            raise self._error  # a generator that has failed would go on as if it had ended
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            self.finish_reason = self.finish_reason or end.value
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+
+
+class SharedSteps:
+    """The steps of one generation for several readers, in threads of their own or not; each is computed once."""
+
+    def __init__(self, steps: Iterator[Any]) -> None:
+        self.steps = steps
+        self.taken: list[Any] = []
+        self.lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Any]:
+        i = 0
+        while True:
+            with self.lock:
+                if i == len(self.taken):
+                    try:
+                        self.taken.append(next(self.steps))
+                    except StopIteration:
+                        return
+            yield self.taken[i]
+            i += 1
+
+
+class TextStream(Stream[str]):
+    """Pieces of one row's text as they are decided; `ids` are the tokens drawn so far, those held back included."""
+
+    def __init__(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
+                 stop_strings: Sequence[str], lookup: LookupStatistics | None) -> None:
+        super().__init__(self._pieces(steps, row, tokenizer, eos_ids, stop_strings), lookup)
+        self.ids: list[int] = []
+
+    def _pieces(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
+                stop_strings: Sequence[str]) -> Generator[str, None, str]:
+        """The text up to its end. Returns the finish reason."""
+        def ids_until_end() -> Iterator[int]:
+            for tokens in steps:
+                self.ids.append(int(np.ravel(tokens)[row]))
+                if self.ids[-1] in eos_ids:
+                    return
+                yield self.ids[-1]
+
+        stopped = yield from until_stop(tokenizer.decode_stream(ids_until_end()), stop_strings)
+        if stopped:
+            return "stop"
+        return "eos" if self.ids and self.ids[-1] in eos_ids else "length"
+
+
+# Stop strings ---------------------------------------------------------------------------------------------------------
+
+
+def until_stop(pieces: Iterable[str], stop_strings: Sequence[str]) -> Generator[str, None, bool]:
+    """The pieces of a text up to the first stop string. Returns whether one came.
+
+    The text that comes out does not depend on where the pieces were cut.
+    """
+    held_back = ""
+    for piece in pieces:
+        held_back += piece
+        start = find_stop(held_back, stop_strings)
+        if start is not None:
+            if start > 0:
+                yield held_back[:start]
+            return True
+        decided = len(held_back) - longest_beginning(held_back, stop_strings)
+        if decided > 0:
+            yield held_back[:decided]
+            held_back = held_back[decided:]
+    if held_back:
+        yield held_back
+    return False
+
+
+def find_stop(text: str, stop_strings: Sequence[str]) -> int | None:
+    """Where the stop string that is complete first begins, or None."""
+    found = [(text.find(stop) + len(stop), text.find(stop)) for stop in stop_strings if stop in text]
+    return min(found)[1] if found else None
+
+
+def longest_beginning(text: str, stop_strings: Sequence[str]) -> int:
+    """The length of the longest end of the text with which a stop string begins."""
+    longest = max(map(len, stop_strings), default=0) - 1
+    for length in range(min(len(text), longest), 0, -1):
+        if any(len(stop) > length and text.endswith(stop[:length]) for stop in stop_strings):
+            return length
+    return 0

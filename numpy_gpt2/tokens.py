@@ -1,0 +1,82 @@
+"""The tokens of a text, their ids and bytes: `python -m numpy_gpt2.tokens "Once upon a time"`."""
+
+import shutil
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+
+from .bpe import merge_steps
+from .checkpoint.loading import load_tokenizer
+from .cli.arguments import ArgumentParser, add_model_argument, read_prompt
+from .cli.exits import BadInput, bad_input, run, say
+from .cli.tables import table
+from .tokenizer import Tokenizer, quoted_bytes
+
+NEARBY = 11  # tokens that are shown around a merge: all of most words
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
+                            "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
+                            epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; <|endoftext|> in it is text")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
+                        "as generate reads its prompt: without the last line end")
+    parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
+                        "the text its bytes, then each merge with its rank (its place in the list of merges, from 0) "
+                        f"and the tokens after it, of many the {NEARBY} around it")
+    add_model_argument(parser)
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if args.text is not None and args.prompt_file is not None:
+        raise BadInput("a text and --prompt-file were both given: give one")
+    if args.text is None and args.prompt_file is None:
+        raise BadInput("expected a text, or --prompt-file with a file or - (standard input)")
+    text = read_prompt(args.text, args.prompt_file)
+    with bad_input():
+        tokenizer = load_tokenizer(args.model)
+    hint = " (bundled; for OpenAI's: --model gpt2)" if args.model == "fairytale" else ""
+    say(f"tokenizer: {args.model}, {tokenizer.vocab_size:,} tokens{hint}")
+
+    width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
+    if args.merges:
+        rows = [row for piece in tokenizer.pieces(text) for row in merge_rows(piece.encode(), tokenizer)]
+        print_table(["rank", "merge", "tokens"], rows, "><<", width)
+    ids = tokenizer.encode(text)
+    rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]
+            for token_id, token in zip(ids, map(tokenizer.token_bytes, ids))]
+    print_table(["id", "token", "bytes"], rows, "><<", width)
+    print(f"tokens: {len(ids):,}, characters: {len(text):,}, bytes: {len(text.encode()):,}")
+
+
+def print_table(header: list[str], rows: list[list[str]], align: str, width: int) -> None:
+    for line in table(header, rows, align, width):
+        print(line)
+
+
+def merge_rows(piece: bytes, tokenizer: Tokenizer) -> Iterator[list[str]]:
+    """A row for the bytes of a piece, one for each merge, and an empty one: its rank, its pair, the tokens after it."""
+    cuts = list(range(len(piece) + 1))
+    yield ["", "", nearby_tokens(piece, cuts, 0)]
+    for merge in merge_steps(piece, tokenizer.merge_ranks):
+        at = bisect_left(cuts, merge.middle)
+        del cuts[at]
+        left, right = piece[merge.start:merge.middle], piece[merge.middle:merge.end]
+        yield [str(merge.rank), f"{quoted_bytes(left)} {quoted_bytes(right)}", nearby_tokens(piece, cuts, at - 1)]
+    yield ["", "", ""]
+
+
+def nearby_tokens(piece: bytes, cuts: list[int], at: int) -> str:
+    """The tokens of a piece, or of many the NEARBY around number `at`. `cuts`: where each begins, and the end."""
+    n_tokens = len(cuts) - 1
+    first = max(min(at - NEARBY // 2, n_tokens - NEARBY), 0)
+    last = min(first + NEARBY, n_tokens)
+    tokens = [quoted_bytes(piece[start:end]) for start, end in pairwise(cuts[first:last + 1])]
+    return " ".join(["..."] * (first > 0) + tokens + ["..."] * (last < n_tokens))
+
+
+if __name__ == "__main__":
+    run(main)

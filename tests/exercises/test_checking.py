@@ -1,0 +1,119 @@
+"""What a check says of a function: in a notebook, and of mistakes that no exercise knows."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from numpy_gpt2 import ops
+from numpy_gpt2.exercises import check
+from numpy_gpt2.exercises.checking import check_function
+from numpy_gpt2.exercises.course import exercises_by_name
+from numpy_gpt2.exercises.laws import LAWS
+
+
+def first_line(name, function, language="en"):
+    return check(name, function, language).message.split("\n")[0]
+
+
+@pytest.mark.parametrize("name", ["softmax", "gelu", "layer_norm", "linear", "embed", "attend", "unembed"])
+def test_float64_creeping_in_is_named(name):
+    def widened(*args):
+        return LAWS[name].reference(*args).astype(np.float64)
+
+    message = first_line(name, widened)
+    assert message.startswith("The numbers are right, but they are float64: expected float32.")
+
+
+def test_an_input_modified_in_place_is_named():
+    def softmax(x, out=None):
+        x -= x.max(axis=-1, keepdims=True)
+        return ops.softmax(x)
+
+    def block(x, weights, config, cache, layer, tap):
+        x += 1
+        x -= 1
+        result = LAWS["block"].reference(x, weights, config, cache, layer, tap)
+        x += result - x
+        return x
+
+    assert first_line("softmax", softmax).startswith("It changes its input x in place")
+    assert first_line("block", block).startswith("It changes its input x in place")
+
+
+def test_a_missing_return_a_wrong_type_and_a_wrong_shape_are_named():
+    assert first_line("softmax", lambda x, out=None: None) == "It returned None: is there a `return` at its end?"
+    assert first_line("softmax", lambda x, out=None: x.tolist()) == "It returned list: expected float32 [3]."
+    assert first_line("softmax", lambda x, out=None: ops.softmax(x)[..., :1]) == "It returned shape [1]: expected [3]."
+
+
+def test_an_exception_is_one_line_with_its_message():
+    def softmax(x, out=None):
+        return [][3]
+
+    assert first_line("softmax", softmax) == "It raised IndexError: list index out of range."
+
+
+def test_what_is_right_for_one_sequence_only_is_told_so():
+    def split_heads(x, n_head):
+        if x.ndim == 2:
+            return ops.linear(x, np.eye(x.shape[-1], dtype=x.dtype), np.float32(0)).reshape(
+                len(x), n_head, -1).transpose(1, 0, 2)
+        return np.zeros((*x.shape[:-2], n_head, x.shape[-2], x.shape[-1] // n_head), x.dtype)
+
+    assert "One sequence is right, a batch is not" in first_line("split_heads", split_heads)
+
+
+def test_an_unknown_mistake_shows_the_smallest_case_and_the_first_difference():
+    def gelu(x):
+        return np.where(x > 1, np.float32(7), ops.gelu(x))
+
+    message = check("gelu", gelu).message
+    assert message.split("\n") == [
+        "Its numbers are not right.",
+        "The smallest case that fails:",
+        "  x = float32 [4] [-1.,  0.,  1.,  2.]",
+        "  expected = float32 [4] [-0.1588,  0.    ,  0.8412,  1.9546]",
+        "  got = float32 [4] [-0.1588,  0.    ,  0.8412,  7.    ]",
+        "  first difference = [3]: expected 1.9546 got 7"]
+
+
+def test_another_order_of_summation_is_no_mistake():
+    def gelu(x):
+        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x**2)))
+
+    def layer_norm(x, weight, bias, epsilon):
+        return weight * (x - np.mean(x, -1, keepdims=True)) / np.sqrt(np.var(x, -1, keepdims=True) + epsilon) + bias
+
+    assert check("gelu", gelu).passed
+    assert check("layer_norm", layer_norm).passed
+
+
+def test_a_notebooks_result_has_passed_and_message_and_shows_as_text_and_html():
+    right, wrong = check("softmax", ops.softmax), check("softmax", lambda x, out=None: x)
+    assert (right.passed, right.message) == (True, "passed")
+    assert wrong.passed is False
+    assert repr(right) == "softmax: passed"
+    assert wrong.message in repr(wrong)
+    assert "<b>softmax</b>: passed" in right._repr_html_()
+    assert "&lt;" in check("softmax", lambda x, out=None: "<b>")._repr_html_() or "<b>" not in wrong.message
+
+
+def test_a_notebook_takes_a_class_for_a_method_and_refuses_unknown_names():
+    with pytest.raises(ValueError, match="name must be an exercise's. Got 'sofmax'"):
+        check("sofmax", ops.softmax)
+    with pytest.raises(ValueError, match="language must be one of en, vi. Got 'fr'"):
+        check("softmax", ops.softmax, "fr")
+
+
+def test_vietnamese_messages_are_vietnamese():
+    assert check("softmax", ops.softmax, "vi").message == "đạt"
+    assert first_line("softmax", lambda x, out=None: None, "vi").startswith("Hàm trả về None")
+
+
+def test_a_check_takes_less_than_a_second():
+    for name, exercise in exercises_by_name().items():
+        started = time.process_time()
+        check_function(exercise, LAWS[name].reference)
+        assert time.process_time() - started < 1, name

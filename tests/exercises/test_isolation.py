@@ -1,0 +1,109 @@
+"""Whatever a student's file does, the check goes on, and says it in a line."""
+
+import pytest
+from student_folders import NAMES, solved_folder, with_change
+
+from numpy_gpt2.exercises.course import CHAPTERS, exercises_by_name, mistaken_source
+from numpy_gpt2.exercises.folders import new_folder
+from numpy_gpt2.exercises.isolation import check_folder
+
+GELU = "    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)\n"
+
+
+def states(results):
+    return {result.exercise: result.state for result in results}
+
+
+def result_of(results, name):
+    return next(result for result in results if result.exercise == name)
+
+
+def with_body(folder, body):
+    """gelu with other lines at its beginning."""
+    return with_change(folder, "gelu", GELU, body + GELU)
+
+
+def test_a_right_folder_passes(tmp_path):
+    results = check_folder(solved_folder(tmp_path / "a"), NAMES)
+    assert states(results) == {name: "passed" for name in NAMES}
+    assert all(result.seconds < 1 for result in results)
+
+
+def test_untouched_stubs_are_not_written(tmp_path):
+    new_folder(tmp_path / "a")
+    assert states(check_folder(tmp_path / "a", NAMES)) == {name: "not written" for name in NAMES}
+
+
+@pytest.mark.parametrize("body, message", [
+    ("    while True: pass\n", "It did not finish within 1 seconds: is there a loop without an end?"),
+    ("    exit()\n", "It called exit()."),
+    ("    import os; os._exit(3)\n", "Python ended while it ran (exit 3): did it call os._exit, or need too much "
+                                     "memory?"),
+    ("    undefined\n", "It raised NameError: name 'undefined' is not defined (line 38)."),
+    ("    return gelu(x)\n", "It raised RecursionError: maximum recursion depth exceeded"),
+])
+def test_a_function_that_misbehaves_is_a_line_and_harms_no_other(tmp_path, body, message):
+    results = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["softmax", "gelu", "linear"], limit=1)
+    assert states(results) == {"softmax": "passed", "gelu": "wrong", "linear": "passed"}
+    assert result_of(results, "gelu").message.split("\n")[0].startswith(message)
+
+
+def test_megabytes_of_output_are_a_line(tmp_path):
+    body = "    import os\n    print('ab' * 10**6); os.write(1, b'x' * 10**6)\n"
+    result, = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["gelu"])
+    assert result.state == "passed"
+    assert result.message.split("\n")[1].startswith("It printed 10,000,005 characters, beginning with: abab")
+    assert len(result.message) < 200
+
+
+@pytest.mark.parametrize("line, message", [
+    ("def f(:\n", "chapter_2_operations.py line 11: invalid syntax"),
+    ("import nowhere_to_be_found\n", "chapter_2_operations.py cannot be loaded: ModuleNotFoundError: No module named "
+                                     "'nowhere_to_be_found' (line 11)"),
+    ("exit()\n", "chapter_2_operations.py cannot be loaded: SystemExit: None (line 11)"),
+    ("while True: pass\n", "It did not finish within 1 seconds"),
+])
+def test_a_file_that_cannot_be_loaded_is_a_line_and_harms_no_other_file(tmp_path, line, message):
+    folder = with_change(solved_folder(tmp_path / "a"), "gelu", "import numpy as np\n\n\ndef softmax",
+                         line + "import numpy as np\n\n\ndef softmax")
+    results = check_folder(folder, ["softmax", "gelu", "embed"], limit=1)
+    assert states(results) == {"softmax": "wrong", "gelu": "wrong", "embed": "passed"}
+    assert result_of(results, "gelu").message.startswith(message)
+
+
+def test_a_missing_file_and_a_missing_function_are_not_written(tmp_path):
+    folder = with_change(solved_folder(tmp_path / "a"), "gelu", "def gelu", "def gelo")
+    (folder / "chapter_3_forward_pass.py").unlink()
+    results = check_folder(folder, ["softmax", "gelu", "embed"])
+    assert states(results) == {"softmax": "passed", "gelu": "not written", "embed": "not written"}
+    assert [result.message for result in results[1:]] == ["gelu is not in chapter_2_operations.py.",
+                                                          "chapter_3_forward_pass.py is not in the folder."]
+
+
+def test_nothing_is_written_to_a_students_folder(tmp_path):
+    folder = solved_folder(tmp_path / "a")
+    before = {path: path.read_bytes() for path in folder.rglob("*")}
+    check_folder(folder, NAMES)
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("end, mark", [(b"\r\n", b""), (b"\r\n", b"\xef\xbb\xbf")])
+def test_windows_line_ends_and_spaces_and_letters_in_the_path_do_not_matter(tmp_path, end, mark):
+    folder = solved_folder(tmp_path / "bài tập của Ánh")
+    for chapter in CHAPTERS:
+        path = folder / f"{chapter}.py"
+        path.write_bytes(mark + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", end))
+    assert set(states(check_folder(folder, NAMES)).values()) == {"passed"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_known_mistake_changes_no_other_exercises_state(tmp_path, name):
+    exercise = exercises_by_name()[name]
+    for i, mistake in enumerate(exercise.mistakes):
+        folder = solved_folder(tmp_path / str(i))
+        path = folder / exercise.file
+        path.write_text(mistaken_source(exercise, mistake), encoding="utf-8")
+        results = check_folder(folder, NAMES)
+        assert states(results) == {other: "wrong" if other == name else "passed" for other in NAMES}
+        assert result_of(results, name).message.split("\n")[0] == mistake.text["en"]

@@ -1,0 +1,88 @@
+"""`run`: the real model with a student's functions in place of the engine's."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from student_folders import NAMES, solved_folder, with_change
+
+import numpy_gpt2
+from numpy_gpt2 import model, ops
+from numpy_gpt2.exercises.isolation import start
+from numpy_gpt2.exercises.running import functions_of, passes, run_with
+
+ALL = {"names": NAMES, "prompt": "Once upon a time", "model": "fairytale", "n_tokens": 4, "language": "en"}
+
+
+def test_every_name_is_the_students_inside_and_the_engines_after(tmp_path):
+    engines = ops.softmax, model.attention
+    with functions_of(solved_folder(tmp_path / "a"), NAMES):
+        assert engines[0] not in (ops.softmax, model.softmax, numpy_gpt2.sampling.softmax)
+        assert ops.softmax is model.softmax
+        assert numpy_gpt2.unembed is model.unembed
+        assert model.attention is not engines[1]
+    assert (ops.softmax, model.softmax, model.attention) == (engines[0], *engines)
+    assert numpy_gpt2.sampling.softmax is engines[0]
+
+
+def test_only_the_functions_asked_for_change(tmp_path):
+    with functions_of(solved_folder(tmp_path / "a"), ["gelu"]):
+        assert ops.gelu.__module__ != "numpy_gpt2.ops"
+        assert ops.softmax.__module__ == "numpy_gpt2.ops"
+
+
+def test_with_every_function_the_students_the_pass_equals_the_engines(tmp_path):
+    fairytale, tokenizer = numpy_gpt2.load("fairytale")
+    ids = tokenizer.encode("Once upon a time")
+    engines = list(passes(fairytale, ids, 3))
+    with functions_of(solved_folder(tmp_path / "a"), NAMES):
+        students = list(passes(fairytale, ids, 3))
+    assert len(engines) == len(students) == 4
+    for one, other in zip(engines, students):
+        shared = [name for name in one if name in other]
+        assert {"logits", "ln_f", "h.0.attn.z", "h.3.resid_post", "ids"} <= set(shared)
+        for name in shared:
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_with_every_function_the_students_writes_what_the_engine_writes(tmp_path, capsys):
+    run_with(solved_folder(tmp_path / "a"), **ALL)
+    out = capsys.readouterr().out
+    assert out.startswith(f"Your functions: {', '.join(NAMES)}.\n")
+    assert out.count("Once upon a time") == 2
+    assert out.count("The engine writes the same.") == 2
+
+
+@pytest.mark.parametrize("name, old, new, stage", [
+    ("attend", "/ math.sqrt(d_head)", "/ d_head", "h.0.attn.z, while the prompt is read"),
+    ("gelu", "0.044715 * x**3", "0.09 * x**3", "h.0.mlp.out, while the prompt is read"),
+    ("unembed", "hidden @ model.lm_head.T", "-hidden @ model.lm_head.T", "logits, while the prompt is read"),
+    ("embed", "np.arange(first_position, first_position + ids.shape[-1])", "np.arange(ids.shape[-1])",
+     "h.0.resid_pre, while token 1 after the prompt is read"),
+])
+def test_the_first_stage_at_which_they_part_is_named(tmp_path, capsys, name, old, new, stage):
+    run_with(with_change(solved_folder(tmp_path / "a"), name, old, new), **ALL)
+    out = capsys.readouterr().out
+    assert "The engine writes: Once upon a time" in out
+    assert f"They part at {stage}." in out
+
+
+def test_without_functions_it_is_the_engine(tmp_path, capsys):
+    run_with(solved_folder(tmp_path / "a"), **{**ALL, "names": []})
+    assert capsys.readouterr().out.startswith("No function is written yet")
+
+
+def test_a_function_that_fails_in_the_pass_is_one_line(tmp_path, capsys):
+    folder = with_change(solved_folder(tmp_path / "a"), "attend", "    pattern =", "    oops\n    pattern =")
+    with pytest.raises(SystemExit) as end:
+        run_with(folder, **ALL)
+    assert end.value.code == 1
+    assert "With your functions the pass fails: NameError: name 'oops' is not defined (line " \
+        in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_command_runs_in_a_process_of_its_own(tmp_path):
+    process = start("run", solved_folder(tmp_path / "a"), ALL, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert out.count("The engine writes the same.") == 2
