@@ -444,7 +444,8 @@ def test_every_stage_of_the_table_with_heads_takes_heads():
 
 
 @pytest.mark.parametrize("tap", [ablate("h.30.attn.z"), patch("h.[7-9].mlp.*", 0), Recorder("h.2.attn.q"),
-                                 patch("h.1?.attn.z", 0), chain(Recorder(), ablate("h.2.ln_1"))], ids=str)
+                                 patch("h.1?.attn.z", 0), chain(Recorder(), ablate("h.2.ln_1"))],
+                         ids=["ablate", "patch", "record", "two_digits", "chain"])
 def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     cache = KVCache(MODEL, batch=(2,))
     with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which fits no stage of this model of 2 blocks; "):

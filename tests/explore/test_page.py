@@ -29,7 +29,7 @@ def bytes_tokenizer(n_tokens):
     ranks = {bytes([i]): i for i in range(256)}
     for token_id in range(256, n_tokens - 1):
         ranks[next(words)] = token_id
-    return Tokenizer(ranks, {"<|endoftext|>": n_tokens - 1})
+    return Tokenizer(ranks, {}, {"<|endoftext|>": n_tokens - 1}, ids_are_ranks=True)
 
 
 def recorded(model, ids):
