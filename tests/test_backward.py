@@ -1,5 +1,7 @@
 """Gradients are what finite differences say; taps of the backward pass; what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -79,7 +81,8 @@ def test_the_gradient_of_every_stage_is_its_finite_difference(pair, seed):
         assert_close(difference_quotient(loss_at), np.sum(products), np.abs(products).sum())
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNTIED])
+@pytest.mark.parametrize("config", [CONFIG, UNTIED, replace(CONFIG, activation_function="gelu"),
+                                    replace(CONFIG, activation_function="relu")])
 def test_every_single_number_of_every_gradient_is_its_finite_difference(config):
     model = lively_model(config)
     _, gradients = loss_and_gradients(model, IDS)
