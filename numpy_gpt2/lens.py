@@ -1,4 +1,4 @@
-"""What is built on the hook: taps that change a pass, and readings of what a pass has left behind.
+"""What taps are for: changing a pass (patch, ablate), and reading what it recorded (logit lens, attribution).
 
     forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
 
@@ -141,7 +141,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
 
     With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
-    share of the probability is not.
+    probability still counts.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     if not 1 <= operator.index(k) <= n_known:
