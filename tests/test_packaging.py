@@ -1,10 +1,12 @@
 """The wheel and the sdist, built from a copy of this tree, installed, and run outside it. No network is needed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,14 @@ def test_the_package_is_the_installed_one_and_whole(installed, tmp_path):
     assert "numpy_gpt2" in run(sys.executable, "-m", "numpy_gpt2", cwd=tmp_path, env=env)
 
 
+def test_the_description_has_no_link_that_pypi_cannot_follow(packages):
+    with zipfile.ZipFile(packages["wheel"]) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode("utf-8")
+    assert "# numpy_gpt2" in metadata and "Description-Content-Type: text/markdown" in metadata
+    assert all(link.startswith(("#", "https://")) for link in re.findall(r"\]\(([^)\s]+)\)", metadata))
+
+
 def test_the_sdist_has_what_the_tests_need(packages):
     with tarfile.open(packages["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -87,4 +97,24 @@ def test_the_sdist_has_what_the_tests_need(packages):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*")
                   if path.is_file() and "__pycache__" not in path.parts}
         assert wanted and wanted <= names
-    assert {"README.vi.md", "setup.cfg", "pyproject.toml", "LICENSE"} <= names
+    readmes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "numpy_gpt2").rglob("README.md")}
+    assert {"README.vi.md", "setup.cfg", "setup.py", "pyproject.toml", "LICENSE", ".gitignore", *readmes} <= names
+
+
+def test_tests_run_from_the_sdist(packages, tmp_path):
+    with tarfile.open(packages["sdist"]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder, = tmp_path.iterdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    run(*pytest_command, "--collect-only", cwd=folder, env=environment)
+    run(*pytest_command, "tests/test_goldens.py", "tests/test_config.py", "tests/test_errors.py", cwd=folder,
+        env=environment)
+
+
+def test_the_metadata_name_the_authors_and_the_types(packages):
+    with zipfile.ZipFile(packages["wheel"]) as archive:
+        name, = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().partition("\n\n")[0].splitlines()
+    assert "Author: the numpy_gpt2 contributors" in lines and "Classifier: Typing :: Typed" in lines
+    assert any(line.startswith("Requires-Dist: huggingface_hub") and "<3" in line for line in lines)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model, save
 from numpy_gpt2.checkpoint.hub import TOKENIZER, checkpoint_files
+from numpy_gpt2.step.walk import SHORT_FORMS
 
 try:
     import pexpect
@@ -20,6 +23,7 @@ except ImportError:
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.step"]
 LAUNCH = Path(__file__).parents[2] / ".vscode" / "launch.json"
+GUIDE = (Path(numpy_gpt2.__file__).parent / "step" / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
 ENVIRONMENT.pop("PYTHONBREAKPOINT", None)
 
@@ -306,6 +310,30 @@ def test_ctrl_c_while_commands_come_from_a_pipe_is_exit_130():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
+
+
+# The guide ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_guide_has_every_command_with_its_short_form():
+    rows = re.findall(r"^\| `(\w+)[^|]*\| `(\w+)` \|", GUIDE, re.MULTILINE)
+    assert dict(rows) == SHORT_FORMS and len(rows) == len(SHORT_FORMS)
+
+
+@pytest.mark.parametrize("session", re.findall(r"^```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL))
+def test_every_session_with_pdb_in_the_guide_goes_as_shown(session):
+    said = re.findall(r"^(?:step>|\(Pdb\)) (.*)", session, re.MULTILINE)
+    command = re.match(r"\$ python (.*)", session)
+    arguments = shlex.split(command[1]) if command else [*COMMAND[1:], "Once upon a time", "--until", "pattern"]
+    process = subprocess.run([sys.executable, *arguments], input="\n".join([*said, "q", ""]), capture_output=True,
+                             encoding="utf-8", timeout=60, env=ENVIRONMENT, cwd=LAUNCH.parents[1])
+    printed = re.sub(r"\(\d+\)", "(N)", process.stdout.replace(f"{LAUNCH.parents[1]}{os.sep}", ""))
+    place = 0
+    for line in session.splitlines():
+        if not line.startswith(("$ ", "step> ", "(Pdb) ")):
+            line = re.sub(r"\(\d+\)", "(N)", line)
+            assert line in printed[place:], line
+            place = printed.index(line, place) + len(line)
 
 
 # From an editor, and from pdb -----------------------------------------------------------------------------------------
