@@ -86,7 +86,7 @@ def checked(tap: Tap) -> ArrayTap:
                              f"Got {returned.shape}, {returned.dtype}.")
         return returned
 
-    return checked_tap
+    return skipping(checked_tap, tap)
 
 
 def check_stages(tap: Tap, config: GPT2Config) -> None:
@@ -111,7 +111,18 @@ def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
     """The tap under a prefix: inside block 3, `attn.pattern` is given to it as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
-    return lambda name, value: tap(prefix + name, value)
+    return skipping(lambda name, value: tap(prefix + name, value), tap)
+
+
+def skipping(wrapper: ArrayTap, tap: Tap) -> ArrayTap:
+    """The wrapper of a tap, which skips what the tap does: a tuple `skips` of names inside a block, if it has one."""
+    wrapper.skips = getattr(tap, "skips", ())  # type: ignore[attr-defined]
+    return wrapper
+
+
+def watching(tap: ArrayTap, *names: str) -> ArrayTap:
+    """The tap, or no_tap where it skips all of these names, so that arrays which nobody sees need not be made whole."""
+    return no_tap if set(names) <= set(getattr(tap, "skips", ())) else tap
 
 
 @dataclass(frozen=True)
