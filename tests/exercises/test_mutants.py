@@ -19,7 +19,6 @@ ATTRIBUTES = {"weight": "bias", "bias": "weight", "c_attn": "c_proj", "c_fc": "c
               "n_embd": "n_inner", "n_inner": "n_embd", "vocab_size": "n_positions", "lm_head": "wte"}
 
 
-
 def body_nodes(function):
     """The nodes of a function's body, but for its docstring and the texts of errors."""
     for statement in function.body[1:]:
@@ -35,7 +34,9 @@ def changes_of(node):
     """What may be changed about a node: names, each with a function that makes the change."""
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         yield "operator", lambda n: setattr(n, "op", OPERATORS[type(n.op)]())
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Sub, ast.Div, ast.MatMult, ast.Pow)):
         yield "operands", lambda n: n.__dict__.update(left=n.right, right=n.left)
+    if isinstance(node, ast.BinOp):
         yield "only the left", lambda n: n.__dict__.update(right=ast.Constant(1), op=ast.Mult())
     if isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
         yield "operator", lambda n: setattr(n, "op", OPERATORS[type(n.op)]())
@@ -46,13 +47,13 @@ def changes_of(node):
         yield "negative", lambda n: setattr(n, "value", -n.value - 1 if type(n.value) is int else -n.value)
     if isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
         yield "attribute", lambda n: setattr(n, "attr", ATTRIBUTES[n.attr])
-    if isinstance(node, ast.Call) and len(node.args) > 1:
+    if isinstance(node, ast.Call) and len(node.args) > 1 and ast.unparse(node.func) != "min":
         yield "arguments", lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1])
     if isinstance(node, ast.Call) and node.args and not isinstance(node.func, ast.Attribute):
         yield "only the argument", lambda n: n.__dict__.update(func=ast.Name("first", ast.Load()))
     if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 2:
         yield "order", lambda n: n.value.elts.reverse()
-    if isinstance(node, ast.Return):
+    if isinstance(node, ast.Return) and ast.unparse(node) != "return None":
         yield "nothing returned", lambda n: setattr(n, "value", None)
     if isinstance(node, ast.If):
         yield "never", lambda n: setattr(n, "test", ast.Constant(False))
