@@ -423,10 +423,10 @@ def test_attribution_needs_no_more_than_the_stages_it_names():
 
 
 @pytest.mark.parametrize("token_id, position, expected", [
-    (11, -1, "token_id must be from 0 to 10. Got 11."),
-    (-1, -1, "token_id must be from 0 to 10. Got -1."),
-    (0, 3, "position must be from -3 to 2. Got 3."),
-    (0, -4, "position must be from -3 to 2. Got -4."),
+    (11, -1, "token_id must be a whole number from 0 to 10. Got 11."),
+    (-1, -1, "token_id must be a whole number from 0 to 10. Got -1."),
+    (0, 3, "position must be a whole number from -3 to 2. Got 3."),
+    (0, -4, "position must be a whole number from -3 to 2. Got -4."),
 ])
 def test_a_token_or_a_position_that_is_not_there_is_refused(token_id, position, expected):
     acts = Recorder()
