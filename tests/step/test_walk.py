@@ -516,9 +516,9 @@ def test_pdb_steps_through_model_py_and_comes_back_at_the_next_stop(walk, monkey
     monkeypatch.setattr(sys, "stdin", io.StringIO("p q.shape\nn\np pattern.shape\nc\nprint z.shape\nquit\n"))
     text = walk("pdb", stop_at="h.1.attn.pattern")
     assert "pdb, in attend: " in text
-    assert re.search(r'model\.py\(\d+\)attend\(\)\n-> return tap\("attn\.z", pattern @ v\)', text)
+    assert re.search(r"model\.py\(\d+\)attend\(\)\n-> return .*pattern @ v", text)
     assert "(2, 4, 6)" in text and "(2, 4, 4)" in text
-    assert stops(text) == ["h.1.attn.pattern", "h.1.attn.out"]  # z went by in the debugger
+    assert stops(text) == ["h.1.attn.pattern", "h.1.attn.z"]
     assert sys.gettrace() is None
 
 
