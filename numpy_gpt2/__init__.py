@@ -1,12 +1,14 @@
 """GPT-2 in pure NumPy: a forward pass to read, exact and fast enough to use. Start with model.py."""
 
+from .backward import backpropagate, loss_and_gradients
 from .cache import KVCache
 from .checkpoint.loading import load, load_model, load_tokenizer
 from .checkpoint.saving import save
 from .config import SIZES, GenerationConfig, GPT2Config
 from .decoding import generate_tokens, stream_samples, stream_text
 from .errors import CheckpointError, HubError
-from .lens import ablate, chain, direct_logit_attribution, logit_lens, patch, residual_logits, top_tokens
+from .lens import (ablate, attribution_patching, chain, direct_logit_attribution, integrated_gradients,
+                   logit_difference, logit_lens, patch, residual_logits, saliency, top_tokens)
 from .model import forward, transform, unembed
 from .scoring import Scores, score_tokens
 from .tap import STAGES, Recorder, no_tap
@@ -20,6 +22,7 @@ __all__ = [
     "named_parameters", "parameter_shapes", "replace_weights",
     "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
     "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "patch", "ablate", "chain", "logit_lens",
-    "residual_logits", "top_tokens", "direct_logit_attribution", "generate_tokens", "stream_text", "stream_samples",
-    "GenerationConfig", "score_tokens", "Scores",
+    "residual_logits", "top_tokens", "direct_logit_attribution", "saliency", "attribution_patching",
+    "logit_difference", "integrated_gradients", "loss_and_gradients", "backpropagate", "generate_tokens",
+    "stream_text", "stream_samples", "GenerationConfig", "score_tokens", "Scores",
 ]

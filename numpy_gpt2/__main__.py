@@ -7,6 +7,7 @@ COMMANDS = {
     "tokens": "show the tokens of a text, and how byte pair encoding makes them",
     "score": "measure how well a model predicts a text",
     "summary": "count and measure a model's parts",
+    "train": "fine-tune a checkpoint on a text, or train one anew",
     "exercises": "write it yourself: stubs, checks that name the mistake, hints",
 }
 

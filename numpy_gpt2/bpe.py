@@ -1,16 +1,18 @@
 r"""Byte pair encoding, the algorithm: how GPT-2 cuts a text into tokens. No files and no ids, only bytes and merges.
 
-    "a lower tower"  ->  "a", " lower", " tower"      split into pieces, so that no token spans two words
-    " lower"         ->  " " "l" "o" "w" "e" "r"      the tokens of a piece are its bytes at first,
-                     ->  " " "l" "o" "w" "er"         then the adjacent pair that comes first in the list of merges
-                     ->  " " "l" "ow" "er"            becomes one token, again and again,
-                     ->  " l" "ow" "er"               until no adjacent pair is in the list.
+    "a lower tower"  ->  "a", " lower", " tower"    split into pieces, so that no token spans two words
+    " lower"         ->  " " "l" "o" "w" "e" "r"    at first the tokens of a piece are its bytes
+                     ->  " " "l" "o" "w" "er"       then the adjacent pair that comes first in the list of merges
+                     ->  " l" "o" "w" "er"          becomes one token,
+                     ->  " l" "ow" "er"             again and again,
+                     ->  " l" "ower"                until no adjacent pair is in the list
+                     ->  " lower"
 
 The list of merges was learned once, before the model: join the pair that is most frequent in a large text, write it
 down, and begin again with the text so joined. A pair's place in that list is its rank; encoding replays the list.
 
 tokenizer.py leaves all this to tiktoken where the ids come out the same, which is nearly always, and calls this module
-elsewhere. To watch it: `python -m numpy_gpt2.tokens " lower" --merges`, or a breakpoint in `merge_steps`.
+elsewhere. To watch it: `python -m numpy_gpt2.tokens " lower" --merges --model gpt2`, or a breakpoint in `merge_steps`.
 
 Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", section 3.2; on bytes:
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and `src/encoder.py` in

@@ -1,9 +1,8 @@
 """The keys and values of tokens already read: the one state of inference."""
 
-import operator
-
 import numpy as np
 
+from .errors import check_int
 from .matmul import allocate_channel_major
 from .weights import GPT2
 
@@ -11,26 +10,22 @@ from .weights import GPT2
 class KVCache:
     """Keys and values of every layer, preallocated for `n_positions` tokens, of which the first `length` are filled.
 
-    A causal model never changes its mind about a token it has read: keys and values depend on earlier tokens only. So
-    they are computed once and kept, and the pass for one more token costs one token's work.
+    In a causal model, the keys and values of a token depend on earlier tokens only, so they never change. They are
+    computed once and kept, and the pass for one more token costs one token's work.
 
         cache.k, cache.v    [n_layer, *batch, n_head, n_positions, d_head], in the weights' type
 
-    n_positions: the room asked for, at most the model's context (the default). batch: the leading axes of the ids that
-    will be given. Raises ValueError where either makes no cache.
+    n_positions: how many tokens to make room for, at most the model's context (the default). batch: the leading axes of
+    the ids that will be given. Raises ValueError where either makes no cache.
     """
 
     def __init__(self, model: GPT2, n_positions: int | None = None, batch: tuple[int, ...] = ()) -> None:
         config = model.config
         if n_positions is None:
             n_positions = config.n_positions
-        if not 1 <= operator.index(n_positions) <= config.n_positions:
-            raise ValueError(f"n_positions must be from 1 to {config.n_positions}, the model's context. "
-                             f"Got {n_positions}.")
-        self.batch = tuple(batch)
-        if any(operator.index(size) < 1 for size in self.batch):
-            raise ValueError(f"batch must be sizes of 1 or more. Got {self.batch}.")
-        self.n_positions = n_positions
+        self.model = model
+        self.batch = tuple(check_int("batch", size, 1) for size in batch)
+        self.n_positions = check_int("n_positions", n_positions, 1, config.n_positions)
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, n_positions, config.d_head)
         self.k = allocate_channel_major(shape, model.wte.dtype)
@@ -64,26 +59,14 @@ class KVCache:
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens, in place."""
-        if not 0 <= operator.index(length) <= self.length:
-            raise ValueError(f"length must be from 0 to the cache's length, {self.length}. Got {length}.")
-        self.length = length
+        self.length = check_int("length", length, 0, self.length)
 
     def repeat(self, n: int) -> "KVCache":
         """A new cache of batch (n, *batch), its n rows copies of this one: n samples that share one prompt."""
-        if operator.index(n) < 1:
-            raise ValueError(f"n must be 1 or more. Got {n}.")
-        repeated = object.__new__(KVCache)
-        repeated.batch = (n, *self.batch)
-        repeated.n_positions = self.n_positions
+        repeated = KVCache(self.model, self.n_positions, (check_int("n", n, 1), *self.batch))
+        repeated.k[..., :self.length, :] = self.k[:, np.newaxis, ..., :self.length, :]
+        repeated.v[..., :self.length, :] = self.v[:, np.newaxis, ..., :self.length, :]
         repeated.length = self.length
-        repeated.k = self._repeat_filled(self.k, n)
-        repeated.v = self._repeat_filled(self.v, n)
-        return repeated
-
-    def _repeat_filled(self, array: np.ndarray, n: int) -> np.ndarray:
-        n_layer, *one = array.shape
-        repeated = allocate_channel_major((n_layer, n, *one), array.dtype)
-        repeated[..., :self.length, :] = array[:, np.newaxis, ..., :self.length, :]
         return repeated
 
     def __repr__(self) -> str:

@@ -52,7 +52,7 @@ class GPT2Config:
     activation_function: str = "gelu_new"  # of the MLP: "gelu_new" (the tanh form), "gelu" (by erf) or "relu"
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # whether the unembedding is wte itself
-    bos_token_id: int | None = 50256  # <|endoftext|>, which stands between texts: it begins a text
+    bos_token_id: int | None = 50256  # <|endoftext|>, which separates texts: it begins a text
     eos_token_id: int | tuple[int, ...] | None = 50256  # ... and ends one. Some fine-tunes have several
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class GenerationConfig:
     max_new_tokens: None goes on to the end of the context.
     temperature: 0 takes the likeliest token, 1 leaves the probabilities, more flattens them.
     top_k, top_p, min_p, repetition_penalty: see sampling.py; 0, 1, 0 and 1 are off, the defaults.
-    num_return_sequences: n samples of each prompt, which share the reading of it.
+    num_return_sequences: n samples of each prompt, which is read once for all of them.
     seed: the same seed draws the same tokens, and sample 0 the same ones however many samples there are.
     eos_token_id: one id, or several, that end a row; None is the checkpoint's; -1 is none.
     stop_strings: texts, the first of which to appear ends the run; for `stream_text`, which leaves it out.

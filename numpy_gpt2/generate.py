@@ -8,12 +8,16 @@ from contextlib import suppress
 from typing import Any, Iterator
 
 from .checkpoint.loading import load
-from .cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt, utf8_text, whole_number
+from .cli.arguments import (LONGEST_PROMPT, ArgumentParser, add_model_argument, announce_model, read_prompt, utf8_text,
+                            whole_number)
 from .cli.exits import BadInput, bad_input, run, say
+from .cli.tables import visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
 from .tokenizer import Tokenizer
 from .weights import GPT2
+
+TEMPERATURE = 0.8  # where none is given
 
 
 def make_parser() -> ArgumentParser:
@@ -25,8 +29,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts, line by line")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T",
-                        help="below 1 safer, above 1 wilder, 0 greedy (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, metavar="T",
+                        help=f"below 1 safer, above 1 wilder, 0 greedy (default: {TEMPERATURE})")
     parser.add_argument("--top-k", type=whole_number(0), default=40, metavar="K",
                         help="draw from the K likeliest tokens, 0 is off (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P",
@@ -55,13 +59,17 @@ def main() -> None:
         raise BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
     if args.prompt is not None and args.prompt_file is not None:
         raise BadInput("a prompt and --prompt-file were both given: give one")
-    if args.prompt_lookup and (args.num_samples > 1 or not (args.greedy or args.temperature == 0)):
+    if args.greedy and args.temperature:
+        raise BadInput(f"--greedy is --temperature 0. Got --temperature {args.temperature} with it: give one")
+    if args.temperature is None:
+        args.temperature = 0 if args.greedy else TEMPERATURE
+    if args.prompt_lookup and (args.num_samples > 1 or args.temperature != 0):
         raise BadInput("--prompt-lookup guesses the likeliest tokens of one text: give it with --greedy, "
                        "without --num-samples")
     with bad_input():
         config = GenerationConfig(
-            max_new_tokens=args.max_new_tokens, temperature=0 if args.greedy else args.temperature, top_k=args.top_k,
-            top_p=args.top_p, min_p=args.min_p, repetition_penalty=args.repetition_penalty, seed=args.seed,
+            max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+            min_p=args.min_p, repetition_penalty=args.repetition_penalty, seed=args.seed,
             stop_strings=args.stop, prompt_lookup_num_tokens=args.prompt_lookup)
     if args.interactive:
         prompts = ask_for_prompts()
@@ -93,6 +101,8 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
             first_piece = first_piece or time.perf_counter()
             write(piece)
         write("\n")
+    if any(stream.finish_reason == "length" and len(stream.ids) < args.max_new_tokens for stream in streams):
+        say(f"note: the text ends where the model's context of {model.config.n_positions:,} tokens does")
     if args.stats:
         say(statistics(len(tokenizer.encode(prompt)), streams, started, first_piece or time.perf_counter()))
 
@@ -105,8 +115,8 @@ def stop_string(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """To standard output, at once."""
-    sys.stdout.write(text)
+    """To standard output, at once; a terminal is not given what it would obey."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
@@ -135,12 +145,23 @@ def ask_for_prompts() -> Iterator[str]:
             if on_a_terminal:
                 line = input("prompt> ")
             else:
-                print("prompt> ", end="", file=sys.stderr, flush=True)
-                line = os.fsdecode(next(sys.stdin.buffer)).rstrip("\r\n")  # as an argument would come
-        except (EOFError, StopIteration):
+                say("prompt> ", end="")
+                line = read_line()
+        except EOFError:
             say("")
             return
         yield line
+
+
+def read_line() -> str:
+    """A line of standard input, as an argument would come. Of one that is too long, no more than tells so."""
+    line = sys.stdin.buffer.readline(LONGEST_PROMPT + 1)
+    if not line:
+        raise EOFError
+    rest = line
+    while len(rest) > LONGEST_PROMPT and not rest.endswith(b"\n"):
+        rest = sys.stdin.buffer.readline(LONGEST_PROMPT + 1)
+    return os.fsdecode(line).rstrip("\r\n")
 
 
 if __name__ == "__main__":

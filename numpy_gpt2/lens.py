@@ -1,4 +1,4 @@
-"""What is built on the hook: taps that change a pass, and readings of what a pass has left behind.
+"""What taps are for: changing a pass (patch, ablate), and reading what it recorded (logit lens, attribution).
 
     forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
 
@@ -7,23 +7,25 @@
     logit_lens(model, acts, layer=3)                                      # what the model would say at block 3
     direct_logit_attribution(model, acts, token_id)                       # what each head and MLP says for a token
 
+    saliency(model, ids, -1, token_id)                                    # what each token of the text does for a logit
+    attribution_patching(model, clean, corrupted, logit_difference(a, b)) # all patches at once, to first order
+
 A name that fits no stage of any GPT-2 is refused at once, one of a block that the model does not have before the pass.
 """
 
 import operator
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
+from .backward import Activations, backpropagate
 from .errors import check_int
-from .model import unembed
+from .model import check_ids, forward, unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
 from .scoring import top_ids_of
 from .tap import Recorder, Tap, checked, fits, stages_of
 from .tokenizer import Tokenizer
-
-Activations = Recorder | Mapping[str, np.ndarray]
 
 # Taps -----------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
 
     With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
-    share of the probability is not.
+    probability still counts.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     if not 1 <= operator.index(k) <= n_known:
@@ -175,13 +177,8 @@ def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, posi
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
     """
     config = model.config
-    if not 0 <= operator.index(token_id) < config.vocab_size:
-        raise ValueError(f"token_id must be from 0 to {config.vocab_size - 1}. Got {token_id}.")
     residual = acts[f"h.{config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
-    n_tokens = residual.shape[-2]
-    if not -n_tokens <= operator.index(position) < n_tokens:
-        raise ValueError(f"position must be from {-n_tokens} to {n_tokens - 1}. Got {position}.")
-
+    check_logit(residual.shape[-2], config.vocab_size, position, token_id)
     names, parts = residual_parts(model, acts, position)  # [n_parts, n_embd]
     final = residual[..., position, :]  # [n_embd]
     scale = np.sqrt(np.var(final, axis=-1, keepdims=True) + config.layer_norm_epsilon)  # [1]
@@ -215,3 +212,105 @@ def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
     rows_of_head = c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
     added = z[..., np.newaxis, :] @ rows_of_head  # [n_head, 1, n_embd]
     return added[..., 0, :]
+
+
+def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) -> None:
+    """Raise ValueError for a position or a token that is not there."""
+    for token_id in token_ids:
+        check_int("token_id", token_id, 0, vocab_size - 1)
+    check_int("position", position, -n_tokens, n_tokens - 1)
+
+
+# Attribution by gradients ---------------------------------------------------------------------------------------------
+
+Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> a number, and its gradient at the logits
+
+
+def logit_difference(token_id: int, other_id: int, position: int = -1) -> Metric:
+    """The metric of most patching studies: how much larger one token's logit is than another's, at one position.
+
+    Of a batch, the sum over its rows. Raises ValueError, in use, for a token or a position that is not there.
+    """
+    def metric(logits: np.ndarray) -> tuple[float, np.ndarray]:
+        check_logit(*logits.shape[-2:], position, token_id, other_id)
+        at_position = logits[..., position, :]  # [vocab_size]
+        d_logits = np.zeros_like(logits)  # [n_tokens, vocab_size]
+        d_logits[..., position, token_id] += 1
+        d_logits[..., position, other_id] -= 1
+        return float(np.sum(at_position[..., token_id] - at_position[..., other_id])), d_logits
+
+    return metric
+
+
+def saliency(model: GPT2, ids: Any, position: int, token_id: int) -> np.ndarray:
+    """What each token of the text does for the logit of `token_id` at one position: gradient times input, [n_tokens].
+
+    The gradient of the logit at a token's embedding, times the embedding: to first order, what the logit would lose
+    without it. Raises ValueError for ids, a token or a position that are not there.
+    Source: Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation
+    Differences", section 2, 2016.
+    """
+    acts, gradients = Recorder(), Recorder("wte")
+    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
+    check_logit(*logits.shape[-2:], position, token_id)
+    d_logits = np.zeros_like(logits)
+    d_logits[..., position, token_id] = 1
+    backpropagate(model, ids, acts, d_logits, gradient_tap=gradients)
+    return np.sum(gradients["wte"] * acts["wte"], axis=-1)  # [n_tokens]
+
+
+class PatchingEffects(NamedTuple):
+    """What patching each stage of a corrupted pass with a clean one is estimated to add to the metric."""
+
+    clean: float  # the metric after the clean prompt
+    corrupted: float  # ... and after the corrupted one
+    effects: dict[str, np.ndarray]  # of each stage: [n_tokens], or by head [n_head, n_tokens]
+
+
+def attribution_patching(model: GPT2, clean: Any, corrupted: Any, metric: Metric) -> PatchingEffects:
+    """All activation patches at once, to first order: every stage, head and position in three passes.
+
+    A patch adds about (clean - corrupted) * gradient to the metric. Two forward passes give the difference, a backward
+    pass over the corrupted one the gradient. Their product is summed over the channels; of scores and pattern, over
+    the keys. The estimate is good where the difference is small, or the rest of the model nearly linear.
+
+    clean, corrupted: ids of one shape. metric: `logit_difference`, or any function from logits to a value and its
+    gradient. Raises ValueError for ids of two shapes.
+    Source: Nanda, "Attribution Patching: Activation Patching At Industrial Scale", 2023.
+    """
+    clean, corrupted = check_ids(model, clean), check_ids(model, corrupted)
+    if clean.shape != corrupted.shape:
+        raise ValueError(f"clean and corrupted must be ids of one shape. Got {clean.shape} and {corrupted.shape}.")
+    clean_acts, acts, gradients = Recorder(), Recorder(), Recorder()
+    clean_value, _ = metric(forward(model, clean, tap=clean_acts))
+    value, d_logits = metric(forward(model, corrupted, tap=acts))
+    backpropagate(model, corrupted, acts, d_logits, gradient_tap=gradients)
+    effects = {}
+    for name in acts:
+        visible = np.isfinite(acts[name])  # the score of a later key is -inf in both, which makes no difference
+        change = np.subtract(clean_acts[name], acts[name], where=visible, out=np.zeros_like(acts[name]))
+        effects[name] = np.sum(change * gradients[name], axis=-1)  # [n_tokens] or [n_head, n_tokens]
+    return PatchingEffects(clean_value, value, effects)
+
+
+def integrated_gradients(model: GPT2, ids: Any, metric: Metric, baseline: Any = 0.0, n_steps: int = 32) -> np.ndarray:
+    """What each token does for the metric, so that the parts sum to the difference that all of them make: [n_tokens].
+
+    The token embeddings go in a straight line from `baseline` (a number or an array; 0 is no token at all) to what they
+    are. Each token's part is its way times the mean gradient along it, which n_steps passes at Gauss and Legendre's
+    places give. They sum to metric(with the tokens) - metric(with the baseline), up to the error of that mean.
+    Raises ValueError for n_steps below 1.
+    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", section 3, 2017.
+    """
+    check_int("n_steps", n_steps, 1)
+    ids = check_ids(model, ids)
+    way = model.wte[ids] - np.asarray(baseline, model.wte.dtype)  # [n_tokens, n_embd]
+    places, weights = np.polynomial.legendre.leggauss(n_steps)  # from -1 to 1, and weights that sum to 2
+    mean_gradient = np.zeros_like(way)
+    for place, weight in zip(places, weights):
+        embedding = model.wte[ids] - float(1 - place) / 2 * way  # [n_tokens, n_embd]
+        acts, gradients = Recorder(), Recorder("wte")
+        _, d_logits = metric(forward(model, ids, tap=chain(patch("wte", embedding), acts)))
+        backpropagate(model, ids, acts, d_logits, gradient_tap=gradients)
+        mean_gradient += float(weight) / 2 * gradients["wte"]
+    return np.sum(way * mean_gradient, axis=-1)  # [n_tokens]

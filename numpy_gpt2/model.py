@@ -18,7 +18,7 @@ from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
 from .ops import activation, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped
+from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watching
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
@@ -87,11 +87,13 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     v_all = tap("attn.v_all", v_all)
 
     z = np.empty_like(q)  # [n_head, n_new, d_head], in q's memory order: merging its heads copies nothing
-    n_queries = QUERY_BLOCK if tap is no_tap else n_new  # a tap is given all queries at once
+    scores_tap = watching(tap, "attn.scores", "attn.pattern")
+    n_queries = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap is given all queries at once
     for start in range(0, n_new, n_queries):
         queries = slice(start, start + n_queries)
         visible = slice(cache.length + start + n_queries)  # keys after the last of these queries are not needed
-        z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], tap)
+        z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], scores_tap)
+    z = tap("attn.z", z)
     return tap("attn.out", linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
@@ -110,7 +112,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.nda
         scores[..., -n_new:] = np.where(later, -np.inf, scores[..., -n_new:])
     scores = tap("attn.scores", scores)
     pattern = tap("attn.pattern", softmax(scores, out=scores if tap is no_tap else None))  # [n_head, n_new, n_all]
-    return tap("attn.z", pattern @ v)  # [n_head, n_new, d_head]
+    return pattern @ v  # [n_head, n_new, d_head]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:

@@ -71,13 +71,13 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(1.0 - series * np.exp(-magnitude * magnitude), x)
 
 
-def in_strips(formula: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """formula(x) of an elementwise formula, some rows at a time: [..., n] -> [..., n]."""
-    rows = x.reshape(-1, x.shape[-1])  # [n_rows, n]
-    y = np.empty_like(rows)
-    for i in range(0, len(rows), STRIP):
-        y[i:i + STRIP] = formula(rows[i:i + STRIP])
-    return y.reshape(x.shape)
+def in_strips(formula: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """formula(*arrays) of an elementwise formula, some rows at a time: arrays of one shape [..., n] -> [..., n]."""
+    rows = [x.reshape(-1, x.shape[-1]) for x in arrays]  # each [n_rows, n]
+    y = np.empty_like(rows[0])
+    for i in range(0, len(y), STRIP):
+        y[i:i + STRIP] = formula(*[x[i:i + STRIP] for x in rows])
+    return y.reshape(arrays[0].shape)
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:

@@ -86,7 +86,7 @@ def checked(tap: Tap) -> ArrayTap:
                              f"Got {returned.shape}, {returned.dtype}.")
         return returned
 
-    return checked_tap
+    return skipping(checked_tap, tap)
 
 
 def check_stages(tap: Tap, config: GPT2Config) -> None:
@@ -111,7 +111,18 @@ def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
     """The tap under a prefix: inside block 3, `attn.pattern` is given to it as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
-    return lambda name, value: tap(prefix + name, value)
+    return skipping(lambda name, value: tap(prefix + name, value), tap)
+
+
+def skipping(wrapper: ArrayTap, tap: Tap) -> ArrayTap:
+    """The wrapper of a tap, which skips what the tap does: a tuple `skips` of names inside a block, if it has one."""
+    wrapper.skips = getattr(tap, "skips", ())  # type: ignore[attr-defined]
+    return wrapper
+
+
+def watching(tap: ArrayTap, *names: str) -> ArrayTap:
+    """The tap, or no_tap where it skips all of these names, so that arrays which nobody sees need not be made whole."""
+    return no_tap if set(names) <= set(getattr(tap, "skips", ())) else tap
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("h.i.attn.k", "split_heads(split(qkv)[1])", HEADS_NEW,
           "Keys: what each token offers to be found by, by head."),
     Stage("h.i.attn.v", "split_heads(split(qkv)[2])", HEADS_NEW,
-          "Values: what each token hands over when it is found, by head."),
+          "Values: what each token passes on when it is attended to, by head."),
     Stage("h.i.attn.k_all", "concatenate(k in the cache, k)", HEADS_ALL,
           "Keys of all tokens so far, those of earlier passes from the cache."),
     Stage("h.i.attn.v_all", "concatenate(v in the cache, v)", HEADS_ALL,
@@ -165,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("h.i.attn.pattern", "softmax(scores)", QUERY_BY_KEY,
           "The attention weights: each row is how much one token attends to each, and sums to 1."),
     Stage("h.i.attn.z", "pattern @ v_all", HEADS_NEW,
-          "For each head, the values of the tokens looked at, mixed in those shares."),
+          "For each head, the values of the tokens, weighted by how much each is attended to."),
     Stage("h.i.attn.out", "merge_heads(z) @ c_proj.weight + c_proj.bias", RESIDUAL,
           "The heads' results side by side, projected back to the width of the residual stream."),
     Stage("h.i.resid_mid", "resid_pre + attn.out", RESIDUAL,
@@ -175,9 +186,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("h.i.mlp.pre", "ln_2 @ c_fc.weight + c_fc.bias", ("n_new", "n_inner"),
           "The MLP's neurons before their nonlinearity."),
     Stage("h.i.mlp.post", "gelu(pre)", ("n_new", "n_inner"),
-          "The neurons' activations: most are near zero, a few speak."),
+          "The neurons' activations: most are near zero, a few are large."),
     Stage("h.i.mlp.out", "post @ c_proj.weight + c_proj.bias", RESIDUAL,
-          "What the active neurons write, back at the width of the residual stream."),
+          "The MLP's result, projected back to the width of the residual stream."),
     Stage("h.i.resid_post", "resid_mid + mlp.out", RESIDUAL,
           "The residual stream as it leaves the block."),
     Stage("ln_f", "layer_norm(resid_post of the last block)", RESIDUAL,
@@ -188,7 +199,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_names(config: GPT2Config) -> list[str]:
-    """Every name a whole forward pass announces, in order, the blocks' numbers filled in."""
+    """The name of every array of a whole forward pass, in order, the blocks' numbers filled in."""
     names = [stage.name for stage in STAGES]
     inside = [name for name in names if name.startswith("h.i.")]
     start = names.index(inside[0])
@@ -197,18 +208,18 @@ def stage_names(config: GPT2Config) -> list[str]:
 
 
 def stage_of(name: str) -> Stage:
-    """The table's row of an announced name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
+    """The row of the table for a name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
     row = re.sub(r"^h\.\d+\.", "h.i.", name)
     return {stage.name: stage for stage in STAGES}[row]
 
 
 def fits(name: str, glob: str) -> bool:
-    """Whether an announced name is one that a glob means: `*` any text, `?` any character, `[0-3]` one of these."""
+    """Whether a glob matches a name: `*` is any text, `?` any character, `[0-3]` one of these."""
     return fnmatchcase(name, glob)
 
 
 def stages_of(glob: str) -> list[Stage]:
-    """The rows whose announced names a glob can fit, in some GPT-2: `h.3.attn.[qk]` fits two.
+    """The rows of the table that a glob matches in some GPT-2: `h.3.attn.[qk]` matches two.
 
     Raises ValueError, with the nearest names, where there is none.
     """

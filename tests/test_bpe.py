@@ -118,7 +118,7 @@ UNASSIGNED_UNTIL_LATELY = "\u0558\u088f\u0c5c\U00011de0\U00016ff4\U0003fc3d"
 
 
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("a1! \n'\u3000é²" + UNASSIGNED_UNTIL_LATELY)))
-@example("".join(sign + character for character in UNASSIGNED_UNTIL_LATELY for sign in "a1!"))
+@example("".join(sign + character for character in UNASSIGNED_UNTIL_LATELY + "é²\u3000…" for sign in "a1!"))
 @settings(max_examples=200)
 def test_a_text_is_split_where_tiktoken_splits_it(text):
     tokenizer = tokenizer_of(SEAMS)
@@ -185,6 +185,11 @@ def test_tiktoken_encodes_exactly_where_its_merges_are_those_of_the_list(pairs):
     are_new = len(set(map("".join, pairs))) == len(pairs)
     agrees = are_new and all(merges_alone(pair, pairs[:number]) for number, pair in enumerate(pairs))
     assert tokenizer_of(pairs)._ids_are_ranks == agrees
+
+
+def test_where_tiktoken_merges_as_listed_it_encodes(monkeypatch):
+    monkeypatch.setattr(FAIRYTALE, "_encode_by_merges", None)  # so that to call it would be a TypeError
+    assert FAIRYTALE.decode(FAIRYTALE.encode("the king")) == "the king"
 
 
 def test_ids_that_fall_are_not_taken_for_ranks():

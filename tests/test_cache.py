@@ -170,14 +170,14 @@ def test_repeat_of_an_empty_cache_is_empty():
 def test_room_beyond_the_context_or_for_nothing_is_refused(n_positions):
     with pytest.raises(ValueError) as error:
         KVCache(MODEL, n_positions)
-    assert str(error.value) == f"n_positions must be from 1 to 8, the model's context. Got {n_positions}."
+    assert str(error.value) == f"n_positions must be a whole number from 1 to 8. Got {n_positions}."
 
 
 @pytest.mark.parametrize("batch", [(0,), (2, 0), (-1,)])
 def test_a_batch_of_nothing_is_refused(batch):
     with pytest.raises(ValueError) as error:
         KVCache(MODEL, batch=batch)
-    assert str(error.value) == f"batch must be sizes of 1 or more. Got {batch}."
+    assert str(error.value) == f"batch must be a whole number, 1 or more. Got {batch[-1]}."
 
 
 def test_sizes_that_are_no_whole_numbers_are_refused():
@@ -198,7 +198,7 @@ def test_crop_to_more_than_there_is_or_less_than_nothing_is_refused(length):
     before = contents(cache)
     with pytest.raises(ValueError) as error:
         cache.crop(length)
-    assert str(error.value) == f"length must be from 0 to the cache's length, 3. Got {length}."
+    assert str(error.value) == f"length must be a whole number from 0 to 3. Got {length}."
     assert contents(cache) == before
 
 
@@ -206,7 +206,7 @@ def test_crop_to_more_than_there_is_or_less_than_nothing_is_refused(length):
 def test_repeat_to_nothing_is_refused(n):
     with pytest.raises(ValueError) as error:
         KVCache(MODEL).repeat(n)
-    assert str(error.value) == f"n must be 1 or more. Got {n}."
+    assert str(error.value) == f"n must be a whole number, 1 or more. Got {n}."
 
 
 @pytest.mark.parametrize("ids", [[4, 5, 6], [4] * 8])

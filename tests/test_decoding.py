@@ -16,7 +16,8 @@ from strategies import lively_model, made_caches
 
 # Few tokens, one of them in two bytes of which each is a token of its own; the model has three ids that are no token.
 TOKENS = [b"a", b"b", b"c", b"d", b" ", b".", b"the", b" a", b"\xc3", b"\xa9"]
-TOKENIZER = Tokenizer({token: number for number, token in enumerate(TOKENS)}, {"<|endoftext|>": len(TOKENS)})
+IDS = {token: number for number, token in enumerate(TOKENS)}
+TOKENIZER = Tokenizer(IDS, {}, {"<|endoftext|>": len(TOKENS)}, ids_are_ranks=True)
 EOT = TOKENIZER.eot_id
 CONFIG = GPT2Config(vocab_size=TOKENIZER.vocab_size + 3, n_positions=40, n_embd=8, n_layer=2, n_head=2,
                     bos_token_id=EOT, eos_token_id=EOT)

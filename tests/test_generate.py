@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model
+from numpy_gpt2.cli.tables import visible
 
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 COMMAND = [sys.executable, "-m", "numpy_gpt2.generate"]
@@ -143,6 +145,9 @@ BAD_INPUT = {
     "no samples": (["--num-samples", "0"], b"", "num-samples"),
     "seed below 0": (["--seed", "-1"], b"", "seed"),
     "empty stop string": (["--stop", ""], b"", "stop"),
+    "greedy and a temperature": (["--greedy", "--temperature", "0.5"], b"", "--greedy is --temperature 0"),
+    "prompt without end": (["--prompt-file", "/dev/zero"], b"", "more than 8,192 tokens"),
+    "pipe of megabytes": (["--prompt-file", "-"], b"word " * 600_000, "more than 8,192 tokens"),
 }
 
 
@@ -153,6 +158,77 @@ def test_bad_input_gets_one_clear_line_and_exit_2():
             lines = [line for line in process.stderr.decode().splitlines() if not line.startswith("model:")]
             assert (name, process.returncode, process.stdout) == (name, 2, b"")
             assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0], (name, lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's way to limit memory")
+def test_no_more_of_a_prompt_is_read_than_a_context_could_hold(tmp_path):
+    path = tmp_path / "large.txt"
+    with open(path, "wb") as file:
+        file.truncate(200_000_000)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for prompt_file, shell in ((path, 'exec "$@"'), (fifo, f'yes > {fifo} & exec "$@"')):
+        limited = ["sh", "-c", f"ulimit -v 2000000; {shell}", "sh", *COMMAND, "--prompt-file", str(prompt_file)]
+        process = subprocess.run(limited, capture_output=True, timeout=60)
+        assert process.returncode == 2 and process.stderr.count(b"\n") == 1
+        assert b"more than 8,192 tokens" in process.stderr
+
+
+def test_interactive_goes_on_after_a_line_of_megabytes():
+    process = generate("--interactive", "--max-new-tokens", "1", stdin=b"word " * 600_000 + b"\nA fox\n")
+    assert process.returncode == 0 and process.stdout.startswith(b"A fox")
+    assert process.stderr.count(b"error: ") == 1 and b"more than 8,192 tokens" in process.stderr
+
+
+def test_a_text_that_ends_because_the_context_is_full_says_so():
+    prompt = "The king said. " * 125  # 500 tokens, or a few more
+    process = generate(prompt, "--max-new-tokens", "600", "--seed", "1")
+    assert last_line(process) == "note: the text ends where the model's context of 512 tokens does"
+    assert b"note:" not in generate("The king", "--max-new-tokens", "3", "--seed", "1").stderr
+
+
+def on_a_terminal(*arguments):
+    """What the command writes where standard output is a terminal."""
+    pty = pytest.importorskip("pty", reason="terminals are POSIX's")
+    ours, theirs = pty.openpty()
+    process = subprocess.run([*COMMAND, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, timeout=60)
+    os.close(theirs)
+    written = os.read(ours, 100_000)
+    os.close(ours)
+    assert process.returncode == 0
+    return written.decode()
+
+
+def test_a_terminal_is_shown_what_it_would_obey_and_a_pipe_gets_every_byte():
+    text = "a\x1b]0;title\x07\x1b]52;c;cGFzdGU=\x1b\\b\x9b31m\u202ec\td\x7f"
+    written = on_a_terminal(text, "--max-new-tokens", "0")
+    assert written == ("a\\x1b]0;title\\x07\\x1b]52;c;cGFzdGU=\\x1b\\b\\x9b31m\\u202ec\td\\x7f\r\n")
+    assert generate(text, "--max-new-tokens", "0").stdout.decode() == text + "\n"
+
+
+def test_every_control_is_written_out_and_nothing_else():
+    obeyed = {chr(i) for i in [*range(32), *range(127, 160)]} - {"\n", "\t"}
+    turning = {chr(i) for i in range(0x110000) if not 0xd800 <= i < 0xe000 and unicodedata.bidirectional(chr(i)) in
+               ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")} | {"\u200e", "\u200f", "\u061c"}
+    changed = {chr(i) for i in range(0x110000) if visible(chr(i)) != chr(i)}
+    assert changed == obeyed | turning
+    assert all(visible(character).isascii() and visible(character).isprintable() for character in changed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_standard_error_that_nobody_reads_costs_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run([*COMMAND, "The king", "--seed", "1", "--max-new-tokens", "5", "--stats"],
+                             stdout=subprocess.PIPE, stderr=writer, timeout=60)
+    os.close(writer)
+    assert process.returncode == 0
+    assert process.stdout == generate("The king", "--seed", "1", "--max-new-tokens", "5").stdout
+
+
+@pytest.mark.parametrize("flags", [["--greedy", "--temperature", "0"], ["--greedy"]])
+def test_greedy_may_be_said_twice(flags):
+    assert generate("The king", *flags, "--max-new-tokens", "2").returncode == 0
 
 
 def test_a_corrupt_checkpoint_is_one_line_and_exit_1(tmp_path, fairytale):

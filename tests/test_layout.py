@@ -1,6 +1,7 @@
 """The layout: a module imports only modules before it, few modules lie on top, and the files people read stay short."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "numpy_gpt2"
 
 # From the foundations upwards. A folder stands for all its modules, which may import each other.
 ORDER = """errors config html matmul ops weights cache tap model sampling prompt_lookup bpe tokenizer streams decoding
-    scoring backward lens checkpoint cli training summary step explore exercises generate score tokens train""".split()
+    scoring loss backward lens checkpoint cli training summary step explore exercises generate score tokens
+    train""".split()
 EXEMPT = ("__init__", "__main__")
 
 MOST_FLAT_MODULES = 24
-BUDGETS = {"ops.py": 110, "model.py": 180, "cache.py": 100, "sampling.py": 150, "decoding.py": 200}  # lines
+# The most lines that the README's table promises.
+BUDGETS = dict(re.findall(r"^\| \[`(\w+\.py)`\]\(\S+\) \| (\d+) \|",
+                          (PACKAGE.parent / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def parts(path):
@@ -95,10 +99,10 @@ def test_few_modules_lie_flat():
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_FLAT_MODULES
 
 
-@pytest.mark.parametrize("name", BUDGETS)
-def test_the_files_people_come_to_read_stay_within_their_lines(name):
+@pytest.mark.parametrize("name", ["ops.py", "model.py", "cache.py", "sampling.py", "decoding.py"])
+def test_the_files_people_come_to_read_stay_within_the_lines_that_the_readme_promises(name):
     n_lines = (PACKAGE / name).read_text(encoding="utf-8").count("\n")
-    assert n_lines <= BUDGETS[name]
+    assert n_lines <= int(BUDGETS[name])
 
 
 def test_a_module_and_a_function_never_share_a_name():

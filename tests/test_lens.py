@@ -423,10 +423,10 @@ def test_attribution_needs_no_more_than_the_stages_it_names():
 
 
 @pytest.mark.parametrize("token_id, position, expected", [
-    (11, -1, "token_id must be from 0 to 10. Got 11."),
-    (-1, -1, "token_id must be from 0 to 10. Got -1."),
-    (0, 3, "position must be from -3 to 2. Got 3."),
-    (0, -4, "position must be from -3 to 2. Got -4."),
+    (11, -1, "token_id must be a whole number from 0 to 10. Got 11."),
+    (-1, -1, "token_id must be a whole number from 0 to 10. Got -1."),
+    (0, 3, "position must be a whole number from -3 to 2. Got 3."),
+    (0, -4, "position must be a whole number from -3 to 2. Got -4."),
 ])
 def test_a_token_or_a_position_that_is_not_there_is_refused(token_id, position, expected):
     acts = Recorder()
@@ -444,7 +444,8 @@ def test_every_stage_of_the_table_with_heads_takes_heads():
 
 
 @pytest.mark.parametrize("tap", [ablate("h.30.attn.z"), patch("h.[7-9].mlp.*", 0), Recorder("h.2.attn.q"),
-                                 patch("h.1?.attn.z", 0), chain(Recorder(), ablate("h.2.ln_1"))], ids=str)
+                                 patch("h.1?.attn.z", 0), chain(Recorder(), ablate("h.2.ln_1"))],
+                         ids=["ablate", "patch", "record", "two_digits", "chain"])
 def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     cache = KVCache(MODEL, batch=(2,))
     with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which fits no stage of this model of 2 blocks; "):

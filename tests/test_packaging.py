@@ -1,10 +1,12 @@
 """The wheel and the sdist, built from a copy of this tree, installed, and run outside it. No network is needed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,14 @@ def test_the_package_is_the_installed_one_and_whole(installed, tmp_path):
     assert "numpy_gpt2" in run(sys.executable, "-m", "numpy_gpt2", cwd=tmp_path, env=env)
 
 
+def test_the_description_has_no_link_that_pypi_cannot_follow(packages):
+    with zipfile.ZipFile(packages["wheel"]) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode("utf-8")
+    assert "# numpy_gpt2" in metadata and "Description-Content-Type: text/markdown" in metadata
+    assert all(link.startswith(("#", "https://")) for link in re.findall(r"\]\(([^)\s]+)\)", metadata))
+
+
 def test_the_sdist_has_what_the_tests_need(packages):
     with tarfile.open(packages["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -87,4 +97,5 @@ def test_the_sdist_has_what_the_tests_need(packages):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*")
                   if path.is_file() and "__pycache__" not in path.parts}
         assert wanted and wanted <= names
-    assert {"README.vi.md", "setup.cfg", "pyproject.toml", "LICENSE"} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("numpy_gpt2/*/README.md")} <= names
+    assert {"README.vi.md", "setup.cfg", "setup.py", "pyproject.toml", "LICENSE"} <= names

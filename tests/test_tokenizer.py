@@ -10,7 +10,7 @@ import pytest
 import regex
 import tiktoken
 import tiktoken.load
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from numpy_gpt2.checkpoint.vocabulary import Vocabulary, build_tokenizer, byte_alphabet, tokenizer_from_files
@@ -167,6 +167,7 @@ def test_learned_merges_are_used():
 
 
 @given(any_text | likely_text)
+@example("he'd she'll I've I'm it's don't we're I'D we'Re '")
 def test_split_is_openais(text):
     ours = regex.findall(SPLIT_PATTERN, text)
     assert ours == OPENAI_PATTERN.findall(text)
@@ -468,6 +469,19 @@ WRONG_MERGES = {
 def test_wrong_merges_are_refused(tmp_path, lines, message):
     files = write_files(tmp_path, vocab=VOCAB, merges="\n".join(lines))
     assert regex.match("merges.txt: " + message, refusal(files))
+
+
+@pytest.mark.parametrize("merge", ["xx y", "y xx"], ids=["left", "right"])
+def test_a_half_that_is_no_token_is_refused_though_the_whole_is_one(tmp_path, merge):
+    whole = merge.replace(" ", "")
+    files = write_files(tmp_path, vocab={**VOCAB, whole: N_TOKENS}, merges=MERGES_TXT + merge)
+    assert f"merge {len(LINES) + 1} must be a pair of tokens that makes another" in refusal(files)
+
+
+@pytest.mark.parametrize("merge", [" ", " a", "a "], ids=repr)
+def test_an_empty_half_is_refused_though_the_vocabulary_has_an_empty_token(tmp_path, merge):
+    files = write_files(tmp_path, vocab={**VOCAB, "": N_TOKENS}, merges=MERGES_TXT + merge)
+    assert f"merge {len(LINES) + 1} must be a pair of tokens that makes another" in refusal(files)
 
 
 @pytest.mark.parametrize("token", ["日", " a", "zzz", "", "<s>"])

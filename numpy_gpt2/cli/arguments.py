@@ -10,6 +10,10 @@ from ..weights import GPT2, named_parameters
 from .exits import BadInput, say
 
 
+# Bytes of a prompt that are read. GPT-2's longest token has 128: these are far more tokens than a context holds.
+LONGEST_PROMPT = 2**20
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with one line for a mistake; `--help` has the rest."""
 
@@ -46,21 +50,28 @@ def announce_model(name: str, model: GPT2) -> None:
 def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
-    Line ends are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
+    No more is read than a context could hold, for a file may have no end. Line ends are read as in any text file, and
+    the last one is not part of the prompt: editors and `echo` put it there.
     """
     if prompt_file is None:
-        return utf8_text(os.fsencode(prompt or ""), "the prompt")
-    return utf8_text(*read_bytes(prompt_file)).replace("\r\n", "\n").removesuffix("\n")
+        data, source = os.fsencode(prompt or ""), "the prompt"
+    else:
+        data, source = read_bytes(prompt_file, LONGEST_PROMPT + 1)
+    if len(data) > LONGEST_PROMPT:
+        raise BadInput(f"{source} must fit into the model's context. Got more than {LONGEST_PROMPT:,} bytes, more than "
+                       f"{LONGEST_PROMPT // 128:,} tokens: shorten it")
+    text = utf8_text(data, source)
+    return text if prompt_file is None else text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def read_bytes(file: str) -> tuple[bytes, str]:
-    """What a file, or standard input (-), holds, and what errors call it. Raises BadInput."""
+def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:
+    """What a file, or standard input (-), holds, `most` bytes of it, and what errors call it. Raises BadInput."""
     source = "standard input" if file == "-" else file
     try:
         if file == "-":
-            return sys.stdin.buffer.read(), source
+            return sys.stdin.buffer.read(most), source
         with open(file, "rb") as opened:
-            return opened.read(), source
+            return opened.read(most), source
     except OSError as error:
         raise BadInput(f"{source}: {error.strerror}") from error
 

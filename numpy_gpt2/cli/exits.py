@@ -27,9 +27,12 @@ def bad_input() -> Iterator[None]:
         raise BadInput(str(error)) from error
 
 
-def say(line: str) -> None:
-    """One line on standard error, where all goes that is not the result."""
-    print(line, file=sys.stderr, flush=True)
+def say(line: str, end: str = "\n") -> None:
+    """One line on standard error, where all goes that is not the result, and which may be closed without harm to it."""
+    try:
+        print(line, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # Python would try once more when it exits
 
 
 def run(main: Callable[[], Any]) -> NoReturn:

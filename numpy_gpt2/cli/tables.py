@@ -1,6 +1,7 @@
 """Aligned text for a terminal of any width: columns where they fit, wrapped prose, lines where columns do not fit."""
 
 import math
+import re
 import sys
 import textwrap
 import unicodedata
@@ -62,3 +63,12 @@ def bars(histogram: Sequence[int]) -> str:
         levels = " .:-=+*#@"
     most = max(histogram)
     return "".join(levels[math.ceil(n / most * (len(levels) - 1))] for n in histogram)
+
+
+# What a terminal obeys rather than shows: C0 (but for line feeds and tabs), DEL, C1, and what turns the direction.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""The text with its control characters written out: a checkpoint's escape sequence becomes a harmless \x1b."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

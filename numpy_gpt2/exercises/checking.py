@@ -81,8 +81,12 @@ def observe(law: Law, function: Function, args: tuple[Any, ...]) -> Outcome:
 
 
 def parameter_names(law: Law, args: tuple[Any, ...]) -> list[str]:
-    names = [name for name in inspect.signature(law.reference).parameters if name != "self"]
-    return (names + [f"argument {i + 1}" for i in range(len(names), len(args))])[:len(args)]
+    """What each argument of a case is called: as the function calls it, or as the law does."""
+    names = list(inspect.signature(law.reference).parameters)
+    if law.without_self:
+        names.remove("self")
+    n_own = len(args) - len(law.more_names)
+    return [*names[:n_own], *law.more_names]
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------
@@ -104,14 +108,14 @@ def difference(expected: dict[str, Any], got: dict[str, Any], tolerance: float =
         if path not in got or path not in expected:
             return Difference("type", path, expected.get(path), got.get(path))
         one, other = expected[path], got[path]
-        if isinstance(one, np.ndarray) != isinstance(other, np.ndarray):
+        if is_array(one) != is_array(other):
             return Difference("type", path, one, other)
         if np.shape(one) != np.shape(other):
             return Difference("shape", path, one, other)
         if not alike(one, other, tolerance):
             return Difference("value", path, one, other)
     for path, one in expected.items():
-        if isinstance(one, np.ndarray) and one.dtype.kind == "f" and one.dtype != got[path].dtype:
+        if is_array(one) and one.dtype.kind == "f" and one.dtype != got[path].dtype:
             return Difference("dtype", path, one.dtype, got[path].dtype)
     return None
 
@@ -123,6 +127,11 @@ def alike(one: Any, other: Any, tolerance: float) -> bool:
     if not is_number(one) or not is_number(other):
         return type(one) is type(other) and bool(np.all(one == other))
     return bool(np.all(close(np.asarray(one), np.asarray(other), tolerance)))
+
+
+def is_array(value: Any) -> bool:
+    """Without axes, an array is as good as a number."""
+    return isinstance(value, np.ndarray) and value.ndim > 0
 
 
 def is_number(value: Any) -> bool:
@@ -140,8 +149,8 @@ def close(one: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
 
 def same_outcome(one: Outcome, other: Outcome) -> bool:
     """Whether two functions made the same mistake; float64 in place of float32 is a mistake of its own."""
-    if one.error or other.error:
-        return type(one.error) is type(other.error)
+    if one.error or other.error or one.changed != other.changed:
+        return type(one.error) is type(other.error) and one.changed == other.changed
     found = difference(one.leaves, other.leaves)
     return found is None or found.kind == "dtype"
 
@@ -236,7 +245,7 @@ def show_case(names: list[str], args: tuple[Any, ...], expected: Outcome, got: O
             lines.append(labelled(label + found.path, show(value)))
         elif outcome.leaves:
             lines.append(labelled(label, show(next(iter(outcome.leaves.values())))))
-    if found is not None and found.kind == "value" and isinstance(found.expected, np.ndarray):
+    if found is not None and found.kind == "value" and is_array(found.expected):
         place = tuple(int(i) for i in np.argwhere(~close(found.expected, np.asarray(found.got), TOLERANCE))[0])
         numbers = " ".join(f"{say_in(language, key)} {show(np.asarray(value)[place])}"
                            for key, value in (("expected", found.expected), ("got", found.got)))

@@ -116,8 +116,9 @@ def stub_source(chapter: str) -> str:
     source = chapter_source(chapter)
     lines = source.splitlines()
     tree = ast.parse(source)
-    for exercise in reversed(read_texts(chapter)[1]):  # from the end, so that the line numbers before stay right
-        docstring, *body = definition(tree, exercise.path).body
+    functions = [definition(tree, exercise.path) for exercise in read_texts(chapter)[1]]
+    for function in sorted(functions, key=lambda function: -function.lineno):  # line numbers before the cut stay right
+        docstring, *body = function.body
         assert docstring.end_lineno is not None
         lines[docstring.end_lineno:body[-1].end_lineno] = [" " * docstring.col_offset + "raise NotImplementedError"]
     return "\n".join(lines) + "\n"

@@ -38,6 +38,7 @@ MESSAGES: dict[str, dict[str, str]] = {
         "last hint": "That was the last hint.",
         "created": "{folder}: {n} files of stubs. Begin with {file}; then: python -m numpy_gpt2.exercises check",
         "yours": "Your functions: {names}.",
+        "idle": "Not called by this run: {names}.",
         "none yours": "No function is written yet: this is the engine alone.",
         "same text": "The engine writes the same.",
         "engine text": "The engine writes: {text}",
@@ -86,6 +87,7 @@ MESSAGES: dict[str, dict[str, str]] = {
         "created": "{folder}: {n} tệp khung bài. Bắt đầu từ {file}; sau đó: "
                    "python -m numpy_gpt2.exercises check --language vi",
         "yours": "Các hàm của bạn: {names}.",
+        "idle": "Lần chạy này không gọi đến: {names}.",
         "none yours": "Chưa hàm nào được viết: đây chỉ là mô hình gốc.",
         "same text": "Mô hình gốc viết giống hệt.",
         "engine text": "Mô hình gốc viết: {text}",

@@ -14,6 +14,7 @@ import numpy as np
 from .. import decoding, tap
 from .. import model as model_module
 from ..checkpoint import loading
+from ..tokenizer import Tokenizer
 from ..weights import GPT2
 from .checking import close, describe_error
 from .course import Exercise, exercises_by_name, lookup, solutions
@@ -29,15 +30,16 @@ SETTINGS: tuple[dict[str, Any], ...] = ({"temperature": 0}, {"temperature": 0.8,
 
 
 @contextmanager
-def functions_of(folder: Path, names: list[str]) -> Iterator[None]:
-    """The student's functions of these names in place of the engine's."""
+def functions_of(folder: Path, names: list[str]) -> Iterator[set[str]]:
+    """The student's functions of these names in place of the engine's; yields the set of those called so far."""
+    called: set[str] = set()
     undo: list[tuple[dict[Any, Any], Any, Any]] = []
     try:
-        for engines, students in replacements(folder, [exercises_by_name()[name] for name in names]):
+        for engines, students in replacements(folder, [exercises_by_name()[name] for name in names], called):
             for module in list(sys.modules.values()):
                 if is_concerned(getattr(module, "__name__", "")):
                     undo += rebind(vars(module), engines, students)
-        yield
+        yield called
     finally:
         for namespace, key, engines in reversed(undo):
             namespace[key] = engines
@@ -67,33 +69,31 @@ def rebind_values(table: dict[Any, Any], engines: Any, students: Any) -> Iterato
             table[key] = students
 
 
-def replacements(folder: Path, exercises: list[Exercise]) -> list[tuple[Any, Any]]:
+def replacements(folder: Path, exercises: list[Exercise], called: set[str]) -> list[tuple[Any, Any]]:
     """Pairs of the engine's function or class and the student's."""
     modules = {exercise.chapter: load_file(folder, exercise) for exercise in exercises}
     pairs: list[tuple[Any, Any]] = []
     methods: dict[type, dict[str, Any]] = {}
     for exercise in exercises:
         function = lookup(modules[exercise.chapter], exercise.path)
+        assert function is not None
+        announced = announcing(function, exercise.name, called)
         owner = exercise.path.rpartition(".")[0]
         if owner:
             base = vars(solutions(exercise.chapter))[owner].__base__
-            methods.setdefault(base, {})[exercise.name] = function
+            methods.setdefault(base, {})[exercise.name] = announced
         else:
-            assert function is not None
-            announced = announcing(function, STAGE_OF_RESULT.get(exercise.name))
             pairs += [(LAWS[exercise.name].reference, announced), (function, announced)]
     return pairs + [(base, type(base.__name__, (base,), written)) for base, written in methods.items()]
 
 
-def announcing(function: Callable[..., Any], stage: str | None) -> Callable[..., Any]:
-    """The function, which gives its result to its tap, the last argument, as well."""
-    if stage is None:
-        return function
-
-    def announcing_function(*args: Any) -> Any:
-        result = function(*args)
-        takes_tap = callable(args[-1])
-        return args[-1](stage, result) if takes_tap else result
+def announcing(function: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
+    """The function, which notes that it was called, and gives its result to its tap, the last argument."""
+    def announcing_function(*args: Any, **keywords: Any) -> Any:
+        called.add(name)
+        result = function(*args, **keywords)
+        announces = name in STAGE_OF_RESULT and callable(args[-1])
+        return args[-1](STAGE_OF_RESULT[name], result) if announces else result
 
     return announcing_function
 
@@ -108,7 +108,7 @@ def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: 
     print(say_in(language, "yours", names=", ".join(names)) if names else say_in(language, "none yours"))
     sys.path.append(str(folder))
     try:
-        with functions_of(folder, names):
+        with functions_of(folder, names) as called:
             for settings, pieces in zip(SETTINGS, expected):
                 print("\n[" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "]")
                 print(prompt, end="", flush=True)
@@ -122,6 +122,9 @@ def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: 
                 else:
                     print(say_in(language, "engine text", text=prompt + "".join(pieces)))
                     print(parting(engines_passes, model, prompt, n_tokens, got, pieces, language))
+            idle = [name for name in names if name not in called]
+            if idle:
+                print("\n" + say_in(language, "idle", names=", ".join(idle)))
     except Exception as error:
         print()
         print(say_in(language, "run failed", error=error_with_place(error, folder, language)))
@@ -142,12 +145,19 @@ def error_with_place(error: Exception, folder: Path, language: str) -> str:
 
 def write_on(model: str, prompt: str, n_tokens: int, settings: dict[str, Any]) -> list[str]:
     """The pieces of a continuation. Names are looked up in their modules when called: they may be the student's."""
-    loaded, tokenizer = loading.load(model)
+    loaded, tokenizer = load_readable(model)
     return list(decoding.stream_text(loaded, tokenizer, prompt, max_new_tokens=n_tokens, **settings))
 
 
-def load_ids(model: str, prompt: str) -> tuple[GPT2, list[int]]:
+def load_readable(model: str) -> tuple[GPT2, Tokenizer]:
+    """A model, and its tokenizer, which encodes by bpe.merge even where tiktoken could: it may be the student's."""
     loaded, tokenizer = loading.load(model)
+    tokenizer._ids_are_ranks = False
+    return loaded, tokenizer
+
+
+def load_ids(model: str, prompt: str) -> tuple[GPT2, list[int]]:
+    loaded, tokenizer = load_readable(model)
     return loaded, tokenizer.encode(prompt)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import GPT2Config
 from ..lens import direct_logit_attribution, logit_lens, top_tokens
-from ..model import forward
+from ..model import check_ids, forward
 from ..sampling import check_finite
 from ..tap import STAGES, Recorder
 from ..tokenizer import Tokenizer
@@ -29,6 +29,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 PLACEHOLDER = "{{data}}"  # stands in the template once, where the data belong
 
 MAX_TOKENS = 128  # more tokens than this no figure shows legibly
+MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
 N_TOP = 5  # tokens that the logit lens names at each place
 N_NAMED = 300  # likeliest next tokens that have a name in the page; the others have a probability only
 WHOLE = 2**16 - 1  # what attention of 1 is stored as
@@ -43,13 +44,19 @@ PARTS: Mapping[str, str] = {
 def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The ids of a prompt that a page can show; an empty one starts from the end of text, as in `stream_text`.
 
-    Raises ValueError for a prompt that is too long.
+    Raises ValueError for a prompt that is too long, for the model or for a page.
     """
     ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
     limit = min(MAX_TOKENS, model.config.n_positions)
     if len(ids) > limit:
         reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"
         raise ValueError(f"the prompt must be at most {limit} tokens, {reason}. Got {len(ids)}: shorten it.")
+    check_ids(model, ids)
+    config = model.config
+    n_numbers = config.n_layer * len(ids) * (3 * config.n_embd + config.n_head * len(ids))
+    if n_numbers > MOST_NUMBERS:
+        raise ValueError(f"a page can show at most {MOST_NUMBERS:,} numbers of a pass. Got {n_numbers:,}, by "
+                         f"{len(ids)} tokens and {config.n_layer:,} layers: shorten the prompt, or take another model.")
     return ids
 
 

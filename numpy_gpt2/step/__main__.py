@@ -7,6 +7,8 @@ from typing import TextIO
 import numpy as np
 
 from ..cache import KVCache
+from ..checkpoint.hub import CONFIG, checkpoint_files
+from ..checkpoint.json_file import read_config
 from ..checkpoint.loading import load
 from ..cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt
 from ..cli.exits import BadInput, bad_input, run
@@ -16,7 +18,8 @@ from ..model import check_ids
 from ..tap import stage_names
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
-from .walk import fitting_stages, walk_through
+from .names import fitting_stages
+from .walk import check_size, walk_through
 
 
 def make_parser() -> ArgumentParser:
@@ -26,8 +29,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("prompt", metavar="PROMPT", help="the text that is read; an empty one is the end of text")
     add_model_argument(parser)
     parser.add_argument("--until", default="*", metavar="NAME",
-                        help="the first stop: a stage (h.3.attn.pattern), or a glob, the first it fits (h.3.attn.*); "
-                             "default: the first of all")
+                        help="the first stop: a stage (h.3.attn.pattern, or pattern, the first of them), or the first "
+                             "that a glob fits (h.3.attn.*); default: the first of all")
     parser.add_argument("--next", action="store_true",
                         help="read the prompt without a stop, take the likeliest token, and walk through its pass: one "
                              "token, and the cache")
@@ -39,6 +42,8 @@ def main() -> None:
     args = make_parser().parse_args()
     prompt = read_prompt(args.prompt)
     with bad_input():
+        config_path = checkpoint_files(args.model, None, [CONFIG])["config.json"]
+        check_size(read_config(config_path, str(config_path)), 1, 1)  # before the weights are read
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
     ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
@@ -48,6 +53,7 @@ def main() -> None:
                        f"{' less the one that follows' if args.next else ''}. Got {len(ids)}: shorten it.")
     with bad_input():
         check_ids(model, ids)
+        check_size(model.config, 1 if args.next else len(ids), len(ids) + args.next)
         fitting_stages(args.until, stage_names(model.config))
     if not sys.stdin.isatty():
         sys.stdin = EchoedInput(sys.stdin)

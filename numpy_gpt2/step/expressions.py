@@ -1,52 +1,67 @@
-"""What `print` takes: Python over the arrays of a pass, under the names they have in the checkpoint and in tap.py."""
+"""What `print` takes: plain Python over the arrays of a pass, and what it prints and answers."""
 
-import difflib
 import re
+import reprlib
 from typing import Any, Iterable, Mapping
 
 import numpy as np
 
+from ..model import merge_heads, split_heads
+from ..ops import activation, gelu, layer_norm, linear, softmax
+from ..tap import STAGES
 
-def part_of(name: str) -> str:
-    """The part of the model in which a stage is: `h.3` for `h.3.attn.q`; outside the blocks the stage itself."""
-    block = re.match(r"h\.\d+", name)
-    return block.group() if block else name
+OPERATIONS = {operation.__name__: operation
+              for operation in (softmax, activation, gelu, layer_norm, linear, split_heads, merge_heads)}
+IN_A_BLOCK = [stage.name.removeprefix("h.i.") for stage in STAGES if stage.name.startswith("h.i.")]
+
+BRIEF = reprlib.Repr()  # no more than a screen can show, however much there is
+BRIEF.maxlist = BRIEF.maxtuple = BRIEF.maxdict = BRIEF.maxset = BRIEF.maxfrozenset = BRIEF.maxdeque = 1000
+BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 20_000
 
 
-def spoken_names(names: Iterable[str], block: str) -> dict[str, str]:
-    """What a user may call each stage, and its whole name: h.3.attn.q, and inside block h.3 also attn.q and q.
+def evaluate(text: str, names: Mapping[str, Any], own: dict[str, Any]) -> str:
+    """The value of a Python expression over these names, as text; nothing for statements.
 
-    Of two that end alike, the later one is meant.
+    own: what earlier statements have assigned; what these assign is added. Raises whatever Python does.
     """
-    names = list(names)
-    spoken = {}
-    for name in names:
-        if part_of(name) in (block, name):
-            spoken[name.rpartition(".")[2]] = name
-            spoken[name.removeprefix(block + ".")] = name
-    return {**spoken, **{name: name for name in names}}
-
-
-def evaluate(expression: str, arrays: Mapping[str, np.ndarray], others: Mapping[str, Any], to_come: list[str]) -> Any:
-    """The value of a Python expression over arrays by name: `h.3.attn.q @ value`, though no variable may be called so.
-
-    others: what else it may use. to_come: names of arrays that are not there yet. Raises whatever the expression does.
-    """
-    variables = {name: array for name, array in arrays.items() if "." not in name}
-    dotted = sorted(arrays.keys() - variables.keys(), key=len, reverse=True)  # of two that fit, the longer one
-    any_dotted = "|".join(map(re.escape, dotted)) or "$."
-    python = re.sub(rf"(?<![\w.])({any_dotted})(?!\w)", lambda found: f"arrays[{found.group()!r}]", expression)
-    for name in re.findall(r"(?<![\w.])h\.\d[\w.]*", python.replace("arrays['h.", "")):
-        raise NameError(why_not(name, to_come, [*arrays, *to_come]))
     try:
-        return eval(python.strip(), {**variables, **others, "arrays": arrays})
-    except NameError as error:
-        if any(stage.rpartition(".")[2] == error.name for stage in to_come):
-            raise NameError(f"{error.name} is still to come") from error
-        raise
+        code, has_value = compile(text, "<print>", "eval"), True
+    except SyntaxError:
+        code, has_value = compile(text, "<print>", "exec"), False
+    own.update(names)
+    try:
+        result = eval(code, own)
+        taken = [name for name in names if own.get(name) is not names[name]]
+    finally:
+        for name in names:
+            own.pop(name, None)
+    if taken:
+        raise NameError(f"{taken[0]} is a name of the walk: assign to another one")
+    if not has_value:
+        return ""
+    return str(result) if isinstance(result, (np.ndarray, np.generic)) else BRIEF.repr(result)
 
 
-def why_not(name: str, to_come: list[str], known: list[str]) -> str:
-    if any(name == stage or name.startswith(stage + ".") for stage in to_come):
-        return f"{name} is still to come"
-    return f"no array is called {name}; the nearest are {', '.join(difflib.get_close_matches(name, known, cutoff=0))}"
+def explained(error: Exception, text: str, to_come: Iterable[str]) -> str:
+    """Why an expression has no value, in a line. to_come: the stages that the pass has not reached."""
+    if isinstance(error, (NameError, SyntaxError)) and as_python(text):
+        return as_python(text)
+    message = str(error.args[0]) if isinstance(error, (KeyError, SyntaxError)) and error.args else str(error)
+    for name in to_come:
+        if isinstance(error, KeyError) and re.search(rf"['\"]{re.escape(name)}['\"]", text):
+            message = f"{name} is still to come"
+        if isinstance(error, NameError) and name.rpartition(".")[2] == error.name:
+            message = f"{error.name} is still to come"
+    return f"{type(error).__name__}: {(message.splitlines() or [''])[0]}"
+
+
+def as_python(text: str) -> str:
+    """How to write the first dotted name of a text, h.3.attn.q, in Python; empty if it has none."""
+    dotted = re.search(r"""(?<![\w."'])h\.(\d+)\.(\w[\w.]*)""", text)
+    if not dotted:
+        return ""
+    name, block, path = dotted.group(), *dotted.groups()
+    stage = max((stage for stage in IN_A_BLOCK if f"{path}.".startswith(f"{stage}.")), key=len, default="")
+    if stage and not re.search(r"\.(weight|bias)\b", path):
+        return f'{name} is not Python: write acts["h.{block}.{stage}"]{path.removeprefix(stage)}'
+    return f"{name} is not Python: write model.h[{block}].{path}"

@@ -26,8 +26,8 @@ def live_frames() -> Iterator[FrameType]:
 def making_lines() -> list[str]:
     """The lines of model.py that made the array which the tap is given now, from top to bottom.
 
-    They are the statement that calls the tap and, where this only hands a variable over, those above that computed the
-    variable; where it is a parameter, the call that passed it in.
+    They are the statement that calls the tap and, where this only hands a variable over, those above on which the
+    variable depends, back to what other taps were given; where it is a parameter, the call that passed it in.
     """
     return lines_behind(*(frame.f_lineno for frame in islice(live_frames(), 2)))
 
@@ -35,43 +35,31 @@ def making_lines() -> list[str]:
 @cache
 def lines_behind(line: int, line_of_caller: int | None = None) -> list[str]:
     call = statement_at(line)
-    variables = handed_over(call)
-    made = computing(variables, call)
-    if variables and not made and line_of_caller:
-        made = [statement_at(line_of_caller)]
-    return text_of([*made, call])
-
-
-def statement_at(line: int) -> ast.stmt:
-    """The innermost statement that has this line."""
-    return [statement for statement in STATEMENTS if line in lines_of(statement)][-1]
-
-
-def handed_over(call: ast.AST) -> set[str]:
-    """The variable that `tap("name", variable)` is given; empty where it is given an expression."""
-    given = [given_to_tap(node) for node in ast.walk(call)]
-    return {value.id for value in given if isinstance(value, ast.Name)}
-
-
-def given_to_tap(node: ast.AST) -> ast.expr | None:
-    match node:
-        case ast.Call(args=[ast.Constant(value=str()), value]):
-            return value
-    return None
-
-
-def computing(variables: set[str], call: ast.stmt) -> list[ast.stmt]:
-    """The statements of the function, above the call, on which these variables depend, back to what a tap was given."""
-    function = [statement for statement in STATEMENTS
-                if isinstance(statement, ast.FunctionDef) and call.lineno in lines_of(statement)][-1]
-    above = [statement for statement in STATEMENTS if lines_of(statement)[0] > function.lineno
-             and lines_of(statement)[-1] < call.lineno and not any(map(given_to_tap, ast.walk(statement)))]
+    wanted = {value.id for value in given_to_taps(call) if isinstance(value, ast.Name)}
+    function = statement_at(line, ast.FunctionDef)
     found = []
-    for statement in sorted(above, key=lambda statement: statement.lineno, reverse=True):
-        if variables & names(statement, ast.Store):
+    for statement in sorted(STATEMENTS, key=lambda statement: statement.lineno, reverse=True):
+        above = function.lineno < statement.lineno and lines_of(statement)[-1] < call.lineno
+        if above and wanted & names(statement, ast.Store) and not given_to_taps(statement):
+            wanted |= names(statement, ast.Load)
             found.append(statement)
-            variables = variables | names(statement, ast.Load)
-    return found
+    if wanted and not found and line_of_caller:
+        found.append(statement_at(line_of_caller))
+    numbers = sorted({number for statement in [*found, call] for number in lines_of(statement)})
+    texts = [SOURCE.splitlines()[number - 1] for number in numbers]
+    indent = min(len(text) - len(text.lstrip()) for text in texts if text.strip())
+    return [f"{FILE}:{number}  {text[indent:]}" for number, text in zip(numbers, texts)]
+
+
+def statement_at(line: int, kind: type[ast.stmt] = ast.stmt) -> ast.stmt:
+    """The innermost statement, of a kind, that has this line."""
+    return [statement for statement in STATEMENTS if isinstance(statement, kind) and line in lines_of(statement)][-1]
+
+
+def given_to_taps(statement: ast.stmt) -> list[ast.expr]:
+    """What the calls `tap("name", value)` in a statement are given: the values."""
+    calls = [node.args for node in ast.walk(statement) if isinstance(node, ast.Call) and len(node.args) == 2]
+    return [value for name, value in calls if isinstance(name, ast.Constant) and isinstance(name.value, str)]
 
 
 def names(statement: ast.stmt, context: type[ast.expr_context]) -> set[str]:
@@ -82,11 +70,3 @@ def names(statement: ast.stmt, context: type[ast.expr_context]) -> set[str]:
 
 def lines_of(statement: ast.stmt) -> range:
     return range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
-
-
-def text_of(statements: list[ast.stmt]) -> list[str]:
-    """The lines of these statements as they are in the file, with their numbers, less the indent they share."""
-    numbers = sorted({number for statement in statements for number in lines_of(statement)})
-    lines = [SOURCE.splitlines()[number - 1] for number in numbers]
-    indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
-    return [f"{FILE}:{number}  {line[indent:]}" for number, line in zip(numbers, lines)]

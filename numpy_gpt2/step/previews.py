@@ -1,6 +1,6 @@
 """An array of the forward pass as a few lines of text: what can be read from it on a screen.
 
-What does not fit is left out in the middle, and the lines say so.
+What does not fit is left out, and the lines say so.
 """
 
 from dataclasses import dataclass
@@ -9,16 +9,15 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from ..cli.tables import wrapped
 from ..lens import TopToken, residual_logits, top_tokens
+from ..ops import softmax
 from ..tap import stage_of
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
+from .grid import GAP, fitted, grid, middle_left_out
 
 N_LIKELIEST = 10  # so many tokens are shown for logits
-HEADING = 8  # so much of a key's text is shown above its column, where columns of numbers could be narrower
 SHADES = ".:-=+*#%@"
-GAP = "~"
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,10 @@ class Screen:
 
     def new_tokens(self) -> list[str]:
         return self.all_tokens()[self.n_cached:]
+
+    def grid(self, title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], str],
+             largest: tuple[str, np.ndarray] | None = None) -> list[str]:
+        return grid(title, rows, columns, cell, self.width, self.height, largest)
 
 
 def preview(name: str, value: np.ndarray, screen: Screen) -> list[str]:
@@ -63,47 +66,52 @@ def statistics(value: np.ndarray) -> str:
 def token_norms(value: np.ndarray, screen: Screen) -> list[str]:
     """[n_new, n_embd]: the length of each token's vector."""
     norms = np.linalg.norm(value, axis=-1)  # [n_new]
-    return grid("norm of each token's vector", screen.new_tokens(), ["norm"], lambda i, j: f"{norms[i]:.2f}", screen)
+    return screen.grid("norm of each token's vector", screen.new_tokens(), ["norm"], lambda i, j: f"{norms[i]:.2f}")
 
 
 def qkv_norms(value: np.ndarray, screen: Screen) -> list[str]:
     """[n_new, 3*n_embd]: the length of each token's query, key and value."""
     norms = [np.linalg.norm(part, axis=-1) for part in np.split(value, 3, axis=-1)]  # three of [n_new]
-    return grid("norm of each token's query, key and value, all heads together", screen.new_tokens(), ["q", "k", "v"],
-                lambda i, j: f"{norms[j][i]:.2f}", screen)
+    return screen.grid("norm of each token's query, key and value, all heads together", screen.new_tokens(),
+                       ["q", "k", "v"], lambda i, j: f"{norms[j][i]:.2f}")
 
 
 def head_norms(value: np.ndarray, screen: Screen) -> list[str]:
     """[n_head, n_new or n_all, d_head]: the length of each token's vector in each head."""
     norms = np.linalg.norm(value, axis=-1)  # [n_head, n_tokens]
     n_head, n_tokens = norms.shape
-    return grid("norm of each token's vector, by head", screen.all_tokens()[-n_tokens:],
-                [f"head {head}" for head in range(n_head)], lambda i, j: f"{norms[j, i]:.2f}", screen)
+    return screen.grid("norm of each token's vector, by head", screen.all_tokens()[-n_tokens:],
+                       [f"head {head}" for head in range(n_head)], lambda i, j: f"{norms[j, i]:.2f}",
+                       ("heads with the largest norms", norms.max(axis=-1)))
 
 
 def query_by_key(value: np.ndarray, screen: Screen) -> list[str]:
     """[n_head, n_new, n_all]: one head, a row for each query, a column for each key."""
-    def cell(i: int, j: int) -> str:
-        number = value[screen.head, i, j]
-        return f"{number:.2f}" if np.isfinite(number) and number != 0 else f"{number:.0f}"  # -inf, and a share of 0
+    head = value[screen.head]  # [n_new, n_all]
+    weights = head if np.allclose(head.sum(axis=-1), 1) else softmax(head)  # the same keys for scores and pattern
 
-    return grid(f"head {screen.head} of {len(value)}: a row for each query, a column for each key",
-                screen.new_tokens(), screen.all_tokens(), cell, screen)
+    def cell(i: int, j: int) -> str:
+        number = head[i, j]
+        return f"{number:.2f}" if np.isfinite(number) and number != 0 else f"{number:.0f}"  # -inf, and a weight of 0
+
+    return screen.grid(f"head {screen.head} of {len(value)}: a row for each query, a column for each key",
+                       screen.new_tokens(), screen.all_tokens(), cell,
+                       ("keys with the largest weights", weights.sum(axis=0)))
 
 
 def neurons(value: np.ndarray, screen: Screen) -> list[str]:
     """[n_new, n_inner]: how many neurons are active in each token, and which ones most."""
-    shares = np.mean(value > 0, axis=-1)  # [n_new]
+    fractions = np.mean(value > 0, axis=-1)  # [n_new]
     strongest = np.argsort(-value, axis=-1)[:, :3]  # [n_new, 3]
 
     def cell(i: int, j: int) -> str:
         if j == 0:
-            return f"{shares[i]:.1%}"
+            return f"{fractions[i]:.1%}"
         neuron = strongest[i, j - 1]
         return f"#{neuron} {value[i, neuron]:.2f}"
 
-    return grid(f"of {value.shape[-1]} neurons the share that is active (above 0), and the strongest by number",
-                screen.new_tokens(), ["active", "1st", "2nd", "3rd"][:1 + strongest.shape[-1]], cell, screen)
+    return screen.grid(f"of {value.shape[-1]} neurons, the fraction that is active (above 0), and the strongest",
+                       screen.new_tokens(), ["active", "1st", "2nd", "3rd"][:1 + strongest.shape[-1]], cell)
 
 
 def likeliest(value: np.ndarray, screen: Screen) -> list[str]:
@@ -113,8 +121,8 @@ def likeliest(value: np.ndarray, screen: Screen) -> list[str]:
     def cell(i: int, j: int) -> str:
         return f"{best[i].probability:.3f}" if j == 0 else f"{value[-1, best[i].id]:.2f}"
 
-    return grid(f"the likeliest to come after {screen.all_tokens()[-1]}",
-                [quoted(screen.tokenizer, token.id) for token in best], ["probability", "logit"], cell, screen)
+    return screen.grid(f"the likeliest tokens after {screen.all_tokens()[-1]}",
+                       [quoted(screen.tokenizer, token.id) for token in best], ["probability", "logit"], cell)
 
 
 PREVIEWS: dict[tuple[str, ...], Callable[[np.ndarray, Screen], list[str]]] = {
@@ -128,17 +136,17 @@ PREVIEWS: dict[tuple[str, ...], Callable[[np.ndarray, Screen], list[str]]] = {
 }
 
 
-def what_it_would_say(model: GPT2, name: str, residual: np.ndarray, screen: Screen) -> list[str]:
+def lens_predictions(model: GPT2, name: str, residual: np.ndarray, screen: Screen) -> list[str]:
     """The three likeliest tokens after each new one, if the model stopped at this residual stream [n_new, n_embd]."""
     @cache
-    def best(i: int) -> list[TopToken]:  # one row at a time: the product with the vocabulary is dear
+    def best(i: int) -> list[TopToken]:  # only for the rows that are shown: the unembedding is expensive
         return top_tokens(residual_logits(model, residual[i]), screen.tokenizer, 3)
 
     def cell(i: int, j: int) -> str:
         return f"{quoted(screen.tokenizer, best(i)[j].id)} {best(i)[j].probability:.3f}"
 
-    return grid(f"what the model would say next if it stopped at {name}", screen.new_tokens(), ["1st", "2nd", "3rd"],
-                cell, screen)
+    return screen.grid(f"what the model would predict if it stopped at {name}", screen.new_tokens(),
+                       ["1st", "2nd", "3rd"], cell)
 
 
 def thumbnails(value: np.ndarray, screen: Screen) -> list[str]:
@@ -150,8 +158,8 @@ def thumbnails(value: np.ndarray, screen: Screen) -> list[str]:
     bands = [range(first, min(first + per_line, n_head)) for first in range(0, n_head, per_line)]
     rows = middle_left_out(n_new, (screen.height - 2) // len(bands) - 1)
     left_out = f", {GAP} where some are left out" if None in rows + columns else ""
-    lines = wrapped(f"a row for each query, a column for each key, from {SHADES[0]} (the head's least) to {SHADES[-1]} "
-                    f"(its most){left_out}", screen.width)
+    lines = fitted(f"a row for each query, a column for each key, from {SHADES[0]} (the head's smallest number) to "
+                   f"{SHADES[-1]} (its largest){left_out}", screen.width)
     for heads in bands:
         lines.append("  ".join(f"{f'head {head}':{tile}}" for head in heads))
         for i in rows:
@@ -169,60 +177,3 @@ def shaded(head: np.ndarray, i: int | None, columns: list[int | None], n_cached:
     spread = most - least or 1.0
     levels = np.nan_to_num((head[i, :n_cached + i + 1] - least) / spread * (len(SHADES) - 1)).round()  # [n_visible]
     return "".join(GAP if j is None else SHADES[int(levels[j])] if j < len(levels) else " " for j in columns)
-
-
-# Tables that fit ------------------------------------------------------------------------------------------------------
-
-
-def grid(title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], str],
-         screen: Screen) -> list[str]:
-    """A title, the columns' headings, and a line for each row: its name and its cells."""
-    lines = wrapped(title, screen.width)
-    shown_rows = middle_left_out(len(rows), screen.height - len(lines) - 1)
-    names = {i: shortened(rows[i], max(screen.width // 3, 1)) for i in shown_rows if i is not None}
-    texts = {i: [cell(i, j) for j in range(len(columns))] for i in names}
-    margin = max(map(len, names.values()))
-    room = screen.width - margin
-    needed = max(len(text) for row in texts.values() for text in row)
-    size, shown_columns = fitting_columns(columns, needed, room)
-    left_out = f"..{len(columns) - len(shown_columns) + 1}.."
-
-    def line(name: str, cells: Sequence[str], gap: str) -> str:
-        texts = [f"{gap:>{len(left_out)}}" if j is None else f"{shortened(cells[j], size):>{size}}"
-                 for j in shown_columns]
-        return "  ".join([f"{name:{margin}}", *texts])[:screen.width]
-
-    lines.append(line("", columns, left_out))
-    for i in shown_rows:
-        lines.append(f"... {len(rows) - len(names)} more" if i is None else line(names[i], texts[i], ".."))
-    return lines
-
-
-def fitting_columns(columns: Sequence[str], needed: int, room: int) -> tuple[int, list[int | None]]:
-    """The width of a column, and which are shown: headings are shortened before columns are left out."""
-    for size in (max(needed, *map(len, columns)), max(needed, HEADING)):
-        n_fitting = room // (size + 2)
-        if n_fitting >= len(columns):
-            return size, list(range(len(columns)))
-    if n_fitting >= 2:
-        return size, middle_left_out(len(columns), n_fitting)
-    return max(room - 2, 1), [0]  # without room to say that there are more
-
-
-def middle_left_out(n: int, room: int) -> list[int | None]:
-    """The numbers up to n, or the first and the last of them, as many as there is room for, and a None between."""
-    if n <= max(room, 1):
-        return list(range(n))
-    n_last = max(room // 2, 1)
-    n_first = max(room - 1 - n_last, 0)
-    return [*range(n_first), None, *range(n - n_last, n)]
-
-
-def elided(lines: list[str], room: int) -> list[str]:
-    """The lines, or the first and the last of them, with one between that says how many are left out."""
-    shown = middle_left_out(len(lines), room)
-    return [f"... {len(lines) - len(shown) + 1} more" if i is None else lines[i] for i in shown]
-
-
-def shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[:width - 1] + GAP

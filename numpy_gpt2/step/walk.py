@@ -3,37 +3,37 @@
 The pass itself is an ordinary `forward(model, ids, cache=cache, tap=walk)`; nothing in it knows of the walk.
 """
 
-import cmd
-import difflib
-import shutil
-import sys
+import math
+import re
 from bdb import BdbQuit
 from typing import Any, Sequence
 
 import numpy as np
 
 from ..cache import KVCache
-from ..cli.tables import table, wrapped
+from ..config import GPT2Config
 from ..model import forward
-from ..tap import QUERY_BY_KEY, STAGES, Recorder, fits, stage_names, stage_of
+from ..tap import QUERY_BY_KEY, STAGES, Recorder, stage_names, stage_of
 from ..tokenizer import Tokenizer, quoted
-from ..weights import GPT2, named_parameters
+from ..weights import GPT2
+from .commands import Commands, terminal_size
 from .debugger import Debugger
-from .expressions import evaluate, part_of, spoken_names
+from .expressions import OPERATIONS, evaluate, explained
 from .frames import live_frames, making_lines
-from .previews import Screen, elided, preview, statistics, thumbnails, what_it_would_say
+from .grid import elided, fitted
+from .names import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
+from .previews import Screen, lens_predictions, preview, statistics, thumbnails
 
-SHORT_FORMS = {"next": "n", "layer": "l", "until": "u", "continue": "c", "show": "sh", "print": "p", "heads": "hd",
-               "logits": "lg", "tokens": "t", "where": "w", "pdb": "db", "help": "h", "quit": "q"}
-WHOLE_FORMS = {short: command for command, short in SHORT_FORMS.items()}
+SHORT_FORMS = {"next": "n", "back": "b", "layer": "l", "until": "u", "continue": "c", "show": "sh", "print": "p",
+               "heads": "hd", "logits": "lg", "tokens": "t", "where": "w", "pdb": "db", "help": "h", "quit": "q"}
+
+# A walk keeps every array of the pass, and stops at any stage. xl has 48 layers; small takes 2.3 GB for a full context.
+MOST_LAYERS = 500
+MOST_BYTES = 4 * 10**9
 
 
 class WalkEnded(Exception):
     """The user has seen enough: the pass need not go on."""
-
-
-class Refused(ValueError):
-    """A command that cannot be carried out; the message is the line that says why."""
 
 
 def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at: str = "*",
@@ -43,14 +43,16 @@ def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at:
     ids: all tokens so far; those in the cache are not read again. stop_at: a glob; the first stage that it fits is the
     first stop. commands: carried out before standard input is asked.
     Returns the logits [n_new, vocab_size], or None where the user left before there were any.
-    Raises ValueError for a glob that fits no stage of this model, and for ids that `forward` refuses.
+    Raises ValueError for a glob that fits no stage of this model, for a pass too large to keep, and for ids that
+    `forward` refuses.
     """
     if cache is None:
         cache = KVCache(model, n_positions=max(len(ids), 1))
+    n_new = len(ids) - cache.length
+    check_size(model.config, n_new, len(ids))
     walk = Walk(model, tokenizer, ids, cache)
     walk.stop_at = walk.still_to_come(stop_at)
     walk.cmdqueue.extend(commands)
-    n_new = len(ids) - cache.length
     walk.write([f"{n_new} token{'s'[:n_new > 1]}, {len(walk.names)} stages; help lists what you can do"])
     try:
         logits = forward(model, ids[cache.length:], cache=cache, tap=walk)
@@ -62,14 +64,13 @@ def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at:
     return logits
 
 
-class Walk(cmd.Cmd):
-    """The tap that asks. Each command is a method do_NAME(argument), its docstring "usage: what help says of it"."""
+class Walk(Commands):
+    """The tap that asks what to do."""
 
     prompt = "step> "
 
     def __init__(self, model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], cache: KVCache) -> None:
-        on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        super().__init__("tab" if on_a_terminal else None)  # type: ignore[arg-type]  # the key that completes names
+        super().__init__(SHORT_FORMS)
         self.model = model
         self.tokenizer = tokenizer
         self.ids = list(ids)
@@ -77,38 +78,46 @@ class Walk(cmd.Cmd):
         self.n_cached = cache.length  # as it was when the pass began
         self.names = stage_names(model.config)
         self.acts = Recorder()  # what the pass has made so far
-        self.lines: dict[str, list[str]] = {}  # of model.py, that made each of them
-        self.at = ""  # the stage at which it stands
-        self.block = ""  # the block it is in, or was in last: h.3
+        self.made: dict[str, list[str]] = {}  # which lines of model.py made each, then: in which calls
+        self.own: dict[str, Any] = {}  # what the user has assigned
+        self.at = ""  # the stage that is looked at: where the pass is, or, after `back`, an earlier one
         self.stop_at: str | None = "*"  # a glob; None is nowhere
         self.head = 0
         self.debugger = Debugger([__name__, "numpy_gpt2.tap"])
 
     def __call__(self, name: str, value: np.ndarray) -> None:
         self.at = name
-        if part_of(name) != name:
-            self.block = part_of(name)
         self.acts(name, value)
-        self.lines[name] = making_lines()
-        if not self.debugger.stepping and self.stop_at is not None and fits(name, self.stop_at):
+        self.acts[name].flags.writeable = False
+        self.made[name] = [*making_lines(), " > ".join(frame.f_code.co_name for frame in [*live_frames()][::-1])]
+        if not self.debugger.stepping and self.stop_at is not None and is_meant(name, self.stop_at):
             self.do_show("")
-            self.cmdloop()
+            self.ask()
 
     # Where to stop next. What returns True ends the asking, and the pass goes on --------------------------------------
 
     def do_next(self, argument: str) -> bool:
         """next: go on to the next stage; an empty line does the same"""
         self.stop_at = "*"
-        return True
+        return self.at == self.names[len(self.acts) - 1] or self.look_at(self.names.index(self.at) + 1)
+
+    def do_back(self, argument: str) -> bool:
+        """back: look at the stage before this one; next comes forward again"""
+        if self.at == self.names[0]:
+            raise Refused(f"{self.at} is the first stage")
+        return self.look_at(self.names.index(self.at) - 1)
+
+    def look_at(self, place: int) -> bool:
+        self.at = self.names[place]
+        self.do_show("")
+        return False
 
     def do_layer(self, argument: str) -> bool:
         """layer N: go on to where block N begins"""
-        layer = chosen(argument, self.model.config.n_layer, "layer")
-        self.stop_at = self.still_to_come(next(name for name in self.names if part_of(name) == f"h.{layer}"))
-        return True
+        return self.do_until(f"h.{chosen(argument, self.model.config.n_layer, 'layer')}.resid_pre")
 
     def do_until(self, argument: str) -> bool:
-        """until NAME: go on to a stage, or to the first that a glob fits: until h.3.attn.*"""
+        """until NAME: go on to a stage (h.3.attn.z), the next of a name (z), or the first that a glob fits (h.5.*)"""
         self.stop_at = self.still_to_come(argument)
         return True
 
@@ -118,7 +127,7 @@ class Walk(cmd.Cmd):
         return True
 
     def do_pdb(self, argument: str) -> bool:
-        """pdb: Python's debugger, in the frame of model.py that holds these arrays; its c comes back to the walk"""
+        """pdb: Python's debugger, in the call of model.py that the pass is in; its c comes back to the walk"""
         frames = list(live_frames())
         self.write([f"pdb, in {frames[0].f_code.co_name}: n steps a line, s into a call, p prints; c comes back to the "
                     "walk at its next stop, q ends it"])
@@ -145,12 +154,10 @@ class Walk(cmd.Cmd):
 
     def do_show(self, argument: str) -> None:
         """show [NAME]: this stage once more, or an earlier one; the last part of its name will do: show q"""
-        name = self.at
-        if argument:
-            spoken = spoken_names(self.acts, self.block)
-            if argument not in spoken:
-                raise Refused(f"no stage so far is called {argument!r}; {nearest(argument, list(spoken))}")
-            name = spoken[argument]
+        short = short_names(list(self.acts), self.block())
+        if argument and argument not in short:
+            raise Refused(f"no stage so far is called {argument!r}; {nearest(argument, short)}")
+        name = short[argument] if argument else self.at
         stage, value = stage_of(name), self.acts[name]
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(stage.shape, value.shape))
         lines = ["", f"{name} = {stage.equation}  ({self.names.index(name) + 1} of {len(self.names)})",
@@ -158,27 +165,26 @@ class Walk(cmd.Cmd):
         if "n_all" in stage.shape:
             n_all = len(self.ids)
             lines.append(f"  n_all {n_all}: {self.n_cached} from the cache + {n_all - self.n_cached} new")
-        lines += [f"  {line}" for line in self.lines[name]] + [""]
-        self.write(lines + preview(name, value, self.screen(n_above=len(lines))))
+        width, _ = terminal_size()
+        made = [f"  {line}" for line in self.made[name][:-1]]
+        lines += [line if len(line) <= width else line.partition("  # ")[0] for line in made] + [""]
+        above = [part for line in lines for part in fitted(line, width)]
+        self.write(above + preview(name, value, self.screen(n_above=len(above))))
 
     def do_print(self, argument: str) -> None:
-        """print EXPR: Python over value (this stage), q or h.0.attn.q (earlier ones), np, model, ids, tokens, cache"""
+        """print EXPR: Python over value (this stage), q, acts["h.0.attn.q"], softmax, np, model, ids, tokens, cache"""
+        short = short_names(list(self.acts), self.block())
+        names = {**OPERATIONS, "np": np, "model": self.model, "cache": self.cache, "ids": self.ids, "acts": self.acts,
+                 "tokens": [self.tokenizer.decode([token_id]) for token_id in self.ids],
+                 **{form: self.acts[name] for form, name in short.items() if form.isidentifier()},
+                 "value": self.acts[self.at]}
+        expression = argument or "value"
         try:
-            result = self.evaluate(argument or "value")
             with np.printoptions(linewidth=terminal_size()[0], precision=4, suppress=True):
-                text = str(result) if isinstance(result, (np.ndarray, np.generic)) else repr(result)
+                text = evaluate(expression, names, self.own)
         except Exception as error:
-            message = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
-            raise Refused(f"{type(error).__name__}: {message}") from error
+            raise Refused(explained(error, expression, self.names[len(self.acts):])) from error
         self.write(text.splitlines())
-
-    def evaluate(self, expression: str) -> Any:
-        """What `print` prints. Weights have their names in the checkpoint: h.3.attn.c_attn.weight."""
-        arrays = dict(named_parameters(self.model))
-        arrays.update((spoken, self.acts[name]) for spoken, name in spoken_names(self.acts, self.block).items())
-        others = {"value": self.acts[self.at], "np": np, "model": self.model, "cache": self.cache, "ids": self.ids,
-                  "tokens": [self.tokenizer.decode([token_id]) for token_id in self.ids]}
-        return evaluate(expression, arrays, others, to_come=[name for name in self.names if name not in self.acts])
 
     def do_heads(self, argument: str) -> None:
         """heads [N]: all heads at once; with N, the head to show from here on"""
@@ -198,11 +204,11 @@ class Walk(cmd.Cmd):
             raise Refused(f"{name} has no heads; these have: {', '.join(with_heads)}")
 
     def do_logits(self, argument: str) -> None:
-        """logits: the logit lens here, what the model would say if it stopped now"""
-        streams = [name for name in self.acts if ".resid_" in name]
-        name = streams[-1] if streams else " + ".join(self.acts)  # it begins as wte, then wte + wpe
-        residual = self.acts[name] if streams else np.sum([self.acts[part] for part in self.acts], axis=0)
-        self.write(what_it_would_say(self.model, name, residual, self.screen()))
+        """logits: the logit lens here, what the model would predict if it stopped now"""
+        latest = [name for name in self.so_far() if ".resid_" in name][-1:]
+        streams = latest or self.so_far()  # it begins as wte, then wte + wpe
+        residual = np.sum([self.acts[name] for name in streams], axis=0)  # [n_new, n_embd]
+        self.write(lens_predictions(self.model, " + ".join(streams), residual, self.screen()))
 
     def do_tokens(self, argument: str) -> None:
         """tokens: all tokens so far, with position and id"""
@@ -213,55 +219,36 @@ class Walk(cmd.Cmd):
     def do_where(self, argument: str) -> None:
         """where: the place in the model, and in model.py"""
         here = part_of(self.at)
-        stages = [name.removeprefix(f"{here}.") for name in self.names if part_of(name) == here != name]
-        marked = " ".join(f"[{stage}]" if f"{here}.{stage}" == self.at else stage for stage in stages)
         parts = list(dict.fromkeys(map(part_of, self.names)))
         place = parts.index(here)
-        room = terminal_size()[1] // 4
-        frames = list(live_frames())
-        self.write([*(f"  {part}" for part in elided(parts[:place], room)),
-                    f"> {here}  {marked}".rstrip(),
-                    *(f"  {part}" for part in elided(parts[place + 1:], room)),
-                    " > ".join(frame.f_code.co_name for frame in reversed(frames)),
-                    *self.lines[self.at][-1:]])
+        inside = [name.removeprefix(f"{here}.") for name in self.names if part_of(name) == here]
+        marked = " ".join(f"[{name}]" if self.at == f"{here}.{name}" else name for name in inside)
+        *_, line, calls = self.made[self.at]
+        self.write([" ".join([*elided(parts[:place], 12), f"[{here}]", *elided(parts[place + 1:], 12)]),
+                    *([f"{here}: {marked}"] if here != self.at else []), calls, line])
 
-    def do_help(self, argument: str) -> None:
-        """help [COMMAND]: what you can do here; also ?"""
-        commands = [WHOLE_FORMS.get(argument, argument)] if argument else list(SHORT_FORMS)
-        if commands[0] not in SHORT_FORMS:
-            self.default(argument)
-        usages = [getattr(self, f"do_{command}").__doc__.split(": ", 1) for command in commands]
-        rows = [(usage, SHORT_FORMS[command], meaning) for command, (usage, meaning) in zip(commands, usages)]
-        self.write(list(table(("command", "short", "what it does"), rows, "<<<", terminal_size()[0])))
+    def block(self) -> str:
+        """The block of the stage that is looked at, h.3, or the last one before it."""
+        blocks = [part_of(name) for name in self.so_far() if part_of(name) != name]
+        return blocks[-1] if blocks else ""
+
+    def so_far(self) -> list[str]:
+        """The stages up to the one that is looked at."""
+        return self.names[:self.names.index(self.at) + 1]
 
     # How commands are read --------------------------------------------------------------------------------------------
-
-    def parseline(self, line: str) -> tuple[str | None, str | None, str]:
-        command, argument, line = super().parseline(line)
-        return WHOLE_FORMS.get(command or "", command), argument, line
-
-    def onecmd(self, line: str) -> bool:
-        try:
-            command, argument, _ = self.parseline(line)
-            if command in SHORT_FORMS and argument and " " not in getattr(self, f"do_{command}").__doc__.split(":")[0]:
-                raise Refused(f"{command} takes nothing after it. Got {argument!r}.")
-            return super().onecmd(line)
-        except Refused as error:
-            self.write([f"error: {error}"])
-            return False
 
     def emptyline(self) -> bool:
         return self.do_next("")
 
     def default(self, line: str) -> None:
-        command = line.split()[0]
-        raise Refused(f"no command is called {command!r}; {nearest(command, list(SHORT_FORMS))}; help lists all")
-
-    def completenames(self, text: str, *ignored: Any) -> list[str]:
-        return [command for command in SHORT_FORMS if command.startswith(text)]
+        if not re.match(r"\w+ *=(?!=)", line):
+            return super().default(line)
+        self.do_print(line)  # an assignment
 
     def completedefault(self, text: str, *ignored: Any) -> list[str]:
-        return [name for name in self.names if name.startswith(text)]
+        forms = dict.fromkeys(form for name in self.names for form in forms_of(name))
+        return [form for form in forms if form.startswith(text)]
 
     # How what there is to see is written ------------------------------------------------------------------------------
 
@@ -270,34 +257,14 @@ class Walk(cmd.Cmd):
         width, height = terminal_size()
         return Screen(self.tokenizer, self.ids, self.n_cached, self.head, width, height - n_above - 1)
 
-    def write(self, lines: Sequence[str]) -> None:
-        """To standard output, never more than a screenful."""
-        width, height = terminal_size()
-        fitting = [part for line in lines for part in (wrapped(line, width, 2) if len(line) > width else [line])]
-        for line in elided(fitting, height - 1):
-            print(line)
 
-
-def fitting_stages(glob: str, names: Sequence[str]) -> list[str]:
-    """The stages that a glob fits. Raises ValueError, with the nearest names, where there is none."""
-    fitting = [name for name in names if fits(name, glob)]
-    if not fitting:
-        raise Refused(f"no stage here is called {glob!r}; {nearest(glob, names)}")
-    return fitting
-
-
-def chosen(argument: str, n: int, what: str) -> int:
-    """A number from 0 up to n, as the user gave it. Raises Refused."""
-    if not argument.isdecimal() or len(argument) > len(str(n)) or int(argument) >= n:
-        raise Refused(f"{what} must be a number from 0 to {n - 1}. Got {argument[:40]!r}.")
-    return int(argument)
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    return "the nearest are " + ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))
-
-
-def terminal_size() -> tuple[int, int]:
-    """Columns and lines, some even where a terminal says that it has none."""
-    width, height = shutil.get_terminal_size(fallback=(120, 24))
-    return max(width, 20), max(height, 10)
+def check_size(config: GPT2Config, n_new: int, n_all: int) -> None:
+    """Raise Refused where the arrays of a pass would be too many, or too large, to keep."""
+    if config.n_layer > MOST_LAYERS:
+        raise Refused(f"a walk is through at most {MOST_LAYERS} layers. Got {config.n_layer}: take a smaller model.")
+    sizes = [math.prod(stage.concrete_shape(config, n_new, n_all, n_new))
+             * (config.n_layer if stage.name.startswith("h.i.") else 1) for stage in STAGES]
+    n_bytes = 4 * sum(sizes)
+    if n_bytes > MOST_BYTES:
+        raise Refused(f"a walk keeps every array of the pass, at most {MOST_BYTES / 1e9:.0f} GB. With {n_new} tokens "
+                      f"these would be {n_bytes / 1e9:.1f} GB: shorten the prompt, or take a smaller model.")

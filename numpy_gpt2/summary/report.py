@@ -41,12 +41,14 @@ ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-no
 def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
                 n_context: int | None = None, text: str | None = None) -> dict[str, Report]:
     """A report of each model. Of several, one whose weights cannot be had tells why in place of what they would tell.
+    But where that is all there would be to read, of any of them, it is an error.
 
     sections: keys of SECTIONS, in their order. measured: those of them ("tying", "values") to load the weights for.
     n_context: the tokens that the cost is about; None means the model's whole context. text: to take the loss of.
-    Raises CheckpointError, HubError or MemoryError (one model without its weights), or ValueError (an argument).
+    Raises CheckpointError, HubError or MemoryError (no model's weights), or ValueError (an argument).
     """
     reports = {}
+    failures: list[Exception] = []
     for model in models:
         report = report_counts(model, sections, n_context or model.config.n_positions)
         # of one array all is known
@@ -54,11 +56,12 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
         try:
             report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
         except (HubError, CheckpointError, MemoryError) as error:
-            if len(models) == 1:
-                raise
+            failures.append(error)
             reason = str(error).partition(" Ways out:")[0] or "not enough memory"
             report |= {section: {"error": reason} for section in (*wanted, *(["loss"] if text else []))}
         reports[model.name] = report
+    if len(failures) == len(models) and (len(models) == 1 or set(sections) <= set(measured)):
+        raise failures[0]
     return reports
 
 

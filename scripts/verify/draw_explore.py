@@ -1,10 +1,9 @@
-"""Draw the README's pictures of the page that `python -m numpy_gpt2.explore` writes: light, dark, and on a phone.
+"""Draw the READMEs' pictures of the page that `python -m numpy_gpt2.explore` writes.
 
 Needs Debian's chromium and the extra `browser`. Run from anywhere; the pictures lie in numpy_gpt2/explore/pictures:
 
-    explore.png         as in the README
-    explore_dark.png    the same where the system is dark
-    explore_narrow.png  its beginning on a screen 360 pixels wide
+    explore.png     the page up to the logit lens
+    attention.png   the attention of all heads and of one
 """
 
 import argparse
@@ -18,11 +17,8 @@ from numpy_gpt2.explore.page import page_data, prompt_ids, render
 
 PROMPT = "The king said to his daughter that she"
 FOLDER = Path(__file__).resolve().parents[2] / "numpy_gpt2" / "explore" / "pictures"
-PICTURES = {  # name -> width, colours, the last figure that is in the picture
-    "explore": (1240, "light", "lens"),
-    "explore_dark": (1240, "dark", "lens"),
-    "explore_narrow": (360, "light", "attention"),
-}
+WIDTH = 1240
+MARGIN = 24
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 
 
@@ -41,15 +37,20 @@ def main():
         file = Path(folder, "explore.html")
         file.write_text(render(data), encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for name, (width, colours, last_figure) in PICTURES.items():
-            page = browser.new_page(viewport={"width": width, "height": 1800}, color_scheme=colours)
-            page.goto(file.as_uri(), timeout=120_000)  # milliseconds
-            figure = page.locator(f"#{last_figure}").bounding_box()
-            page.screenshot(path=FOLDER / f"{name}.png", full_page=True,
-                            clip={"x": 0, "y": 0, "width": width, "height": figure["y"] + figure["height"] + 24})
-            page.close()
-            say(f"picture: {FOLDER / name}.png, {(FOLDER / f'{name}.png').stat().st_size / 1000:,.0f} KB")
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1800}, color_scheme="light")
+        page.goto(file.as_uri(), timeout=120_000)  # milliseconds
+        title, attention, lens = (page.locator(f"#{name}").bounding_box()
+                                  for name in ("attention-title", "attention", "lens"))
+        draw(page, "explore", 0, 0, WIDTH, lens["y"] + lens["height"] + MARGIN)
+        draw(page, "attention", title["x"] - MARGIN, title["y"] - MARGIN, attention["width"] + 2 * MARGIN,
+             attention["y"] + attention["height"] - title["y"] + 2 * MARGIN)
         browser.close()
+
+
+def draw(page, name, x, y, width, height):
+    path = FOLDER / f"{name}.png"
+    page.screenshot(path=path, full_page=True, clip={"x": x, "y": y, "width": width, "height": height})
+    say(f"picture: {path}, {path.stat().st_size / 1000:,.0f} KB")
 
 
 if __name__ == "__main__":

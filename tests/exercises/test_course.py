@@ -75,9 +75,9 @@ def test_a_stub_gives_no_solution_away(chapter):
 def test_a_known_mistake_is_rejected_and_named(name, i):
     mistake = EXERCISES[name].mistakes[i]
     function = mistaken_function(EXERCISES[name], mistake)
-    for language in LANGUAGES:
-        verdict = check_function(EXERCISES[name], function, language)
-        assert (verdict.state, verdict.message.split("\n")[0]) == ("wrong", mistake.text[language])
+    language = LANGUAGES[i % 2]
+    verdict = check_function(EXERCISES[name], function, language)
+    assert (verdict.state, verdict.message.split("\n")[0]) == ("wrong", mistake.text[language])
 
 
 @pytest.mark.parametrize("name", EXERCISES)

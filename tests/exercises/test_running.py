@@ -51,6 +51,11 @@ def test_a_run_with_every_function_the_students_writes_what_the_engine_writes(tm
     assert out.startswith(f"Your functions: {', '.join(NAMES)}.\n")
     assert out.count("Once upon a time") == 2
     assert out.count("The engine writes the same.") == 2
+    idle = out.rpartition("Not called by this run: ")[2].rstrip(".\n").split(", ")
+    called = ["merge", "decode_stream", "softmax", "gelu", "layer_norm", "linear", "embed", "split_heads", "attend",
+              "attention", "mlp", "block", "unembed", "append", "next_logits", "apply_temperature", "keep_top_k",
+              "keep_top_p", "sample"]
+    assert [name for name in NAMES if name not in idle] == called
 
 
 @pytest.mark.parametrize("name, old, new, stage", [

@@ -29,7 +29,7 @@ def bytes_tokenizer(n_tokens):
     ranks = {bytes([i]): i for i in range(256)}
     for token_id in range(256, n_tokens - 1):
         ranks[next(words)] = token_id
-    return Tokenizer(ranks, {"<|endoftext|>": n_tokens - 1})
+    return Tokenizer(ranks, {}, {"<|endoftext|>": n_tokens - 1}, ids_are_ranks=True)
 
 
 def recorded(model, ids):
@@ -176,6 +176,19 @@ def test_a_prompt_longer_than_a_page_can_show_or_the_model_can_read_is_refused()
     short = random_model(GPT2Config(vocab_size=4096, n_positions=4, n_embd=4, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="at most 4 tokens, the model's context. Got 5"):
         prompt_ids(short, TOKENIZER, word * 5)
+
+
+def test_a_pass_too_large_for_a_page_is_refused_before_the_work():
+    deep = random_model(GPT2Config(vocab_size=4096, n_positions=128, n_embd=2, n_layer=4000, n_head=2))
+    with pytest.raises(ValueError, match="at most 60,000,000 numbers of a pass. Got 134,144,000, by 128 tokens and 4"):
+        prompt_ids(deep, TOKENIZER, " the" * MAX_TOKENS)
+    assert len(prompt_ids(deep, TOKENIZER, " the" * 8)) == 8
+
+
+def test_ids_that_the_model_does_not_have_are_the_user_s_mistake():
+    few = random_model(GPT2Config(vocab_size=300, n_positions=16, n_embd=2, n_layer=1, n_head=1))
+    with pytest.raises(ValueError, match="ids must be from 0 to 299"):
+        prompt_ids(few, TOKENIZER, " princess")
 
 
 # The page -------------------------------------------------------------------------------------------------------------

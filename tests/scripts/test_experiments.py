@@ -30,6 +30,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 QUICK = {  # little work, and the same code
     "ablate_heads": ["--length", "8", "--samples", "2"],
+    "attribution": [],
     "bias_study": ["--tokens", "40"],
     "coherence_study": ["--tokens", "200", "--samples", "1", "--length", "24"],
     "five_steps": ["--rounds", "3"],

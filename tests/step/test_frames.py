@@ -66,7 +66,7 @@ CLUES = {
     "attn.q": "split_heads(qkv", "attn.k": "split_heads(qkv", "attn.v": "split_heads(qkv",
     "attn.k_all": "cache.append(", "attn.v_all": "cache.append(", "attn.scores": "sqrt(d_head)",
     "attn.pattern": "softmax(scores", "attn.z": "pattern @ v", "attn.out": "merge_heads(z)",
-    "resid_mid": "x + attention(", "ln_2": "ln_2.weight", "mlp.pre": "c_fc.weight", "mlp.post": "gelu(pre)",
+    "resid_mid": "x + attention(", "ln_2": "ln_2.weight", "mlp.pre": "c_fc.weight", "mlp.post": "pre)",
     "mlp.out": "c_proj.weight", "resid_post": "x + mlp(", "ln_f": "ln_f.weight", "logits": "lm_head"}
 
 
@@ -80,41 +80,29 @@ def test_the_lines_of_a_stage_are_about_its_equation():
     assert len(lines["h.1.attn.pattern"]) == 1
 
 
-# Edits that a reader may make, with a stage, and what its lines must then be: first and last.
+# Edits that a reader may make of the line `post = tap("mlp.post", EXPR)`, and what its lines must then be.
 EDITS = {
-    "a tap on a line of its own": (
-        'pre = tap("mlp.pre", linear(x, weights.c_fc.weight, weights.c_fc.bias))',
-        'neurons = linear(x, weights.c_fc.weight, weights.c_fc.bias)\n    pre = tap("mlp.pre", neurons)',
-        "h.1.mlp.pre", ["neurons = linear(x, weights.c_fc.weight, weights.c_fc.bias)",
-                        'pre = tap("mlp.pre", neurons)  # [n_new, n_inner]']),
-    "a statement of several lines": (
-        'post = tap("mlp.post", gelu(pre))',
-        'post = tap(\n        "mlp.post",\n        gelu(pre)\n    )',
-        "h.1.mlp.post", ["post = tap(", '    "mlp.post",', "    gelu(pre)", ")"]),
-    "a change in place": (
-        'post = tap("mlp.post", gelu(pre))',
-        'post = gelu(pre)\n    post[..., 0] = 0\n    post *= 1\n    post = tap("mlp.post", post)',
-        "h.1.mlp.post", ["post = gelu(pre)", "post[..., 0] = 0", "post *= 1", 'post = tap("mlp.post", post)']),
-    "a name that is computed": (
-        'post = tap("mlp.post", gelu(pre))', 'post = tap("mlp." + "post", gelu(pre))',
-        "h.1.mlp.post", ['post = tap("mlp." + "post", gelu(pre))']),
+    "a tap on a line of its own": ["neurons = EXPR", 'post = tap("mlp.post", neurons)'],
+    "a statement of several lines": ["post = tap(", '    "mlp.post",', "    EXPR", ")"],
+    "a change in place": ["post = EXPR", "post[..., 0] = 0", "post *= 1", 'post = tap("mlp.post", post)'],
+    "a condition": ["post = EXPR", "if len(post) > 1:", "    post = post + 0", 'post = tap("mlp.post", post)'],
+    "a name that is computed": ['post = tap("mlp." + "post", EXPR)'],
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_the_lines_follow_an_edit_of_model_py(edit, tmp_path):
-    old, new, name, expected = EDITS[edit]
+    number, = [i for i, line in enumerate(SOURCE) if 'post = tap("mlp.post", ' in line]
+    expression = re.fullmatch(r' *post = tap\("mlp.post", (.*)\)(  #.*)?', SOURCE[number]).group(1)
+    expected = [line.replace("EXPR", expression) for line in EDITS[edit]]
+    edited = ["# An edit above moves everything.", *SOURCE[:number], *(f"    {line}" for line in expected),
+              *SOURCE[number + 1:], ""]
     shutil.copytree(PACKAGE, tmp_path / "numpy_gpt2", ignore=shutil.ignore_patterns("fairytale", "__pycache__"))
     (tmp_path / "numpy_gpt2" / "fairytale").symlink_to(PACKAGE / "fairytale")
-    file = tmp_path / "numpy_gpt2" / "model.py"
-    source = file.read_text(encoding="utf-8")
-    assert old in source
-    file.write_text("# An edit above moves everything.\n" + source.replace(old, new), encoding="utf-8")
-    process = subprocess.run([sys.executable, "-m", "numpy_gpt2.step", "Once", "--until", name], input="",
+    (tmp_path / "numpy_gpt2" / "model.py").write_text("\n".join(edited), encoding="utf-8")
+    process = subprocess.run([sys.executable, "-m", "numpy_gpt2.step", "Once", "--until", "h.1.mlp.post"], input="",
                              capture_output=True, timeout=60, encoding="utf-8", cwd=tmp_path,
                              env={**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "150", "LINES": "50"})
     assert process.returncode == 0, process.stderr
-    shown = [line.split("  ", 2)[2] for line in process.stdout.splitlines() if "numpy_gpt2/model.py:" in line]
-    assert shown == expected
-    assert all(re.search(rf"model\.py:{1 + number}  ", process.stdout) for number in
-               [1 + source.replace(old, new)[:source.index(old)].count("\n") + i for i in range(len(expected))])
+    shown = [line for line in process.stdout.splitlines() if "numpy_gpt2/model.py:" in line]
+    assert shown == [f"  numpy_gpt2/model.py:{number + 2 + i}  {line}" for i, line in enumerate(expected)]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model, save
 from numpy_gpt2.checkpoint.hub import TOKENIZER, checkpoint_files
+from numpy_gpt2.step.walk import SHORT_FORMS
 
 try:
     import pexpect
@@ -20,6 +23,7 @@ except ImportError:
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.step"]
 LAUNCH = Path(__file__).parents[2] / ".vscode" / "launch.json"
+GUIDE = (Path(numpy_gpt2.__file__).parent / "step" / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
 ENVIRONMENT.pop("PYTHONBREAKPOINT", None)
 
@@ -128,6 +132,13 @@ def test_bad_input_gets_one_clear_line_and_exit_2(case):
     assert len(lines) == 1 and lines[0].startswith("error: ") and clue in lines[0]
 
 
+def test_too_many_layers_are_refused_before_the_weights_are_looked_for(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2Config(n_layer=4000).to_dict()))
+    process = step("Once", "--model", str(tmp_path))
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "error: a walk is through at most 500 layers. Got 4000: take a smaller model.\n"
+
+
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):
     commands = tmp_path / "commands"
     commands.write_text("help\n" * 2000)
@@ -198,7 +209,7 @@ def test_a_session_at_a_terminal(terminal):
     for answer, line in [(r"h\.3\.attn\.pattern = softmax", "p q.shape"), (r"\(6, 4, 32\)", "heads"),
                          (r"head 0  head 1", "nxt"), ("error: no command is called 'nxt'", ""),
                          (r"h\.3\.attn\.z = ", "until h.5.*"), (r"h\.5\.resid_pre = ", "where"),
-                         (r"> h\.5  \[resid_pre\] ln_1", "c")]:
+                         (r"h\.4 \[h\.5\] ln_f logits\r\nh\.5: \[resid_pre\] ln_1", "c")]:
         child.expect(answer)
         child.expect("step> ")
         child.sendline(line)
@@ -256,6 +267,38 @@ def test_ctrl_c_is_exit_130(terminal):
     assert "Traceback" not in child.before and child.before.endswith("\r\n")
 
 
+@at_a_terminal
+def test_ctrl_c_clears_a_line_that_has_been_begun(terminal):
+    pytest.importorskip("readline")
+    child = terminal("Once")
+    child.expect("step> ")
+    child.send("quit and some")
+    child.expect("and some")
+    child.sendintr()
+    child.expect("step> ")
+    child.sendline("p 6 * 7")
+    child.expect(r"\n42\r\n")
+    child.expect("step> ")
+    child.sendintr()
+    assert ended(child) == 130
+
+
+@at_a_terminal
+def test_ctrl_c_ends_a_long_print_not_the_walk(terminal):
+    child = terminal("Once", "--until", "pattern")
+    child.expect("step> ")
+    child.sendline("p [print('begun', flush=True), __import__('time').sleep(60)]")
+    child.expect(r"\nbegun")
+    child.sendintr()
+    child.expect("interrupted")
+    child.expect("step> ")
+    child.sendline("n")
+    child.expect(r"h\.0\.attn\.z = ")
+    child.expect("step> ")
+    child.sendline("q")
+    assert ended(child) == 0
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_while_commands_come_from_a_pipe_is_exit_130():
     process = subprocess.Popen([*COMMAND, "Once"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -267,6 +310,30 @@ def test_ctrl_c_while_commands_come_from_a_pipe_is_exit_130():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in errors
+
+
+# The guide ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_guide_has_every_command_with_its_short_form():
+    rows = re.findall(r"^\| `(\w+)[^|]*\| `(\w+)` \|", GUIDE, re.MULTILINE)
+    assert dict(rows) == SHORT_FORMS and len(rows) == len(SHORT_FORMS)
+
+
+@pytest.mark.parametrize("session", re.findall(r"^```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL))
+def test_every_session_with_pdb_in_the_guide_goes_as_shown(session):
+    said = re.findall(r"^(?:step>|\(Pdb\)) (.*)", session, re.MULTILINE)
+    command = re.match(r"\$ python (.*)", session)
+    arguments = shlex.split(command[1]) if command else [*COMMAND[1:], "Once upon a time", "--until", "pattern"]
+    process = subprocess.run([sys.executable, *arguments], input="\n".join([*said, "q", ""]), capture_output=True,
+                             encoding="utf-8", timeout=60, env=ENVIRONMENT, cwd=LAUNCH.parents[1])
+    printed = re.sub(r"\(\d+\)", "(N)", process.stdout.replace(f"{LAUNCH.parents[1]}{os.sep}", ""))
+    place = 0
+    for line in session.splitlines():
+        if not line.startswith(("$ ", "step> ", "(Pdb) ")):
+            line = re.sub(r"\(\d+\)", "(N)", line)
+            assert line in printed[place:], line
+            place = printed.index(line, place) + len(line)
 
 
 # From an editor, and from pdb -----------------------------------------------------------------------------------------

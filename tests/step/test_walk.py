@@ -4,15 +4,17 @@ import inspect
 import io
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import numpy_gpt2
-from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, model as model_module, random_model
+from numpy_gpt2 import SIZES, GPT2Config, KVCache, Recorder, forward, model as model_module, random_model
 from numpy_gpt2.lens import residual_logits, top_tokens
-from numpy_gpt2.step.previews import SHADES, Screen, middle_left_out, preview, statistics, thumbnails
-from numpy_gpt2.step.walk import SHORT_FORMS, Walk, walk_through
+from numpy_gpt2.step.grid import display_width, fitted, grid, middle_left_out
+from numpy_gpt2.step.previews import SHADES, Screen, preview, statistics, thumbnails
+from numpy_gpt2.step.walk import SHORT_FORMS, Walk, check_size, walk_through
 from numpy_gpt2.tap import stage_names, stage_of
 from numpy_gpt2.tokenizer import quoted
 
@@ -70,7 +72,7 @@ def test_an_empty_line_is_next(walk):
 
 def test_a_walk_changes_no_logit(capsys):
     expected = forward(MODEL, IDS)
-    looks = [look for _ in NAMES for look in ("print value.fill(0)", "heads", "logits", "next")]
+    looks = [look for _ in NAMES for look in ("print value.fill(0)", "print 1 * value", "heads", "logits", "next")]
     np.testing.assert_array_equal(walk_through(MODEL, TOKENIZER, IDS, commands=looks), expected)
     np.testing.assert_array_equal(walk_through(MODEL, TOKENIZER, IDS, commands=["continue"]), expected)
 
@@ -150,7 +152,7 @@ def test_previews_show_the_numbers_that_are_there():
         np.testing.assert_allclose([numbers(row) for row in rows], expected, atol=0.0051, err_msg=name)
 
 
-def test_a_masked_score_and_its_share_are_shown_as_they_are():
+def test_a_masked_score_and_its_weight_are_shown_as_they_are():
     acts = Recorder()
     forward(MODEL, IDS, tap=acts)
     _, _, *scores = preview("h.0.attn.scores", acts["h.0.attn.scores"], screen())
@@ -194,8 +196,56 @@ def test_no_command_fills_more_than_a_screen(walk, monkeypatch, n_tokens, column
 def test_what_is_left_out_is_left_out_in_the_middle_and_said(walk, monkeypatch):
     monkeypatch.setenv("LINES", "24")
     text = walk(stop_at="h.0.attn.pattern", ids=list(range(48)))
-    assert re.search(r"^\.\.\. \d+ more$", text, re.MULTILINE) and re.search(r" \.\.\d+\.\.", text)
+    assert re.search(r"^\.\.\. \d+ more$", text, re.MULTILINE)
     assert re.search(r"^0 ", text, re.MULTILINE) and re.search(r"^47 ", text, re.MULTILINE)
+
+
+def shown_and_left_out(note, what):
+    return map(int, re.fullmatch(rf"the (\d+) {what}; (\d+) left out", note).groups())
+
+
+@pytest.mark.parametrize("width", [64, 80])
+@pytest.mark.parametrize("name", ["h.0.attn.pattern", "h.0.attn.scores"])
+def test_of_many_keys_those_with_the_largest_weights_are_shown_and_the_others_counted(name, width):
+    pattern = np.zeros((1, 30, 30), dtype=np.float32)
+    pattern[:, np.arange(30), np.arange(30)] = 0.25  # a quarter to itself, a tenth to key 0, the rest to key 7
+    pattern[:, :, 0] += 0.1
+    pattern[:, :, 7] += 0.65
+    value = pattern if name.endswith("pattern") else np.log(pattern + 1e-9)
+    title, note, headings, *_ = preview(name, value, screen(width, ids=list(range(30))))
+    n_shown, n_left_out = shown_and_left_out(note, "keys with the largest weights")
+    shown = [int(position) for position in re.findall(r"(?:^| )(\d+) ", headings)]
+    assert len(shown) == n_shown and n_shown + n_left_out == 30
+    assert shown == sorted(shown) and {0, 7} < set(shown)
+
+
+def test_of_many_heads_those_with_the_largest_norms_are_shown_and_the_others_counted():
+    value = np.ones((20, 2, 4), dtype=np.float32)
+    value[[3, 17]] = 9
+    _, note, headings, *_ = preview("h.0.attn.q", value, screen(width=60, ids=IDS[:2]))
+    n_shown, n_left_out = shown_and_left_out(note, "heads with the largest norms")
+    assert n_shown + n_left_out == 20 and len(re.findall("head", headings)) == n_shown
+    assert "head 3" in headings and "head 17" in headings
+
+
+WIDE = "the king 王 said 你好"
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_wide_characters_stay_in_their_columns(columns):
+    wide = ["王王", "é", "e\u0301", "ab", "王" * 30]
+    lines = grid("王" * 25, wide, ["王", "b"], lambda i, j: "12.5", columns, 30)
+    assert max(map(display_width, lines)) <= columns
+    rows = [line for line in lines if "12.5" in line]
+    assert len(rows) == 5 and len({display_width(row) for row in rows}) == 1
+    assert len({display_width(row[:row.rindex("12.5")]) for row in rows}) == 1
+    assert "".join(fitted("ab王" * 30, 7)) == "ab王" * 30
+
+
+def test_a_line_of_wide_characters_breaks_before_the_edge(walk, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "21")
+    text = walk("print '王' * 30")
+    assert max(map(display_width, text.splitlines())) <= 21 and text.count("王") == 30
 
 
 @pytest.mark.parametrize("n, room, shown", [
@@ -216,24 +266,39 @@ def test_tokens_are_shown_escaped_on_their_line(walk):
 
 @pytest.mark.parametrize("command, stop", [
     ("layer 1", "h.1.resid_pre"), ("l 2", "h.2.resid_pre"), ("until h.1.attn.pattern", "h.1.attn.pattern"),
-    ("u h.2.attn.*", "h.2.attn.qkv"), ("u *.[qk]", "h.0.attn.q"), ("u logits", "logits"), ("n", "wpe")])
+    ("u h.2.attn.*", "h.2.attn.qkv"), ("u *.[qk]", "h.0.attn.q"), ("u logits", "logits"), ("n", "wpe"),
+    ("u pattern", "h.0.attn.pattern"), ("u attn.out", "h.0.attn.out"), ("u mlp.*", "h.0.mlp.pre"),
+    ("u *_all", "h.0.attn.k_all"), ("u ln_f", "ln_f")])
 def test_it_stops_where_it_is_told(walk, command, stop):
     assert stops(walk(command)) == ["wte", stop]
 
 
 def test_the_same_glob_again_is_the_next_stage_that_it_fits(walk):
     assert stops(walk("u *.z", "u *.z", "u *.z")) == ["wte", "h.0.attn.z", "h.1.attn.z", "h.2.attn.z"]
+    assert stops(walk("u z", "u z", "u z", "u z")) == ["wte", "h.0.attn.z", "h.1.attn.z", "h.2.attn.z"]
 
 
-@pytest.mark.parametrize("stop_at", ["h.1.attn.pattern", "h.1.attn.p*"])
-def test_the_first_stop_can_be_chosen(walk, stop_at):
-    assert stops(walk(stop_at=stop_at)) == ["h.1.attn.pattern"]
+@pytest.mark.parametrize("stop_at, stop", [
+    ("h.1.attn.pattern", "h.1.attn.pattern"), ("h.1.attn.p*", "h.1.attn.pattern"), ("pattern", "h.0.attn.pattern"),
+    ("mlp.out", "h.0.mlp.out")])
+def test_the_first_stop_can_be_chosen(walk, stop_at, stop):
+    assert stops(walk(stop_at=stop_at)) == [stop]
 
 
-@pytest.mark.parametrize("stop_at", ["h.3.attn.q", "pattern", "", "h.1.attn.patern"])
+@pytest.mark.parametrize("stop_at", ["h.3.attn.q", "patern", "", "h.1.attn.patern"])
 def test_a_first_stop_that_is_nowhere_is_refused_with_the_nearest(stop_at):
     with pytest.raises(ValueError, match=re.escape(repr(stop_at)) + "; the nearest are "):
         walk_through(MODEL, TOKENIZER, IDS, stop_at=stop_at)
+
+
+def test_a_pass_too_large_to_keep_is_refused_before_it_begins():
+    check_size(SIZES["xl"], 256, 256)
+    check_size(SIZES["small"], 1024, 1024)
+    with pytest.raises(ValueError, match="at most 4 GB. With 1024 tokens these would be 17.8 GB: shorten the prompt"):
+        check_size(SIZES["xl"], 1024, 1024)
+    many = GPT2Config(vocab_size=4096, n_positions=48, n_embd=2, n_layer=4000, n_head=1)
+    with pytest.raises(ValueError, match="at most 500 layers. Got 4000"):
+        walk_through(random_model(many), TOKENIZER, IDS)
 
 
 # What is refused, each in one line that says why ----------------------------------------------------------------------
@@ -263,10 +328,21 @@ def test_a_first_stop_that_is_nowhere_is_refused_with_the_nearest(stop_at):
     ("p (", "error: SyntaxError: "),
     ("p nothing", "error: NameError: name 'nothing' is not defined"),
     ("p z", "error: NameError: z is still to come"),
-    ("p h.2.attn.q.shape", "error: NameError: h.2.attn.q.shape is still to come"),
-    ("p h.7.attn.q", "error: NameError: no array is called h.7.attn.q; the nearest are h."),
+    ("p acts['h.2.attn.q'].shape", "error: KeyError: h.2.attn.q is still to come"),
+    ("p acts['h.7.attn.q']", "error: KeyError: 'h.7.attn.q' is not among "),
+    ("p h.0.attn.q.shape", 'error: h.0.attn.q.shape is not Python: write acts["h.0.attn.q"].shape'),
+    ("p 2 * h.1.attn.k_all", 'error: h.1.attn.k_all is not Python: write acts["h.1.attn.k_all"]'),
+    ("p h.1.ln_1", 'error: h.1.ln_1 is not Python: write acts["h.1.ln_1"]'),
+    ("p h.1.ln_1.weight", "error: h.1.ln_1.weight is not Python: write model.h[1].ln_1.weight"),
+    ("p h.1.attn.c_attn.bias", "error: h.1.attn.c_attn.bias is not Python: write model.h[1].attn.c_attn.bias"),
+    ("p acts['h.0.attn.q'] @ nothing", "error: NameError: name 'nothing' is not defined"),
+    ("p q = 1", "error: NameError: q is a name of the walk: assign to another one"),
+    ("softmax = 1", "error: NameError: softmax is a name of the walk: assign to another one"),
+    ("value == 1", "error: no command is called 'value'; "),
+    ("p value.fill(0)", "error: ValueError: assignment destination is read-only"),
+    ("back 2", "error: back takes nothing after it. Got '2'."),
     ("p q @ q", "error: ValueError: "),
-    ("p {}['x']", "error: KeyError: 'x'"),
+    ("p {}['x']", "error: KeyError: x"),
     ("p [][0]", "error: IndexError: "),
     ("p __import__('sys').no", "error: AttributeError: "),
 ])
@@ -290,12 +366,14 @@ def test_what_has_no_heads_says_what_has(walk, monkeypatch):
 
 
 @pytest.mark.parametrize("expression, printed", [
-    ("value is pattern", "True"), ("pattern.shape", "(2, 4, 4)"), ("h.0.attn.q.shape", "(2, 4, 6)"),
-    ("h.1.attn.q is q, attn.q is q", "(True, True)"), ("np.allclose(pattern.sum(-1), 1)", "True"),
-    ("(h.0.attn.q == q).all()", "False"), ("wte.shape, wpe.shape", "((4, 12), (4, 12))"),
-    ("(h.1.resid_pre + attn.qkv[:, :12]).shape", "(4, 12)"), ("h.1.attn.c_attn.weight.shape", "(12, 36)"),
-    ("(model.h[1].attn.c_attn.weight is h.1.attn.c_attn.weight)", "True"), ("wte.weight is model.wte", "True"),
-    ("h.1.ln_1.weight.shape, h.1.ln_1.shape", "((12,), (4, 12))"),
+    ("value is pattern", "True"), ("pattern.shape", "(2, 4, 4)"), ('acts["h.0.attn.q"].shape', "(2, 4, 6)"),
+    ('acts["h.1.attn.q"] is q', "True"), ("np.allclose(pattern.sum(-1), 1)", "True"),
+    ("(acts['h.0.attn.q'] == q).all()", "False"), ("wte.shape, wpe.shape", "((4, 12), (4, 12))"),
+    ("(resid_pre + qkv[:, :12]).shape", "(4, 12)"), ("model.h[1].attn.c_attn.weight.shape", "(12, 36)"),
+    ("np.array_equal(softmax(scores), pattern)", "True"),
+    ("np.allclose(layer_norm(resid_pre, model.h[1].ln_1.weight, model.h[1].ln_1.bias, 1e-5), ln_1)", "True"),
+    ("gelu(linear(ln_1, model.h[1].mlp.c_fc.weight, model.h[1].mlp.c_fc.bias)).shape", "(4, 10)"),
+    ("np.array_equal(split_heads(merge_heads(q), 2), q)", "True"), ("(s := q[0].shape)", "(4, 6)"), ("None", "None"),
     ("tokens", "['Once', ' upon', ' a', ' time']"), ("ids == model.config.n_layer", "False"), ("len(ids)", "4"),
     ("cache.length", "0"), ("[tokens[i] for i in [1]]", "[' upon']"), ("np.float32(0.5)", "0.5"),
     ("np.ones(3)", "[1. 1. 1.]")])
@@ -304,23 +382,60 @@ def test_print_evaluates_python_over_the_arrays_by_their_names(walk, expression,
     assert last(walk(f"p {expression}", stop_at="h.1.attn.pattern")) == printed
 
 
+def test_assignments_persist(walk):
+    look = ["print s = q[0] @ k[0].T", "print s.shape", "t2 = s.shape[0] + 1", "print (u := t2 * 10)", "next",
+            "print def double(x): return x * t2", "print import math", "print double(u), math.pi > 3, s.shape"]
+    assert last(walk(*look, stop_at="h.1.attn.pattern")) == "(250, True, (4, 4))"
+
+
+def test_what_was_assigned_gives_way_to_a_stage_that_is_called_the_same(walk):
+    assert last(walk("z = 3", "print z", "next", "print z.shape", stop_at="h.1.attn.pattern")) == "(2, 4, 6)"
+
+
+@pytest.mark.parametrize("expression", ["'x' * 10**8", "[0] * 10**7", "['x' * 10**7] * 3", "np.zeros(10**7)"])
+def test_a_print_of_any_length_is_a_screenful_at_once(walk, expression):
+    start = time.monotonic()
+    text = walk(f"print {expression}")
+    assert time.monotonic() - start < 2
+    assert len(text.splitlines()) < 2 * 40
+
+
 def test_print_alone_prints_the_stage(walk):
     assert walk("p", stop_at="wpe") == walk("p value", stop_at="wpe") == walk("p wpe", stop_at="wpe")
 
 
 def test_of_two_names_that_end_alike_the_later_one_is_meant(walk):
-    assert last(walk("p out is h.1.attn.out", stop_at="h.1.mlp.post")) == "True"
-    assert last(walk("p out is h.1.mlp.out", stop_at="h.1.mlp.out")) == "True"
+    assert last(walk("p out is acts['h.1.attn.out']", stop_at="h.1.mlp.post")) == "True"
+    assert last(walk("p out is acts['h.1.mlp.out']", stop_at="h.1.mlp.out")) == "True"
     assert last(walk("p q", stop_at="h.1.ln_1")) == "error: NameError: q is still to come"  # not h.0's
 
 
 def test_after_the_last_block_its_arrays_are_still_known_by_their_last_names(walk):
-    assert last(walk("p q is h.2.attn.q", stop_at="logits")) == "True"
+    assert last(walk("p q is acts['h.2.attn.q']", stop_at="logits")) == "True"
 
 
 def test_show_shows_an_earlier_stage_again(walk):
     assert stops(walk("show", "sh q", "show h.0.attn.z", "show mlp.out", stop_at="h.1.attn.pattern")) == [
         "h.1.attn.pattern", "h.1.attn.pattern", "h.1.attn.q", "h.0.attn.z"]
+
+
+def test_back_looks_at_earlier_stages_and_next_comes_forward_again(walk):
+    text = walk("back", "b", "print value is k_all", "heads", "logits", "next", "n", "n", "where",
+                stop_at="h.1.attn.scores")
+    assert stops(text) == ["h.1.attn.scores", "h.1.attn.v_all", "h.1.attn.k_all", "h.1.attn.v_all", "h.1.attn.scores",
+                           "h.1.attn.pattern"]
+    assert "True" in text and "if it stopped at h.1.resid_pre" in text and "[attn.pattern]" in text
+
+
+def test_back_sees_the_block_the_lens_and_the_lines_of_the_stage_that_is_looked_at(walk):
+    text = walk("back", "back", "print q is acts['h.0.attn.q']", "logits", "where", "layer 2", stop_at="h.1.ln_1")
+    assert "step> " in text and "True" in text and "if it stopped at h.0.resid_post" in text
+    assert re.search(r"^h\.0: resid_pre .*\[resid_post\]$", text.replace("\n  ", " "), re.MULTILINE)
+    assert "forward > transform > block\n" in text and stops(text)[-1] == "h.2.resid_pre"
+
+
+def test_before_the_first_stage_there_is_nothing_to_go_back_to(walk):
+    assert last(walk("next", "back", "back")) == "error: wte is the first stage"
 
 
 def test_heads_shows_all_or_chooses_one(walk):
@@ -355,9 +470,9 @@ def test_tokens_lists_position_id_and_text(walk):
 
 
 def test_where_marks_the_place_in_the_model_and_in_its_source(walk):
-    lines = walk("w", stop_at="h.1.attn.pattern").splitlines()[-12:]
-    text = "\n".join(lines)
-    assert "\n  h.0\n> h.1  resid_pre " in text and "attn.scores [attn.pattern]" in text and "\n  h.2\n  ln_f" in text
+    text = walk("w", stop_at="h.1.attn.pattern")
+    assert "wte wpe h.0 [h.1] h.2 ln_f logits\nh.1: resid_pre " in text and "attn.scores [attn.pattern]" in text
+    assert "wte [wpe] h.0 h.1 h.2 ln_f logits\nforward > transform > embed\n" in walk("w", stop_at="wpe")
     assert "forward > transform > block > attention > attend\n" in text
     number = int(re.search(r"numpy_gpt2/model\.py:(\d+)  pattern = tap", text).group(1))
     assert number == line_with('tap("attn.pattern", ')
@@ -371,13 +486,14 @@ def test_help_names_every_command_and_its_short_form_and_none_collide(walk):
         assert re.search(rf"^{command}\b.* {short} ", walk(f"help {short}"), re.MULTILINE)
     forms = [*SHORT_FORMS, *SHORT_FORMS.values()]
     assert len(set(forms)) == len(forms)
-    assert {name.removeprefix("do_") for name in vars(Walk) if name.startswith("do_")} == {*SHORT_FORMS, "EOF"}
+    assert {name.removeprefix("do_") for name in dir(Walk) if name.startswith("do_")} == {*SHORT_FORMS, "EOF"}
 
 
 def test_names_of_commands_and_stages_are_completed():
     walk = Walk(MODEL, TOKENIZER, IDS, KVCache(MODEL))
     assert walk.completenames("l") == ["layer", "logits"]
     assert walk.completedefault("h.1.attn.p", "until h.1.attn.p", 6, 16) == ["h.1.attn.pattern"]
+    assert walk.completedefault("patt", "until patt", 6, 10) == ["pattern"]
 
 
 # The debugger ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from numpy_gpt2.cache import KVCache
 from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.model import merge_heads
-from numpy_gpt2.ops import gelu, layer_norm, linear, softmax
+from numpy_gpt2.ops import activation, layer_norm, linear, softmax
 from numpy_gpt2.tap import ArrayTap, Tap, no_tap
 from numpy_gpt2.weights import GPT2, MLP, Attention, Block
 
@@ -107,28 +107,30 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     return linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias)
 
 
-def mlp(x: np.ndarray, weights: MLP, tap: ArrayTap) -> np.ndarray:
-    """Each token by itself: linear with weights.c_fc, gelu, linear with weights.c_proj.
+def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) -> np.ndarray:
+    """Each token by itself: linear with weights.c_fc, the activation function, linear with weights.c_proj.
 
-    [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd].
-    Stages to announce: "mlp.pre" (before gelu), "mlp.post", "mlp.out".
+    [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]. activation(activation_function, x) computes the one
+    of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some that others trained have another.
+    Stages to announce: "mlp.pre" (before the activation function), "mlp.post", "mlp.out".
     Source: Vaswani et al., "Attention Is All You Need", section 3.3, with GELU for ReLU.
 
     >>> from numpy_gpt2.weights import Conv1D
     >>> one_neuron = MLP(Conv1D(np.float32([[1], [1]]), np.float32([0])),
     ...                  Conv1D(np.float32([[2, 3]]), np.float32([0, 1])))
-    >>> mlp(np.float32([[0.5, 0.5]]), one_neuron, no_tap).round(3)
+    >>> mlp(np.float32([[0.5, 0.5]]), one_neuron, "gelu_new", no_tap).round(3)
     array([[1.682, 3.524]], dtype=float32)
     """
     pre = linear(x, weights.c_fc.weight, weights.c_fc.bias)  # [n_new, n_inner]
-    return linear(gelu(pre), weights.c_proj.weight, weights.c_proj.bias)
+    post = activation(activation_function, pre)
+    return linear(post, weights.c_proj.weight, weights.c_proj.bias)
 
 
 def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
     """Attention, then the MLP; each reads the residual stream x through a layer norm, and adds to it.
 
     x = x + attention(layer_norm(x with weights.ln_1), weights.attn, config.n_head, cache, layer, tap)
-    x = x + mlp(layer_norm(x with weights.ln_2), weights.mlp, tap)
+    x = x + mlp(layer_norm(x with weights.ln_2), weights.mlp, config.activation_function, tap)
 
     [n_new, n_embd] -> [n_new, n_embd]. The layer norms' epsilon is config.layer_norm_epsilon.
     Stages to announce: "resid_pre", "ln_1", "resid_mid", "ln_2", "resid_post".
@@ -146,7 +148,7 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     normed = layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon)
     middle = x + attention(normed, weights.attn, config.n_head, cache, layer, tap)
     normed = layer_norm(middle, weights.ln_2.weight, weights.ln_2.bias, config.layer_norm_epsilon)
-    return middle + mlp(normed, weights.mlp, tap)
+    return middle + mlp(normed, weights.mlp, config.activation_function, tap)
 
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:

@@ -24,6 +24,8 @@ class Law:
     reference: Callable[..., Any]  # the engine's function
     cases: Callable[[np.random.Generator], Iterator[Args]]  # arguments, the smallest first
     call: Callable[[Callable[..., Any], Args], Any] = call_it
+    more_names: tuple[str, ...] = ()  # of arguments that are not the function's own, but `call` uses
+    without_self: bool = False  # a method whose object `call` makes
     batch_of: Callable[[Args], tuple[int, ...]] = lambda args: ()  # the leading axes of a case
 
     def seeded_cases(self, name: str) -> list[Args]:

@@ -52,8 +52,8 @@ def attention_cases(rng: np.random.Generator) -> Iterator[Args]:
 
 
 def mlp_cases(rng: np.random.Generator) -> Iterator[Args]:
-    for batch in BATCHES:
-        yield normal(rng, *batch, 3, 12), small_model(rng).h[0].mlp, no_tap
+    for batch, name in zip(BATCHES, ["gelu_new", "gelu_new", "relu", "gelu_new"]):
+        yield normal(rng, *batch, 3, 12), small_model(rng).h[0].mlp, name, no_tap
 
 
 def block_cases(rng: np.random.Generator) -> Iterator[Args]:

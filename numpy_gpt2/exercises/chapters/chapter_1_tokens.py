@@ -1,0 +1,83 @@
+"""Chapter 1: tokens. GPT-2 reads neither letters nor words, but pieces of bytes that are frequent in its texts.
+
+    "a lower tower"  ->  "a", " lower", " tower"      split: no token spans two words
+    " lower"         ->  " " "l" "o" "w" "e" "r"      the tokens of a piece are its bytes at first,
+                     ->  " " "l" "ow" "er"            and pairs from a list of merges become one, the earliest first
+
+A letter beyond ASCII is several bytes in UTF-8 (b"\\xc3\\xa0" is one "\u00e0"), and a token may end between them.
+
+Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+import numpy_gpt2.tokenizer
+from numpy_gpt2.bpe import Ranks, split
+
+
+class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
+    """The engine's tokenizer, with two methods for you to write; self.token_bytes(token_id) has a token's bytes."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: the bytes of all tokens together, read as UTF-8.
+
+        Bytes that are no UTF-8 become U+FFFD: errors="replace".
+
+        >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
+        >>> Tokenizer.decode(load_tokenizer("fairytale"), load_tokenizer("fairytale").encode("Xin ch\u00e0o"))
+        'Xin ch\u00e0o'
+        """
+        return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The same text in pieces, as it is made: a generator that yields what an id decides, before it takes the next.
+
+        A token can end inside a character: hold its bytes back until the rest has come. No piece is empty. What is
+        left at the end, an unfinished character, is yielded as U+FFFD. Python's codecs module has a decoder for this.
+
+        >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
+        >>> tokenizer = load_tokenizer("fairytale")
+        >>> list(Tokenizer.decode_stream(tokenizer, tokenizer.encode("\u00e0, then")))  # the first has two tokens
+        ['\u00e0', ',', ' then']
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token_id in ids:
+            piece = decoder.decode(self.token_bytes(token_id))
+            if piece:
+                yield piece
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+
+def merge(piece: bytes, ranks: Ranks) -> list[bytes]:
+    """The tokens of a piece: begin with its bytes; join the adjacent pair of the lowest rank, the leftmost of equals,
+    until no adjacent pair has a rank.
+
+    ranks: {(left, right): rank}. Some pairs have none.
+    Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", section 3.2.
+
+    >>> ranks = {(b"e", b"r"): 0, (b"o", b"w"): 1, (b"l", b"ow"): 2}
+    >>> merge(b"lower", ranks)
+    [b'low', b'er']
+    """
+    tokens = [piece[i:i + 1] for i in range(len(piece))]
+    while True:
+        pairs = list(zip(tokens, tokens[1:]))
+        known = [i for i in range(len(pairs)) if pairs[i] in ranks]
+        if not known:
+            return tokens
+        i = min(known, key=lambda i: (ranks[pairs[i]], i))
+        tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
+
+
+def encode(text: str, ranks: Ranks) -> list[bytes]:
+    """The tokens of a text: split it, and merge the UTF-8 bytes of each piece by itself.
+
+    split(text) gives the pieces, a word with the space before it for example. They join to the text.
+
+    >>> encode("a low tower", {(b"o", b"w"): 0, (b" ", b"t"): 1, (b"l", b"ow"): 2})
+    [b'a', b' ', b'low', b' t', b'ow', b'e', b'r']
+    """
+    return [token for piece in split(text) for token in merge(piece.encode("utf-8"), ranks)]

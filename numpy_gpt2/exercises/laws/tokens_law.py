@@ -1,0 +1,68 @@
+"""Laws of chapter 1: text to tokens and back."""
+
+import functools
+from typing import Any, Callable, Iterator
+
+import numpy as np
+
+from ... import bpe
+from ...tokenizer import END_OF_TEXT, Tokenizer
+from .law import Args, Law
+
+# In the order in which they were learned: a rank for each pair.
+MERGES = ["e r", "o w", "l ow", "t h", "th e", "a a", "l l", "h e", "ow er", "c h", "\u00e1 i"]
+TEXTS = ["low", "a lower tower", "the hello", "aaaa bower", "a a", "Xin chào các bạn", "thế giới 🌍", ""]
+
+
+def pair(text: str) -> tuple[bytes, bytes]:
+    first, second = text.split()
+    return first.encode(), second.encode()
+
+
+RANKS = {pair(text): rank for rank, text in enumerate(MERGES)}
+
+
+@functools.cache
+def small_tokenizer() -> Tokenizer:
+    """All bytes, and a token for each merge whose parts are tokens."""
+    ids = {bytes([i]): i for i in range(256)}
+    for first, second in RANKS:
+        ids[first + second] = len(ids)
+    return Tokenizer(ids, RANKS, {END_OF_TEXT: len(ids)}, ids_are_ranks=False)
+
+
+def ids_of(text: str) -> list[int]:
+    """The ids of a text whose merges never cross a character, so that some tokens are parts of one."""
+    return small_tokenizer().encode(text)
+
+
+def merge_cases(rng: np.random.Generator) -> Iterator[Args]:
+    for piece in [b"er", b"low", b"ther", b" lower", b"lowlower", b"aaa", b"aaaaa", "chào".encode(), b"x"]:
+        yield piece, RANKS
+    for _ in range(4):
+        yield bytes(rng.choice(list(b"lowerthea"), 12).tolist()), RANKS
+
+
+def encode_cases(rng: np.random.Generator) -> Iterator[Args]:
+    for text in TEXTS:
+        yield text, RANKS
+
+
+def decode_cases(rng: np.random.Generator) -> Iterator[Args]:
+    for text in TEXTS:
+        yield (ids_of(text),)
+    yield (ids_of("chào")[:-2],)  # ends inside a character
+
+
+def call_as_method(function: Callable[..., Any], args: Args) -> Any:
+    """The method of a small tokenizer; pieces as a list."""
+    result = function(small_tokenizer(), *args)
+    return list(result) if isinstance(result, Iterator) else result
+
+
+LAWS = {
+    "decode": Law(Tokenizer.decode, decode_cases, call_as_method, without_self=True),
+    "merge": Law(bpe.merge, merge_cases),
+    "encode": Law(bpe.encode, encode_cases),
+    "decode_stream": Law(Tokenizer.decode_stream, decode_cases, call_as_method, without_self=True),
+}

@@ -1,0 +1,91 @@
+"""How commands are read and answered: short forms, help, refusals in a line, Ctrl-C, never more than a screenful."""
+
+import cmd
+import shutil
+import sys
+from typing import Any, Iterable, Mapping
+
+from ..cli.tables import table
+from .grid import elided, fitted
+from .names import Refused, nearest
+
+
+class Commands(cmd.Cmd):
+    """Each command is a method do_NAME(argument), its docstring "usage: what help says of it".
+
+    A command that returns True ends the asking. short_forms: the commands, in the order of help, and what is short for
+    each.
+    """
+
+    def __init__(self, short_forms: Mapping[str, str]) -> None:
+        self.on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        super().__init__("tab" if self.on_a_terminal else None)  # type: ignore[arg-type]  # the key that completes
+        self.short_forms = short_forms
+        self.whole_forms = {short: command for command, short in short_forms.items()}
+
+    def ask(self) -> None:
+        """Read and carry out commands until one ends the asking. Ctrl-C clears a line that has been begun."""
+        while True:
+            try:
+                return self.cmdloop()
+            except KeyboardInterrupt:
+                if not (self.on_a_terminal and half_typed()):
+                    raise
+                print()
+
+    def parseline(self, line: str) -> tuple[str | None, str | None, str]:
+        command, argument, line = super().parseline(line)
+        return self.whole_forms.get(command or "", command), argument, line
+
+    def onecmd(self, line: str) -> bool:
+        try:
+            command, argument, _ = self.parseline(line)
+            if command and command in self.short_forms and argument and self.usage(command) == command:
+                raise Refused(f"{command} takes nothing after it. Got {argument!r}.")
+            return super().onecmd(line)
+        except Refused as error:
+            self.write([f"error: {error}"])
+        except KeyboardInterrupt:
+            if not self.on_a_terminal:
+                raise
+            self.write(["", "interrupted"])
+        return False
+
+    def default(self, line: str) -> None:
+        command = line.split()[0]
+        raise Refused(f"no command is called {command!r}; {nearest(command, self.short_forms)}; help lists all")
+
+    def completenames(self, text: str, *ignored: Any) -> list[str]:
+        return [command for command in self.short_forms if command.startswith(text)]
+
+    def do_help(self, argument: str) -> None:
+        """help [COMMAND]: what you can do here; also ?"""
+        rows = [(self.usage(command), short, getattr(self, f"do_{command}").__doc__.partition(": ")[2])
+                for command, short in self.short_forms.items() if argument in ("", command, short)]
+        if not rows:
+            Commands.default(self, argument)
+        self.write(table(("command", "short", "what it does"), rows, "<<<", terminal_size()[0]))
+
+    def usage(self, command: str) -> str:
+        return getattr(self, f"do_{command}").__doc__.partition(": ")[0]
+
+    def write(self, lines: Iterable[str]) -> None:
+        """To standard output, never more than a screenful."""
+        width, height = terminal_size()
+        for line in elided([part for line in lines for part in fitted(line, width)], height - 1):
+            print(line)
+
+
+def half_typed() -> bool:
+    """Whether anything had been typed on the line that Ctrl-C has interrupted."""
+    try:
+        import readline
+    except ImportError:  # Windows
+        return False
+    return bool(readline.get_line_buffer())
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines, some even where a terminal says that it has none."""
+    width, height = shutil.get_terminal_size(fallback=(120, 24))
+    return max(width, 20), max(height, 10)

@@ -1,0 +1,101 @@
+"""Text that fits a terminal: tables of numbers, of which the largest columns are shown, and lines of any alphabet."""
+
+import unicodedata
+from itertools import accumulate
+from typing import Callable, Sequence
+
+import numpy as np
+
+from ..cli.tables import wrapped
+
+HEADING = 8  # so much of a heading is shown where columns of numbers could be narrower
+GAP = "~"  # where something is left out
+
+
+def grid(title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], str], width: int,
+         height: int, largest: tuple[str, np.ndarray] | None = None) -> list[str]:
+    """A title, the columns' headings, and a line for each row: its name and its cells.
+
+    largest: what makes a column matter, "keys with the largest weights", and a number for each column: where not all
+    fit, the columns with the largest numbers are shown. Of rows, the first and the last are.
+    """
+    lines = fitted(title, width)
+    shown_rows = middle_left_out(len(rows), height - len(lines) - (2 if largest else 1))
+    names = {i: shortened(rows[i], max(width // 3, 1)) for i in shown_rows if i is not None}
+    cells = {i: [cell(i, j) for j in range(len(columns))] for i in names}
+    margin = max(map(display_width, names.values()))
+    needed = max(display_width(text) for row in cells.values() for text in row)
+    size, n_shown = fitting_columns(columns, needed, width - margin)
+    matters = largest[1] if largest else -np.arange(len(columns))
+    shown_columns = np.sort(np.argsort(-matters, kind="stable")[:n_shown])
+    if largest and n_shown < len(columns):
+        lines += fitted(f"the {n_shown} {largest[0]}; {len(columns) - n_shown} left out", width)
+
+    def line(name: str, texts: Sequence[str]) -> str:
+        aligned = [padded(shortened(texts[j], size), size, right=True) for j in shown_columns]
+        return beginning("  ".join([padded(name, margin), *aligned]), width)
+
+    lines.append(line("", columns))
+    for i in shown_rows:
+        lines.append(f"... {len(rows) - len(names)} more" if i is None else line(names[i], cells[i]))
+    return lines
+
+
+def fitting_columns(headings: Sequence[str], needed: int, room: int) -> tuple[int, int]:
+    """The width of a column, and how many fit: headings are shortened before columns are left out."""
+    for size in (max(needed, *map(display_width, headings)), max(needed, HEADING)):
+        n_fitting = room // (size + 2)
+        if n_fitting >= len(headings):
+            return size, len(headings)
+    return (size, n_fitting) if n_fitting else (max(room - 2, 1), 1)
+
+
+def middle_left_out(n: int, room: int) -> list[int | None]:
+    """The numbers up to n, or the first and the last of them, as many as there is room for, and a None between."""
+    if n <= max(room, 1):
+        return list(range(n))
+    n_last = max(room // 2, 1)
+    n_first = max(room - 1 - n_last, 0)
+    return [*range(n_first), None, *range(n - n_last, n)]
+
+
+def elided(lines: Sequence[str], room: int) -> list[str]:
+    """The lines, or the first and the last of them, with one between that says how many are left out."""
+    shown = middle_left_out(len(lines), room)
+    return [f"... {len(lines) - len(shown) + 1} more" if i is None else lines[i] for i in shown]
+
+
+def fitted(line: str, width: int) -> list[str]:
+    """A line as several that fit, if it is too long: between words, or anywhere where characters have two columns."""
+    if display_width(line) <= width:
+        return [line]
+    if display_width(line) == len(line):
+        return wrapped(line, width, 2)
+    first = beginning(line, width)
+    return [first, *fitted(line[len(first):], width)]
+
+
+def display_width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a Chinese character or an emoji, none for an accent."""
+    return sum(map(character_width, text))
+
+
+def character_width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def beginning(text: str, width: int) -> str:
+    """As much of a text as fits."""
+    return text[:sum(end <= width for end in accumulate(map(character_width, text)))]
+
+
+def shortened(text: str, width: int) -> str:
+    return text if display_width(text) <= width else beginning(text, width - 1) + GAP
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """The text with blanks after it, or before it, where it is to be on the right."""
+    blanks = " " * (width - display_width(text))
+    return blanks + text if right else text + blanks

@@ -1,0 +1,220 @@
+"""Fine-tune a checkpoint on texts, or train one anew: `python -m numpy_gpt2.train story.txt --out my-model`."""
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .checkpoint.hub import TOKENIZER, checkpoint_files
+from .checkpoint.loading import load, load_tokenizer
+from .checkpoint.saving import save
+from .cli.arguments import ArgumentParser, announce_model, check_plot, read_text, whole_number
+from .cli.exits import bad_input, say
+from .cli.exits import run as run_command
+from .cli.tables import table
+from .config import GPT2Config
+from .decoding import stream_text
+from .scoring import score_tokens
+from .tokenizer import Tokenizer
+from .training.loop import Run, diverged, frozen_names, initial_model, start, training_step
+from .training.memory import check_training_memory
+from .training.plot import draw
+from .training.saved_run import check_folder, description, remove_run, resume, save_run
+from .training.settings import TrainingConfig
+from .training.windows import split_tail
+from .weights import GPT2, parameter_shapes
+
+SAMPLE_TOKENS = 40
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="numpy_gpt2.train", description="Fine-tune a checkpoint on texts, or train one anew. "
+                            "The run's state is saved as it goes: after Ctrl-C, a crash or a full disk, the same "
+                            "command goes on from there, to the same weights.")
+    parser.add_argument("texts", nargs="+", metavar="TEXT",
+                        help="a UTF-8 text, or - for standard input; <|endoftext|> goes before each")
+    parser.add_argument("--model", default="fairytale", metavar="NAME",
+                        help="what to start from: fairytale (bundled, the default), gpt2, gpt2-medium, an owner/repo "
+                             "on the hub, or a folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
+                        help="where the checkpoint goes: a new folder, or that of the run to go on with")
+
+    scratch = parser.add_argument_group("a new model")
+    scratch.add_argument("--from-scratch", action="store_true",
+                         help="start with a model that has learnt nothing; of --model only the tokenizer is taken")
+    for name, default in (("n-layer", 4), ("n-head", 4), ("n-embd", 128)):
+        scratch.add_argument(f"--{name}", type=whole_number(1), default=default, metavar="N",
+                             help="default: %(default)s")
+
+    recipe = parser.add_argument_group("how to learn")
+    recipe.add_argument("--steps", type=whole_number(1), default=200, metavar="N",
+                        help="updates of the weights (default: %(default)s)")
+    recipe.add_argument("--batch-size", type=whole_number(1), default=8, metavar="N",
+                        help="windows of the text in one pass (default: %(default)s)")
+    recipe.add_argument("--context", type=whole_number(1), metavar="N",
+                        help="tokens of a window (default: 256, or the model's context where that is less)")
+    recipe.add_argument("--accumulate", type=whole_number(1), default=1, metavar="N",
+                        help="passes whose gradients make up one step: a larger batch in less memory "
+                             "(default: %(default)s)")
+    recipe.add_argument("--rate", type=float, metavar="R",
+                        help="AdamW's largest learning rate (default: 0.001, from scratch 0.005)")
+    recipe.add_argument("--muon-rate", type=float, metavar="R",
+                        help="Muon's, which moves the matrices of the blocks; 0 leaves them to AdamW "
+                             "(default: 0.01, from scratch 0.02)")
+    recipe.add_argument("--weight-decay", type=float, default=0.05, metavar="D",
+                        help="of the matrices of the blocks (default: %(default)s)")
+    recipe.add_argument("--warmup", type=float, default=0.1, metavar="F",
+                        help="the fraction of the steps in which the rates rise; then they fall along a cosine "
+                             "(default: %(default)s)")
+    recipe.add_argument("--clip", type=float, default=1.0, metavar="NORM",
+                        help="the largest norm of the gradients that AdamW sees, 0 is off (default: %(default)s)")
+    recipe.add_argument("--freeze", nargs="+", default=[], metavar="GLOB",
+                        help="parameters that stay as they are: 'wte' 'h.[0-3].*'")
+    recipe.add_argument("--seed", type=whole_number(0), default=0, metavar="S",
+                        help="of the order of the windows, and of a new model's weights (default: %(default)s)")
+
+    watching = parser.add_argument_group("how to watch it")
+    watching.add_argument("--held-out", type=float, default=0.1, metavar="F",
+                          help="the fraction of the text, its tail, to measure by instead of learning it "
+                               "(default: %(default)s)")
+    watching.add_argument("--eval-every", type=whole_number(1), metavar="N",
+                          help="steps from one measurement, with a sample of text, to the next (default: a fifth of "
+                               "--steps)")
+    watching.add_argument("--save-every", type=float, default=60.0, metavar="S",
+                          help="seconds after which the state is saved again (default: %(default)s)")
+    watching.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses")
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    with bad_input():
+        if args.plot:
+            check_plot(args.plot)
+        check_folder(args.out)
+        tokenizer = load_tokenizer(args.model)
+        tokenizer_files = checkpoint_files(args.model, None, (TOKENIZER,))
+    ids = np.concatenate([[tokenizer.eot_id, *tokenizer.encode(read_text(text))] for text in args.texts])
+    with bad_input():
+        train_ids, held_out = split_tail(ids, args.held_out)
+        model = starting_model(args, tokenizer)
+        config = training_config(args, model)
+        check_training_memory(model.config, config, frozen_names(list(parameter_shapes(model.config)), config.freeze))
+        run = start(model, config)
+        check_length(train_ids, config)
+    about = {**description(run, ids, args.model), "held_out": args.held_out, "from_scratch": args.from_scratch}
+    args.out.mkdir(parents=True, exist_ok=True)
+    with bad_input():
+        if resume(run, args.out, about):
+            say(f"{args.out}: going on after step {run.step} of {config.steps}")
+    announce_model("a new one" if args.from_scratch else args.model, model)
+    say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out")
+
+    try:
+        take_steps(run, train_ids, held_out, tokenizer, about, args)
+    except KeyboardInterrupt:
+        if run.is_whole:  # not while it was moving the weights; then the state saved last must do
+            save_run(run, args.out, about)
+        say("stopped: the same command goes on")
+        raise
+    save(run.model, args.out, tokenizer_files=tokenizer_files)
+    remove_run(args.out)
+    print_losses(run)
+    say(f"{args.out}: done; try python -m numpy_gpt2.generate --model {args.out}")
+    if args.plot:
+        draw(run, args.plot)
+
+
+# What is asked for ----------------------------------------------------------------------------------------------------
+
+
+def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
+    """The checkpoint's model, or with --from-scratch one that has learnt nothing."""
+    if not args.from_scratch:
+        return load(args.model)[0]
+    context = args.context or 256
+    config = GPT2Config(tokenizer.vocab_size, context, args.n_embd, args.n_layer, args.n_head,
+                        bos_token_id=tokenizer.eot_id, eos_token_id=tokenizer.eot_id)
+    return initial_model(config, args.seed)
+
+
+def training_config(args: Any, model: GPT2) -> TrainingConfig:
+    """The settings, those that were left open filled in."""
+    defaults = {"rate": 0.005, "muon_rate": 0.02} if args.from_scratch else {"rate": 0.001, "muon_rate": 0.01}
+    rates = defaults | {name: getattr(args, name) for name in defaults if getattr(args, name) is not None}
+    return TrainingConfig(args.steps, args.batch_size, args.context or min(256, model.config.n_positions),
+                          args.accumulate, **rates, weight_decay=args.weight_decay, warmup=args.warmup, clip=args.clip,
+                          freeze=tuple(args.freeze), seed=args.seed)
+
+
+def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
+    """Raise ValueError for a text shorter than one window."""
+    if len(train_ids) <= config.context:
+        raise ValueError(f"the text must be longer than one window, --context {config.context}. Got "
+                         f"{len(train_ids):,} tokens to train on: give a longer text, or "
+                         f"--context {max(1, len(train_ids) // 2)}.")
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Tokenizer, about: dict[str, Any],
+               args: Any) -> None:
+    """Take the steps that are left: a progress bar, a measurement now and then, the state saved as it goes."""
+    eval_every = args.eval_every or max(1, run.config.steps // 5)
+    n_tokens = run.config.accumulate * run.config.batch_size * run.config.context
+    saved = time.monotonic()
+    if run.step == 0:
+        measure(run, held_out, tokenizer)
+    with tqdm(total=run.config.steps, initial=run.step, unit="step", disable=None) as bar:
+        while run.step < run.config.steps:
+            started = time.perf_counter()
+            loss = training_step(run, ids)
+            speed = n_tokens / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
+            is_last = run.step == run.config.steps
+            if is_last or run.step % eval_every == 0:
+                bar.clear()
+                try:
+                    measure(run, held_out, tokenizer)
+                except FloatingPointError as error:
+                    raise diverged(run, "the logits are not finite") from error
+            if is_last or time.monotonic() - saved >= args.save_every:
+                save_run(run, args.out, about)
+                saved = time.monotonic()
+
+
+def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
+    """The loss on the held-out text, and what the model writes by itself now, on standard error."""
+    line = f"step {run.step}/{run.config.steps}"
+    if run.losses:
+        line += f", loss {run.losses[-1]:.3f}"
+    if len(held_out) > 1:
+        stride = run.model.config.n_positions - 1  # each token once, so that a measurement takes little time
+        run.held_out_losses[run.step] = score_tokens(run.model, held_out, stride=stride).mean_loss
+        line += f", held-out loss {run.held_out_losses[run.step]:.3f}"
+    sample = "".join(stream_text(run.model, tokenizer, "", SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=run.step))
+    say(f"{line}: {' '.join(sample.split())}")
+
+
+def print_losses(run: Run) -> None:
+    """The table at the end: the losses where they were measured."""
+    rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(loss):.1f}"]
+            for step, loss in run.held_out_losses.items()]
+    header = ["step", "training loss", "held-out loss", "held-out perplexity"]
+    for line in table(header, rows, ">>>>", shutil.get_terminal_size(fallback=(120, 24)).columns):
+        print(line)
+
+
+def mean_of_last(losses: list[float], n: int = 10) -> str:
+    """One batch is easier than another: the mean of the last few says more."""
+    return f"{np.mean(losses[-n:]):.3f}" if losses else ""
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,108 @@
+"""A training run in a file, from which it goes on to the same weights, bit for bit.
+
+The file is replaced as a whole, under another name first: whenever a run is stopped, by Ctrl-C, kill -9 or a full disk,
+the last state that was saved is still there.
+"""
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+
+from ..errors import CheckpointError, one_line
+from ..weights import named_parameters
+from .loop import Run
+
+FILE = "training_run.npz"
+PARTIAL = f".{FILE}.partial"  # while it is being written
+
+
+def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
+    """Write the run's state to the folder. about: what else the run depends on, as JSON can hold it."""
+    facts = {"about": about, "step": run.step, "losses": run.losses,
+             "held_out_losses": list(run.held_out_losses.items())}
+    arrays = {"facts": np.array(json.dumps(facts))}
+    arrays |= {f"weight {name}": array for name, array in named_parameters(run.model) if name in run.moments}
+    for name, moments in run.moments.items():
+        arrays |= {f"{moment} {name}": array for moment, array in moments.items()}
+    try:
+        with open(folder / PARTIAL, "wb") as file:  # given a path, np.savez would choose its own name
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(folder / PARTIAL, folder / FILE)
+    finally:
+        (folder / PARTIAL).unlink(missing_ok=True)
+
+
+def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
+    """Take the run, which has just been started, to the state that is saved in the folder; False where none is.
+
+    Raises ValueError where the saved run is another one, CheckpointError for a file that is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return False
+    with damage_named(path):
+        file = np.load(path, allow_pickle=False)
+    with file:
+        with damage_named(path):
+            facts = json.loads(str(file["facts"]))
+            then = dict(facts["about"])
+        check_same(about, then, folder)
+        with damage_named(path):
+            for name, array in named_parameters(run.model):
+                if name in run.moments:
+                    array[...] = file[f"weight {name}"]
+                    for moment, values in run.moments[name].items():
+                        values[...] = file[f"{moment} {name}"]
+            run.step, run.losses = facts["step"], facts["losses"]
+            run.held_out_losses = dict(map(tuple, facts["held_out_losses"]))
+    return True
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside, reading the file, is a CheckpointError that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, zlib, json and NumPy have a dozen of them between them
+        raise CheckpointError(f"{path}: expected the state of a training run, found a damaged file "
+                              f"({one_line(error)}): start anew in another folder") from error
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the state of a run that is done."""
+    (folder / FILE).unlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless the folder is new, empty, or that of a run: nothing that was there before is lost.
+
+    What a run had half written when it was killed is removed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
+    (folder / PARTIAL).unlink(missing_ok=True)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
+        raise ValueError("--out must be a new folder, or that of a run to go on with. "
+                         f"Got {str(folder)!r}, which holds something else.")
+
+
+def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError unless the run in the folder is the one that is asked for."""
+    for name in {**then, **now}:
+        if now.get(name) != then.get(name):
+            raise ValueError(f"{folder} holds a run with {name} {then.get(name)}. Got {now.get(name)}: give what it "
+                             "was started with, or another folder.")
+
+
+def description(run: Run, ids: np.ndarray, start_from: str) -> dict[str, Any]:
+    """What a run depends on: its settings, what it starts from, and the text, as a hash of the ids."""
+    text = sha256(np.ascontiguousarray(ids, np.int64).tobytes()).hexdigest()[:16]
+    return {**asdict(run.config), "freeze": list(run.config.freeze), "start": start_from, "text": text}

@@ -1,0 +1,118 @@
+"""What made the model say that? Three answers by gradients, beside the answer by trying.
+
+Method: the prompts and answers of patch_activations.py. After each prompt the model says one answer rather than the
+other; how much so is the difference of their two logits.
+
+1. Saliency: the gradient of the answer's logit at each token's embedding, times the embedding. One pass back.
+2. Integrated gradients: the same, but with the mean gradient on the way from no tokens at all, so that the parts sum to
+   what the tokens do together.
+3. Attribution patching: what each patch of one activation of the corrupted run would restore, all of them estimated in
+   three passes. Beside it real patching, one pass for each patch.
+
+How to read the tables: the first has a row for each token. The second has a row for each head, or MLP, whose patch
+matters most at all positions together, with the estimate and what real patching gives. With --plot, each patch of the
+residual stream and of the heads is a point: estimate against truth. Points far from the diagonal are where the
+activation is so different that a straight line does not describe what the model does with it: in the first layers,
+mostly, where nearly all of the network is still to come.
+
+Source: Nanda, "Attribution Patching: Activation Patching At Industrial Scale", 2023; Sundararajan et al., "Axiomatic
+Attribution for Deep Networks", 2017.
+"""
+
+import experiment
+import numpy as np
+from patch_activations import ANSWERS, CLEAN, CORRUPTED, answer_ids, check_prompts
+
+from numpy_gpt2 import (Recorder, attribution_patching, forward, integrated_gradients, logit_difference, patch,
+                        saliency)
+from numpy_gpt2.cli.exits import run
+
+N_ROWS = 10
+
+
+def real_effects(model, clean, corrupted, metric, names):
+    """What patching each stage adds to the metric, by trying: of each name an array like that of the estimates."""
+    acts = Recorder(names)
+    forward(model, clean, tap=acts)
+    before, _ = metric(forward(model, corrupted))
+    effects = {}
+    for name in names:
+        heads = range(model.config.n_head) if name.endswith("attn.z") else [None]
+        effects[name] = np.array([[metric(forward(model, corrupted, tap=patch(name, acts[name], position, head)))[0]
+                                   - before for position in range(len(clean))] for head in heads])
+    return effects  # each [n_head or 1, n_tokens]
+
+
+def print_tokens(tokenizer, ids, columns):
+    """A row for each token of the prompt: its name, and what it does by each method."""
+    rows = [[str(i), repr(tokenizer.decode([token_id])), *(f"{values[i]:+.3f}" for values in columns.values())]
+            for i, token_id in enumerate(ids)]
+    sums = ["", "sum", *(f"{values.sum():+.3f}" for values in columns.values())]
+    experiment.print_table(["position", "token", *columns], [*rows, sums], n_left=2)
+
+
+def correlation(estimates, effects):
+    """Of all patches together: Pearson's coefficient."""
+    return float(np.corrcoef(np.concatenate([estimates[name].ravel() for name in effects]),
+                             np.concatenate([values.ravel() for values in effects.values()]))[0, 1])
+
+
+def main():
+    parser = experiment.make_parser(__doc__)
+    parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
+    parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
+    parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
+                        help="what should follow each, of which the first token counts (default: ' she' ' he')")
+    args, model, tokenizer = experiment.start(parser)
+    clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
+    corrupted = [tokenizer.eot_id, *tokenizer.encode(args.corrupted)]
+    check_prompts(tokenizer, clean, corrupted, model.config.n_positions)
+    answer, other = answer_ids(tokenizer, args.answers)
+    metric = logit_difference(answer, other)
+    layers = range(model.config.n_layer)
+
+    difference = saliency(model, clean, -1, answer) - saliency(model, clean, -1, other)
+    parts = integrated_gradients(model, clean, metric)
+    print(f"logit of {args.answers[0]!r} less that of {args.answers[1]!r} after the clean prompt, by token\n")
+    print_tokens(tokenizer, clean, {"saliency": difference, "integrated gradients": parts})
+    with_tokens, _ = metric(forward(model, clean))
+    without, _ = metric(forward(model, clean, tap=patch("wte", 0)))
+
+    estimated = attribution_patching(model, clean, corrupted, metric)
+    whole = estimated.clean - estimated.corrupted
+    kinds = {"residual stream": [f"h.{i}.resid_pre" for i in layers], "heads": [f"h.{i}.attn.z" for i in layers],
+             "MLPs": [f"h.{i}.mlp.out" for i in layers]}
+    real = {kind: real_effects(model, clean, corrupted, metric, names) for kind, names in kinds.items()}
+    of_parts = []
+    for name, effects in (real["heads"] | real["MLPs"]).items():
+        for head, values in enumerate(effects):
+            estimate = estimated.effects[name].reshape(effects.shape)[head]
+            label = f"{name} head {head}" if len(effects) > 1 else name
+            of_parts.append((label, float(estimate.sum()), float(values.sum())))
+    of_parts.sort(key=lambda part: -abs(part[2]))
+    print(f"\nwhat a patch of the clean run adds to the corrupted one's {estimated.corrupted:+.3f}, summed over "
+          f"positions; the clean one has {estimated.clean:+.3f}\n")
+    experiment.print_table(["patched", "estimated", "by trying"], [
+        [label, f"{estimate:+.3f}", f"{truth:+.3f}"] for label, estimate, truth in of_parts[:N_ROWS]])
+
+    n_patches = sum(values.size for effects in real.values() for values in effects.values())
+    experiment.conclude(
+        f"The parts of the integrated gradients sum to {parts.sum():+.3f}; the tokens together make "
+        f"{with_tokens - without:+.3f}.",
+        f"Three passes estimated what {n_patches} patches did one by one. Estimate and truth correlate with " +
+        ", ".join(f"{correlation(estimated.effects, effects):.2f} ({kind})" for kind, effects in real.items()) + ".",
+        f"The most important part by trying, {of_parts[0][0]}, makes {of_parts[0][2] / whole:.0%} of the difference "
+        f"between the two runs; its estimate is {of_parts[0][1] / whole:.0%}." if whole else
+        "Both prompts give the same difference of logits: these answers do not tell them apart.")
+    if args.plot:
+        with experiment.picture(args.plot, 3) as panels:
+            for panel, (kind, effects) in zip(panels, real.items()):
+                for name, values in effects.items():
+                    panel.plot(estimated.effects[name].ravel(), values.ravel(), ".", label=name)
+                panel.axline((0, 0), slope=1, color="grey", linewidth=0.8)
+                panel.set(title=kind, xlabel="estimated by attribution patching", ylabel="by real patching")
+                panel.legend(fontsize="x-small")
+
+
+if __name__ == "__main__":
+    run(main)
