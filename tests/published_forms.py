@@ -155,7 +155,8 @@ FORMS = {
         merges=None),
     "ordinary words added": Form(
         {"tokenizer.json": tokenizer_json(added_tokens=[
-            added(PLAIN["a"], "a", special=False), added(N, "\n\n", special=False), added(N + 1, "người", special=False),
+            added(PLAIN["a"], "a", special=False), added(N, "\n\n", special=False),
+            added(N + 1, "người", special=False),
             added(N + 2, "ไทย", special=False, normalized=True), added(N + 3, "café", special=False)])},
         {}, N + 4, merges=None),
     "add_prefix_space": Form({"vocab.json": PLAIN, "added_tokens.json": ADDED,
@@ -242,7 +243,8 @@ def model_arrays(form: Form) -> dict[str, np.ndarray]:
     for end in form.ends:
         if form.tied:
             arrays["wte.weight"][end] *= 4
-    arrays["wte.weight"][len(PLAIN) + 20:] = 0  # of ids without a token
+    if form.vocab_size > N + 5:
+        arrays["wte.weight"][N:] = 0  # of ids without a token, which would be drawn
     return arrays
 
 
@@ -268,8 +270,8 @@ def texts(form: Form, n_texts: int = 200) -> list[str]:
     if form.files.get("added_tokens.json") != ADDED and END not in form.files.get("vocab.json", PLAIN):
         names -= {END}  # which transformers would make up
     some = [*sorted(names), *LINES, "The cat's", " the", "  ", "\n", "\n\n", "\u3000", "\t", "a", "Ab", "9", "½", "٣",
-            "tiê\u0301ng Viê\u0323t", "TIẾNG VIỆT", "ไทย", "กำ", "العَرَبِيَّة", "👩‍👩‍👧‍👦", "🇻🇳", "e\u0301", "Å", "ﬁ", "'s", "’s", "_",
-            "-", "\u200b", "\xa0", "\x1c", "ß", "İ", "Σας"]
+            "tiê\u0301ng Viê\u0323t", "TIẾNG VIỆT", "ไทย", "กำ", "العَرَبِيَّة", "👩‍👩‍👧‍👦", "🇻🇳",
+            "e\u0301", "Å", "ﬁ", "'s", "’s", "_", "-", "\u200b", "\xa0", "\x1c", "ß", "İ", "Σας"]
     letters = [chr(code) for code in [*range(32, 127), *range(0xa1, 0x250), *range(0x300, 0x340), *range(0xe01, 0xe3b),
                                       *range(0x620, 0x650), *range(0x1e00, 0x1f00), *range(0x4e00, 0x4e40),
                                       *range(0x1f600, 0x1f640), *range(0x2000, 0x2070)]]

@@ -45,7 +45,8 @@ def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:
     settings = read_tokenizer_settings(files)
     vocabulary = read_vocabulary(files, settings)
     bos_id, eos_ids = begin_and_ends(files, settings, vocabulary)
-    return build_tokenizer(vocabulary, bos_id=bos_id, eos_ids=eos_ids, files=files)
+    own_files = {name: path for name, path in files.items() if not name.startswith("model")}
+    return build_tokenizer(vocabulary, bos_id=bos_id, eos_ids=eos_ids, files=own_files)
 
 
 def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
