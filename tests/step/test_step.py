@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import numpy_gpt2
-from numpy_gpt2 import GPT2Config, random_model, save
-from numpy_gpt2.checkpoint.hub import TOKENIZER, checkpoint_files
+from numpy_gpt2 import GPT2Config, load_tokenizer, random_model, save
 from numpy_gpt2.step.walk import SHORT_FORMS
 
 try:
@@ -169,8 +168,7 @@ def test_help_names_every_option():
 
 @pytest.mark.slow
 def test_small_s_size_is_walked_at_reading_speed(tmp_path):
-    save(random_model(GPT2Config(vocab_size=4096)), tmp_path, tokenizer_files=checkpoint_files(
-        "fairytale", None, [TOKENIZER]))
+    save(random_model(GPT2Config(vocab_size=4096)), tmp_path, tokenizer=load_tokenizer("fairytale"))
     process = step("Once upon a time", "--model", str(tmp_path), "--until", "h.3.attn.pattern")
     assert process.returncode == 0 and "[n_head 12, n_new 4, n_all 4]" in process.stdout
 
