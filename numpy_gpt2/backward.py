@@ -24,7 +24,7 @@ from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
-from .tap import ArrayTap, Recorder, Tap, check_stages, checked, no_tap, scoped, stage_of
+from .tap import ArrayTap, Recorder, Tap, check_stages, checked, no_tap, scoped, stage_of, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
@@ -43,7 +43,8 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         returns flows on. Where `tap` put another array in place, the gradient passes as if it had not.
     Returns a float, and a GPT2 whose arrays are gradients. Where `lm_head` is tied, its part is in `wte`.
     Raises ValueError for ids or targets that are not tokens of this model, and where no target counts.
-    Memory: the gradients, and all activations but scores and pattern, which no tap sees and attention makes again.
+    Memory: the gradients, and all activations. Scores and pattern are kept only where a tap wants them; else they are
+    computed again.
     """
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
@@ -55,9 +56,8 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         activations[name] = value  # by reference: nobody changes an array once a tap has seen it
         return value
 
-    keep.globs = getattr(tap, "globs", ())  # type: ignore[attr-defined]
-    if tap is gradient_tap is no_tap:  # then nobody sees the two arrays that grow with the square of n_tokens
-        keep.skips = ("attn.scores", "attn.pattern")  # type: ignore[attr-defined]
+    wanted = () if tap is no_tap else getattr(tap, "globs", ("*",))
+    keep.globs = (*wanted, "ln_f", *(f"h.*.{name}" for name in READ_OF_BLOCK))  # type: ignore[attr-defined]
     logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
     loss, d_logits = cross_entropy(logits, targets)
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
@@ -154,12 +154,13 @@ def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts:
 
     d_q, d_k, d_v = np.empty_like(q), np.zeros_like(q), np.zeros_like(q)  # each [n_head, n_tokens, d_head]
     n_tokens = q.shape[-2]
-    n_queries = QUERY_BLOCK if tap is no_tap and "attn.scores" not in acts else n_tokens
+    scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
+    n_queries = QUERY_BLOCK if scores_tap is no_tap and "attn.scores" not in acts else n_tokens
     for start in range(0, n_tokens, n_queries):
         queries = np.s_[..., start:start + n_queries, :]
         visible = np.s_[..., :start + n_queries, :]
         d_q[queries], d_k_of_block, d_v_of_block = attend_backward(
-            d_z[queries], q[queries], k_all[visible], v_all[visible], acts, tap)
+            d_z[queries], q[queries], k_all[visible], v_all[visible], acts, scores_tap)
         d_k[visible] += d_k_of_block  # a key gets a part from each query that sees it
         d_v[visible] += d_v_of_block
 
