@@ -208,7 +208,7 @@ def test_merging_heads_copies_nothing(drawn):
     (Recorder("h.*.resid_*"), False), (Recorder(["logits", "h.0.attn.q"]), False), (Recorder([]), False),
     (Recorder("h.1.attn.pattern"), True), (ablate("h.*.attn.scores"), True), (lambda name, value: None, True),
     (chain(Recorder("ln_f"), ablate("h.1.mlp.out")), False), (chain(Recorder("ln_f"), lambda name, value: None), True),
-], ids=str)
+], ids=["residual", "list", "nothing", "pattern", "scores", "any_function", "chain", "chain_with_any_function"])
 def test_queries_go_in_blocks_unless_a_tap_wants_scores_or_pattern(tap, whole):
     gpt2, ids = lively_model(CONFIG), random_ids(CONFIG, (N_TOKENS,))
     calls = Calls(model.attend)
