@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, KVCache, forward, matmul, model, ops, random_model
-from numpy_gpt2.matmul import FEW_ROWS, allocate_channel_major, matrix_product
+from numpy_gpt2 import GPT2Config, KVCache, forward, matmul, model, ops, parameter_shapes, random_model
+from numpy_gpt2.matmul import FEW_ROWS, allocate_channel_major, allocate_parameter, matrix_product
 from strategies import random_ids, seeds
 
 CONFIG = GPT2Config(vocab_size=20, n_positions=200, n_embd=8, n_layer=2, n_head=2)
@@ -71,6 +71,13 @@ def test_weights_of_linear_layers_are_stored_output_by_output():
     for block in gpt2.h:
         for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
             assert layer.weight.T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_parameter_has_the_shape_and_type_asked_for(dtype):
+    for name, shape in parameter_shapes(CONFIG).items():
+        array = allocate_parameter(name, shape, dtype)
+        assert (array.shape, array.dtype) == (shape, dtype)
 
 
 def test_a_channel_s_positions_are_adjacent_in_the_cache():

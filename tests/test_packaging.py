@@ -97,5 +97,24 @@ def test_the_sdist_has_what_the_tests_need(packages):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*")
                   if path.is_file() and "__pycache__" not in path.parts}
         assert wanted and wanted <= names
-    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("numpy_gpt2/*/README.md")} <= names
-    assert {"README.vi.md", "setup.cfg", "setup.py", "pyproject.toml", "LICENSE"} <= names
+    readmes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "numpy_gpt2").rglob("README.md")}
+    assert {"README.vi.md", "setup.cfg", "setup.py", "pyproject.toml", "LICENSE", ".gitignore", *readmes} <= names
+
+
+def test_tests_run_from_the_sdist(packages, tmp_path):
+    with tarfile.open(packages["sdist"]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder, = tmp_path.iterdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    run(*pytest_command, "--collect-only", cwd=folder, env=environment)
+    run(*pytest_command, "tests/test_goldens.py", "tests/test_config.py", "tests/test_errors.py", cwd=folder,
+        env=environment)
+
+
+def test_the_metadata_name_the_authors_and_the_types(packages):
+    with zipfile.ZipFile(packages["wheel"]) as archive:
+        name, = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().partition("\n\n")[0].splitlines()
+    assert "Author: the numpy_gpt2 contributors" in lines and "Classifier: Typing :: Typed" in lines
+    assert any(line.startswith("Requires-Dist: huggingface_hub") and "<3" in line for line in lines)

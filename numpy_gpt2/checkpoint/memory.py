@@ -1,39 +1,40 @@
-"""Whether a model fits into memory, before it is read: what its weights take, and what can be had.
+"""Whether a model fits into memory, before it is read: what its weights take, and what is available.
 
-Linux tells what can be had, in files of text. Where nothing is known nothing is refused, and NumPy's own MemoryError is
-what remains.
+Linux tells what is available, in files of text. Where nothing is known nothing is refused, and NumPy's own MemoryError
+is what remains.
 """
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..config import SIZES, GPT2Config
+from ..weights import parameter_shapes
 
 
 def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
-    """Raise MemoryError where the weights of a model, in this type, do not fit into the memory that can be had."""
+    """Raise MemoryError where the weights of a model, in this type, do not fit into the memory that is available."""
     available = available_memory()
     if available is None or weights_bytes(config, dtype) <= available:
         return
     fitting = [size for size in SIZES if weights_bytes(SIZES[size], dtype) <= available]
     smaller = f"{fitting[-1]} ({gigabytes(weights_bytes(SIZES[fitting[-1]], dtype))})" if fitting else "fairytale"
     raise MemoryError(f"the weights as {dtype.name} take {gigabytes(weights_bytes(config, dtype))}, and "
-                      f"{gigabytes(available)} can be had: take a smaller model, {smaller}, or close other programs")
+                      f"{gigabytes(available)} is available: take a smaller model, {smaller}, or close other programs")
 
 
 def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
     """What the parameters of a model take; nothing else is large while they are read, piece by piece, into place."""
-    n_embd, n_inner = config.n_embd, config.n_inner
-    norm = 2 * n_embd
-    attention = (n_embd + 1) * 3 * n_embd + (n_embd + 1) * n_embd
-    mlp = (n_embd + 1) * n_inner + (n_inner + 1) * n_embd
-    embedding = config.vocab_size * n_embd
-    count = embedding + config.n_positions * n_embd + config.n_layer * (2 * norm + attention + mlp) + norm
-    if not config.tie_word_embeddings:
-        count += embedding
-    return count * dtype.itemsize
+    in_block = outside = 0
+    for name, shape in parameter_shapes(replace(config, n_layer=1)).items():  # a config may claim a billion layers
+        if name.startswith("h."):
+            in_block += math.prod(shape)
+        else:
+            outside += math.prod(shape)
+    return (outside + config.n_layer * in_block) * dtype.itemsize
 
 
 def gigabytes(n_bytes: int) -> str:
@@ -58,21 +59,14 @@ def machine_memory(root: Path) -> list[int]:
 def group_memory(root: Path) -> list[int]:
     """What is left to each control group around this process: a container, a job on a cluster, a user's session.
 
-    Source: cgroups(7). Of files that a group has in memory the system drops what others need.
+    Source: cgroups(7), version 2. Of files that a group has in memory the system drops what others need.
     """
+    group = root / "sys/fs/cgroup" / text_of(root / "proc/self/cgroup").strip().removeprefix("0::/")
     left = []
-    for _, kinds, path in re.findall(r"^(\d+):(.*?):/(.*)$", text_of(root / "proc/self/cgroup"), re.MULTILINE):
-        if kinds == "":  # version 2
-            group, limit, used = root / "sys/fs/cgroup" / path, "memory.max", "memory.current"
-        elif "memory" in kinds.split(","):
-            group, limit, used = root / "sys/fs/cgroup/memory" / path, "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        for folder in (group, *group.parents):  # a limit holds for all groups inside
-            numbers = [text_of(folder / name).strip() for name in (limit, used)]
-            if all(map(str.isdecimal, numbers)):  # not "max", and not missing
-                facts = named_numbers(folder / "memory.stat")
-                left.append(int(numbers[0]) - int(numbers[1]) + facts.get("inactive_file", 0))
+    for folder in (group, *group.parents):  # a limit holds for all groups inside
+        limit, used = text_of(folder / "memory.max").strip(), text_of(folder / "memory.current").strip()
+        if limit.isdecimal() and used.isdecimal():  # not "max", and not missing
+            left.append(int(limit) - int(used) + named_numbers(folder / "memory.stat").get("inactive_file", 0))
     return left
 
 

@@ -81,11 +81,12 @@ def combinations(pythons, wheel, sdist):
 
 
 def lowest_versions():
-    """setup.cfg's requirements, `numpy>=1.26`, each pinned: `numpy==1.26`."""
+    """setup.cfg's requirements, `numpy>=1.26,<3`, each pinned: `numpy==1.26`."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     requirements = settings["options"]["install_requires"] + settings["options.extras_require"]["test"]
-    return [requirement.replace(">=", "==") for requirement in requirements.split()]
+    return [requirement.partition(",")[0].replace(">=", "==") for requirement in requirements.split("\n")
+            if requirement and not requirement.startswith("#")]
 
 
 # Building and trying --------------------------------------------------------------------------------------------------
