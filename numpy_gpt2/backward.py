@@ -24,13 +24,10 @@ from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
-from .tap import ArrayTap, Recorder, Tap, check_stages, checked, no_tap, scoped, stage_of
+from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
-
-READ_OF_BLOCK = ("resid_pre", "ln_1", "attn.q", "attn.k_all", "attn.v_all", "attn.z", "resid_mid", "ln_2", "mlp.pre",
-                 "mlp.post", "resid_post")  # the stages that the backward pass cannot do without
 
 
 def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap = no_tap,
@@ -58,8 +55,8 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     keep.globs = getattr(tap, "globs", ())  # type: ignore[attr-defined]
     if tap is gradient_tap is no_tap:  # then nobody sees the two arrays that grow with the square of n_tokens
         keep.skips = ("attn.scores", "attn.pattern")  # type: ignore[attr-defined]
-    logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
-    loss, d_logits = cross_entropy(logits, targets)
+    loss, d_logits = cross_entropy(forward(model, ids, tap=keep), targets)  # [n_tokens, vocab_size]
+    del activations["logits"]  # as large as its gradient, and nobody reads it any more
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
 
 
@@ -74,7 +71,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     Raises ValueError for activations that are not of such a pass.
     """
     ids = check_ids(model, ids)
-    check_activations(model, ids, activations, d_logits)
+    check_activations(activations, d_logits, model.config, ids.shape)
     check_stages(gradient_tap, model.config)
     tap = checked(gradient_tap)
     config = model.config
@@ -129,15 +126,13 @@ def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Ac
     d_normed, d_attn = attention_backward(d_x, weights.attn, config.n_head, acts, tap)
     d_normed = tap("ln_1", d_normed)
     d_read, d_ln_1 = layer_norm_backward(d_normed, acts["resid_pre"], weights.ln_1, config.layer_norm_epsilon)
-    d_x = tap("resid_pre", d_x + d_read)
-    return d_x, Block(d_ln_1, d_attn, d_ln_2, d_mlp)
+    return tap("resid_pre", d_x + d_read), Block(d_ln_1, d_attn, d_ln_2, d_mlp)
 
 
 def mlp_backward(d_out: np.ndarray, weights: MLP, activation: str, acts: Activations,
                  tap: ArrayTap) -> tuple[np.ndarray, MLP]:
     """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
-    d_out = tap("mlp.out", d_out)
-    d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
+    d_post, d_c_proj = linear_backward(tap("mlp.out", d_out), acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
     d_pre = tap("mlp.pre", activation_backward(activation, d_post, acts["mlp.pre"]))
     d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)  # [n_tokens, n_embd]
@@ -253,14 +248,3 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: n
 def as_rows(x: np.ndarray) -> np.ndarray:
     """All tokens of a batch, one below the other: [..., n] -> [n_rows, n]."""
     return x.reshape(-1, x.shape[-1])
-
-
-def check_activations(model: GPT2, ids: np.ndarray, activations: Activations, d_logits: np.ndarray) -> None:
-    """Raise ValueError unless these are activations of a pass over ids without a cache, and d_logits fits them."""
-    *batch, n_tokens = ids.shape
-    names = [f"h.{i}.{name}" for i in range(model.config.n_layer) for name in READ_OF_BLOCK] + ["ln_f"]
-    for name, array in [(name, activations[name]) for name in names] + [("logits", d_logits)]:
-        shape = (*batch, *stage_of(name).concrete_shape(model.config, n_tokens, n_tokens, n_tokens))
-        if array.shape != shape:
-            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {shape} at "
-                             f"{name!r}. Got {array.shape}.")
