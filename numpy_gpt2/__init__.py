@@ -1,5 +1,6 @@
 """GPT-2 in pure NumPy: a forward pass to read, exact and fast enough to use. Start with model.py."""
 
+from .cli import interrupts  # noqa: F401  (first: it is about Ctrl-C while the rest is imported)
 from .backward import backpropagate, loss_and_gradients
 from .cache import KVCache
 from .checkpoint.loading import load, load_model, load_tokenizer

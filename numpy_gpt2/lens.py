@@ -23,6 +23,7 @@ from .errors import check_int
 from .model import check_ids, forward, unembed
 from .weights import GPT2
 from .ops import layer_norm, softmax
+from .sampling import check_finite
 from .scoring import top_ids_of
 from .tap import Recorder, Tap, checked, fits, stages_of
 from .tokenizer import Tokenizer
@@ -141,11 +142,12 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
 
     With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
-    probability still counts.
+    probability still counts. Raises FloatingPointError for logits that are NaN or infinite.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     if not 1 <= operator.index(k) <= n_known:
         raise ValueError(f"k must be from 1 to {n_known}, the tokens with a name. Got {k}.")
+    check_finite(np.max(logits, axis=-1))  # which is NaN if any is; -inf is a token that was ruled out
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]

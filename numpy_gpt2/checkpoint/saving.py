@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..errors import one_line
+from ..errors import one_line, shown
 from ..weights import GPT2, named_parameters
 
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
@@ -35,9 +35,12 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     the second waits for the first.
     Raises ValueError where a weight is too large for the type, OSError where the folder cannot be written.
     """
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype("?" if dtype is None else dtype)  # NumPy takes None for float64
+    except TypeError:  # bfloat16, which NumPy does not have, or no type at all
+        pass
     if dtype not in (np.float32, np.float16):
-        raise ValueError(f'dtype must be "float32" or "float16". Got {dtype.name!r}.')
+        raise ValueError(f'dtype must be "float32" or "float16". Got {shown(dtype)}.')
     arrays = {name: narrowed(name, array, dtype) for name, array in named_parameters(model)}
     config = json.dumps(model.config.to_dict(), indent=2) + "\n"
     folder = Path(folder)

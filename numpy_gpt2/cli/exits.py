@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, NoReturn
 import numpy as np
 
 from ..errors import CheckpointError, HubError
+from .interrupts import obey_interrupts
 
 
 class BadInput(Exception):
@@ -42,6 +43,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
 
 def exit_status(main: Callable[[], Any]) -> int:
     """Run a main function; the exit status that it ends with, everything said that is to be said."""
+    obey_interrupts()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, mode))

@@ -181,3 +181,10 @@ def test_a_whole_save_over_another_model_leaves_only_its_own_files(tmp_path):
     shutil.copytree(tmp_path, tmp_path / ".save-dead.complete")
     save(NEW, tmp_path)
     assert is_equal(load_model(tmp_path), NEW) and sorted(os.listdir(tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", "int8", "no type", None, 7, [1]])
+def test_another_type_is_refused_before_anything_is_written(tmp_path, dtype):
+    with pytest.raises(ValueError, match='^dtype must be "float32" or "float16". Got '):
+        save(NEW, tmp_path / "new", dtype)
+    assert not (tmp_path / "new").exists()
