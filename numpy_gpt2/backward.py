@@ -24,10 +24,12 @@ from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
-from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped
+from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
+
+READ = ("h.*.resid_*", "h.*.ln_*", "h.*.attn.[qkvz]*", "h.*.mlp.p*", "ln_f")  # what the backward pass reads, as globs
 
 
 def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap = no_tap,
@@ -40,7 +42,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         returns flows on. Where `tap` put another array in place, the gradient passes as if it had not.
     Returns a float, and a GPT2 whose arrays are gradients. Where `lm_head` is tied, its part is in `wte`.
     Raises ValueError for ids or targets that are not tokens of this model, and where no target counts.
-    Memory: the gradients, and all activations but scores and pattern, which no tap sees and attention makes again.
+    Memory: the gradients, and all activations; scores and pattern only where a tap wants them.
     """
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
@@ -52,9 +54,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         activations[name] = value  # by reference: nobody changes an array once a tap has seen it
         return value
 
-    keep.globs = getattr(tap, "globs", ())  # type: ignore[attr-defined]
-    if tap is gradient_tap is no_tap:  # then nobody sees the two arrays that grow with the square of n_tokens
-        keep.skips = ("attn.scores", "attn.pattern")  # type: ignore[attr-defined]
+    keep.globs = READ if tap is no_tap else (*READ, *getattr(tap, "globs", "*"))  # type: ignore[attr-defined]
     loss, d_logits = cross_entropy(forward(model, ids, tap=keep), targets)  # [n_tokens, vocab_size]
     del activations["logits"]  # as large as its gradient, and nobody reads it any more
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
@@ -75,8 +75,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     check_stages(gradient_tap, model.config)
     tap = checked(gradient_tap)
     config = model.config
-    d_logits = tap("logits", d_logits)
-    d_hidden, d_lm_head = unembed_backward(d_logits, activations["ln_f"], model.lm_head)
+    d_hidden, d_lm_head = unembed_backward(tap("logits", d_logits), activations["ln_f"], model.lm_head)
     d_hidden = tap("ln_f", d_hidden)  # [n_tokens, n_embd]
     x = activations[f"h.{config.n_layer - 1}.resid_post"]
     d_x, d_ln_f = layer_norm_backward(d_hidden, x, model.ln_f, config.layer_norm_epsilon)
@@ -149,12 +148,13 @@ def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts:
 
     d_q, d_k, d_v = np.empty_like(q), np.zeros_like(q), np.zeros_like(q)  # each [n_head, n_tokens, d_head]
     n_tokens = q.shape[-2]
-    n_queries = QUERY_BLOCK if tap is no_tap and "attn.scores" not in acts else n_tokens
+    scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
+    n_queries = QUERY_BLOCK if scores_tap is no_tap and "attn.scores" not in acts else n_tokens
     for start in range(0, n_tokens, n_queries):
         queries = np.s_[..., start:start + n_queries, :]
         visible = np.s_[..., :start + n_queries, :]
         d_q[queries], d_k_of_block, d_v_of_block = attend_backward(
-            d_z[queries], q[queries], k_all[visible], v_all[visible], acts, tap)
+            d_z[queries], q[queries], k_all[visible], v_all[visible], acts, scores_tap)
         d_k[visible] += d_k_of_block  # a key gets a part from each query that sees it
         d_v[visible] += d_v_of_block
 

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from .checkpoint.loading import load
-from .cli.arguments import ArgumentParser, add_model_argument, announce_model, read_text, whole_number
+from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, read_text,
+                            special_tokens, whole_number)
 from .cli.exits import BadInput, bad_input, run
 from .cli.progress import with_progress_bar
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces
@@ -24,6 +25,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
                         "ends too, and <|endoftext|> in the text is text")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     parser.add_argument("--stride", type=whole_number(1), metavar="N",
                         help="tokens from one window to the next, less than the context; fewer give each token more "
                              "tokens before it, and take longer (default: half the context)")
@@ -43,14 +45,15 @@ def main() -> None:
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
 
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special_tokens(args))
     if args.no_bos and len(ids) == 1:
         raise BadInput("the text is one token, before which nothing stands to score it by: leave out --no-bos")
     n_bytes = len(text.encode())
     if args.no_bos:
         n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
     else:
-        ids = [tokenizer.eot_id, *ids]
+        with bad_input():
+            ids = tokenizer.with_bos(ids)
     with bad_input():
         stride = checked_stride(args.stride, model.config.n_positions)
         n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens else 0

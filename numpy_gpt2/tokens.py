@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .bpe import merge_steps
 from .checkpoint.loading import load_tokenizer
-from .cli.arguments import ArgumentParser, add_model_argument, read_prompt
+from .cli.arguments import ArgumentParser, add_model_argument, add_special_tokens_argument, read_prompt, special_tokens
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table
 from .tokenizer import Tokenizer, quoted_bytes
@@ -26,6 +26,7 @@ def make_parser() -> ArgumentParser:
                         "the text its bytes, then each merge with its rank (its place in the list of merges, from 0) "
                         f"and the tokens after it, of many the {NEARBY} around it")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     return parser
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     if args.merges:
         rows = [row for piece in tokenizer.pieces(text) for row in merge_rows(piece.encode(), tokenizer)]
         print_table(["rank", "merge", "tokens"], rows, "><<", width)
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special_tokens(args))
     rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]
             for token_id, token in zip(ids, map(tokenizer.token_bytes, ids))]
     print_table(["id", "token", "bytes"], rows, "><<", width)

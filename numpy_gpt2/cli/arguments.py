@@ -13,6 +13,8 @@ from .exits import BadInput, say
 # Bytes of a prompt that are read. GPT-2's longest token has 128: these are far more tokens than a context holds.
 LONGEST_PROMPT = 2**20
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no text does
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with one line for a mistake; `--help` has the rest."""
@@ -37,6 +39,17 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="fairytale", metavar="NAME",
                         help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
                              "an owner/repo on the hub, or a folder")
+
+
+def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:
+    """`--special-tokens`, for command lines that encode a text."""
+    parser.add_argument("--special-tokens", action="store_true", help="the names of special tokens in the text, such "
+                        "as <|endoftext|>, mean those tokens; without this they are plain text")
+
+
+def special_tokens(args: argparse.Namespace) -> str | tuple[()]:
+    """What `allowed_special` is by the command line."""
+    return "all" if args.special_tokens else ()
 
 
 def announce_model(name: str, model: GPT2) -> None:
@@ -81,17 +94,24 @@ def read_text(file: str) -> str:
 
     Raises BadInput."""
     data, source = read_bytes(file)
-    if not data:
+    text = utf8_text(data, source)
+    if not text:
         raise BadInput(f"{source} is empty: expected a text")
-    return utf8_text(data, source)
+    return text
 
 
 def utf8_text(data: bytes, source: str) -> str:
-    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8."""
+    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8.
+
+    A byte order mark at the beginning is dropped, and said.
+    """
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+    if text.startswith(BYTE_ORDER_MARK):
+        say(f"note: {source} begins with a byte order mark, which is dropped")
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def check_plot(path: Path) -> None:

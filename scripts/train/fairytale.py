@@ -28,6 +28,7 @@ from fairytale_card import write_card  # noqa: E402
 from fairytale_corpus import HELD_OUT_BOOKS, read_books  # noqa: E402
 
 from numpy_gpt2 import GPT2Config, load_tokenizer, save  # noqa: E402
+from numpy_gpt2.checkpoint.vocabulary import tokenizer_from_files  # noqa: E402
 from numpy_gpt2.training.loop import initial_model, learn, start  # noqa: E402
 from numpy_gpt2.training.saved_run import resume, save_run  # noqa: E402
 from numpy_gpt2.training.settings import TrainingConfig  # noqa: E402
@@ -153,7 +154,7 @@ def main():
     print(f"{len(data['train']):,} tokens to train on, {len(data['held_out']):,} held out", flush=True)
     model = train(data, args.work, args.steps, args.seed, args.threads)
     vocabulary = {name: args.work / name for name in ("vocab.json", "merges.txt")}
-    save(model, args.out, dtype="float16", tokenizer_files=vocabulary)
+    save(model, args.out, dtype="float16", tokenizer=tokenizer_from_files(vocabulary))
     recipe = {"steps": args.steps, "seed": args.seed, "batch": BATCH_TOKENS, "muon_rate": MUON_RATE,
               "adamw_rate": ADAMW_RATE}
     np.savez(args.work / "recipe.npz", **recipe)
