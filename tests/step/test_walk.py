@@ -14,7 +14,7 @@ from numpy_gpt2 import SIZES, GPT2Config, KVCache, Recorder, forward, model as m
 from numpy_gpt2.lens import residual_logits, top_tokens
 from numpy_gpt2.step.grid import display_width, fitted, grid, middle_left_out
 from numpy_gpt2.step.previews import SHADES, Screen, preview, statistics, thumbnails
-from numpy_gpt2.step.walk import SHORT_FORMS, Walk, check_size, walk_through
+from numpy_gpt2.step.walk import COMMANDS, Walk, check_size, walk_through
 from numpy_gpt2.tap import stage_names, stage_of
 from numpy_gpt2.tokenizer import quoted
 
@@ -496,12 +496,12 @@ def test_where_marks_the_place_in_the_model_and_in_its_source(walk):
 def test_help_names_every_command_and_its_short_form_and_none_collide(walk):
     text = walk("help")
     assert walk("?") == walk("h") == text
-    for command, short in SHORT_FORMS.items():
+    for command, (short, _, _) in COMMANDS.items():
         assert re.search(rf"^{command}\b.* {short} ", text, re.MULTILINE)
         assert re.search(rf"^{command}\b.* {short} ", walk(f"help {short}"), re.MULTILINE)
-    forms = [*SHORT_FORMS, *SHORT_FORMS.values()]
+    forms = [*COMMANDS, *(short for short, _, _ in COMMANDS.values())]
     assert len(set(forms)) == len(forms)
-    assert {name.removeprefix("do_") for name in dir(Walk) if name.startswith("do_")} == {*SHORT_FORMS, "EOF"}
+    assert {name.removeprefix("do_") for name in dir(Walk) if name.startswith("do_")} == {*COMMANDS, "EOF"}
 
 
 def test_names_of_commands_and_stages_are_completed():
