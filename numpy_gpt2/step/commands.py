@@ -6,8 +6,8 @@ import sys
 from typing import Any, Iterable, Mapping
 
 from ..cli.tables import table
-from .grid import elided, fitted
-from .names import Refused, nearest
+from .grids import elided, fitted
+from .naming import Refused, nearest
 
 
 class Commands(cmd.Cmd):

@@ -14,7 +14,7 @@ from ..ops import softmax
 from ..tap import stage_of
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
-from .grid import GAP, fitted, grid, middle_left_out
+from .grids import GAP, fitted, grid, middle_left_out
 
 N_LIKELIEST = 10  # so many tokens are shown for logits
 SHADES = ".:-=+*#%@"

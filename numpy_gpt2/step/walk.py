@@ -20,8 +20,8 @@ from .commands import Commands, terminal_size
 from .debugger import Debugger
 from .expressions import OPERATIONS, evaluate, explained
 from .frames import live_frames, making_lines
-from .grid import elided, fitted
-from .names import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
+from .grids import elided, fitted
+from .naming import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
 from .previews import Screen, lens_predictions, preview, statistics, thumbnails
 
 # For each command: its short form, what may follow it, and what it does.

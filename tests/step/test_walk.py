@@ -12,7 +12,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import SIZES, GPT2Config, KVCache, Recorder, forward, model as model_module, random_model
 from numpy_gpt2.lens import residual_logits, top_tokens
-from numpy_gpt2.step.grid import display_width, fitted, grid, middle_left_out
+from numpy_gpt2.step.grids import display_width, fitted, grid, middle_left_out
 from numpy_gpt2.step.previews import SHADES, Screen, preview, statistics, thumbnails
 from numpy_gpt2.step.walk import COMMANDS, Walk, check_size, walk_through
 from numpy_gpt2.tap import stage_names, stage_of
