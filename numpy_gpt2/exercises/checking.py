@@ -245,7 +245,7 @@ def show_case(names: list[str], args: tuple[Any, ...], expected: Outcome, got: O
             lines.append(labelled(label + found.path, show(value)))
         elif outcome.leaves:
             lines.append(labelled(label, show(next(iter(outcome.leaves.values())))))
-    if found is not None and found.kind == "value" and is_array(found.expected):
+    if found is not None and found.kind == "value" and is_array(found.expected) and is_number(found.got):
         place = tuple(int(i) for i in np.argwhere(~close(found.expected, np.asarray(found.got), TOLERANCE))[0])
         numbers = " ".join(f"{say_in(language, key)} {show(np.asarray(value)[place])}"
                            for key, value in (("expected", found.expected), ("got", found.got)))
