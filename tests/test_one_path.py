@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import (GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens, model, ops,
-                        transform)
+                        transform, unembed)
 from numpy_gpt2.tap import stage_names
 from strategies import lively_model, passes, random_ids, seeds, splits
 
@@ -224,4 +224,5 @@ def test_a_caller_who_wants_floating_point_errors_raised_gets_none_from_a_pass()
     expected = forward(gpt2, ids)
     with np.errstate(all="raise"):
         np.testing.assert_array_equal(forward(gpt2, ids), expected)
+        unembed(gpt2, np.full((2, CONFIG.n_embd), 1e-40, np.float32))
         next(generate_tokens(gpt2, ids, 1, top_k=5, seed=0))
