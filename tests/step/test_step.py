@@ -13,7 +13,7 @@ import pytest
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, load_tokenizer, random_model, save
-from numpy_gpt2.step.walk import SHORT_FORMS
+from numpy_gpt2.step.walk import COMMANDS
 
 try:
     import pexpect
@@ -158,6 +158,12 @@ def test_streams_that_were_closed_make_no_traceback(closing):
                              timeout=60, env=ENVIRONMENT)
     assert process.returncode == 0
     assert b"Traceback" not in process.stderr
+
+
+def test_without_docstrings_it_works_the_same():
+    process = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "Once"], input="help\nn\nnext 3\nq\n", timeout=60,
+                             capture_output=True, encoding="utf-8", env=ENVIRONMENT)
+    assert process.returncode == 0 and process.stdout == step("Once", stdin="help\nn\nnext 3\nq\n").stdout
 
 
 def test_help_names_every_option():
@@ -315,7 +321,7 @@ def test_ctrl_c_while_commands_come_from_a_pipe_is_exit_130():
 
 def test_the_guide_has_every_command_with_its_short_form():
     rows = re.findall(r"^\| `(\w+)[^|]*\| `(\w+)` \|", GUIDE, re.MULTILINE)
-    assert dict(rows) == SHORT_FORMS and len(rows) == len(SHORT_FORMS)
+    assert rows == [(command, short) for command, (short, _, _) in COMMANDS.items()]
 
 
 @pytest.mark.parametrize("session", re.findall(r"^```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL))

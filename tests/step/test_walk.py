@@ -14,7 +14,7 @@ from numpy_gpt2 import SIZES, GPT2Config, KVCache, Recorder, forward, model as m
 from numpy_gpt2.lens import residual_logits, top_tokens
 from numpy_gpt2.step.grids import display_width, fitted, grid, middle_left_out
 from numpy_gpt2.step.previews import SHADES, Screen, preview, statistics, thumbnails
-from numpy_gpt2.step.walk import SHORT_FORMS, Walk, check_size, walk_through
+from numpy_gpt2.step.walk import COMMANDS, Walk, check_size, walk_through
 from numpy_gpt2.tap import stage_names, stage_of
 from numpy_gpt2.tokenizer import quoted
 
@@ -211,7 +211,9 @@ def test_of_many_keys_those_with_the_largest_weights_are_shown_and_the_others_co
     pattern[:, np.arange(30), np.arange(30)] = 0.25  # a quarter to itself, a tenth to key 0, the rest to key 7
     pattern[:, :, 0] += 0.1
     pattern[:, :, 7] += 0.65
-    value = pattern if name.endswith("pattern") else np.log(pattern + 1e-9)
+    pattern = np.tril(pattern) / np.tril(pattern).sum(axis=-1, keepdims=True)
+    scores = np.log(pattern, where=pattern > 0, out=np.full_like(pattern, -np.inf))
+    value = pattern if name.endswith("pattern") else scores
     title, note, headings, *_ = preview(name, value, screen(width, ids=list(range(30))))
     n_shown, n_left_out = shown_and_left_out(note, "keys with the largest weights")
     shown = [int(position) for position in re.findall(r"(?:^| )(\d+) ", headings)]
@@ -408,7 +410,7 @@ def test_what_was_assigned_gives_way_to_a_stage_that_is_called_the_same(walk):
 def test_a_print_of_any_length_is_a_screenful_at_once(walk, expression):
     start = time.monotonic()
     text = walk(f"print {expression}")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20  # wrapped to lines as a whole, 'x' * 10**8 takes minutes
     assert len(text.splitlines()) < 2 * 40
 
 
@@ -494,12 +496,12 @@ def test_where_marks_the_place_in_the_model_and_in_its_source(walk):
 def test_help_names_every_command_and_its_short_form_and_none_collide(walk):
     text = walk("help")
     assert walk("?") == walk("h") == text
-    for command, short in SHORT_FORMS.items():
+    for command, (short, _, _) in COMMANDS.items():
         assert re.search(rf"^{command}\b.* {short} ", text, re.MULTILINE)
         assert re.search(rf"^{command}\b.* {short} ", walk(f"help {short}"), re.MULTILINE)
-    forms = [*SHORT_FORMS, *SHORT_FORMS.values()]
+    forms = [*COMMANDS, *(short for short, _, _ in COMMANDS.values())]
     assert len(set(forms)) == len(forms)
-    assert {name.removeprefix("do_") for name in dir(Walk) if name.startswith("do_")} == {*SHORT_FORMS, "EOF"}
+    assert {name.removeprefix("do_") for name in dir(Walk) if name.startswith("do_")} == {*COMMANDS, "EOF"}
 
 
 def test_names_of_commands_and_stages_are_completed():
