@@ -170,14 +170,14 @@ def check_function(exercise: Exercise, function: Function, language: str = "en")
             return Verdict("not written", say_in(language, "todo"))
         if isinstance(outcomes[i].error, SystemExit):
             return Verdict("wrong", say_in(language, "exit"))
-        expected = observe(law, law.reference, args)
+        expected = observe(law, law.expected or law.reference, args)
         if type(expected.error) is not type(outcomes[i].error) or outcomes[i].changed \
                 or difference(expected.leaves, outcomes[i].leaves):
             failed.append(i)
     if not failed:
         return Verdict("passed", say_in(language, "passed"))
     first = failed[0]
-    expected = observe(law, law.reference, cases[first])
+    expected = observe(law, law.expected or law.reference, cases[first])
     names = parameter_names(law, cases[first])
     sentence = known_mistake(exercise, law, cases, outcomes, language)
     if sentence is None:

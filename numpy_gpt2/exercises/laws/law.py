@@ -19,11 +19,12 @@ def call_it(function: Callable[..., Any], args: Args) -> Any:
 
 @dataclass(frozen=True)
 class Law:
-    """A function obeys it if, in every case, it gives what the reference gives."""
+    """A function obeys it if, in every case, it gives what the reference gives, or what `expected` gives."""
 
     reference: Callable[..., Any]  # the engine's function
     cases: Callable[[np.random.Generator], Iterator[Args]]  # arguments, the smallest first
     call: Callable[[Callable[..., Any], Args], Any] = call_it
+    expected: Callable[..., Any] | None = None  # another way to the right result, where there is one
     more_names: tuple[str, ...] = ()  # of arguments that are not the function's own, but `call` uses
     without_self: bool = False  # a method whose object `call` makes
     batch_of: Callable[[Args], tuple[int, ...]] = lambda args: ()  # the leading axes of a case
