@@ -4,7 +4,7 @@
     for piece in stream_text(model, tokenizer, "Once upon a time", stop_strings=["The end"]): ...
 """
 
-from typing import Any, Generator, Sequence
+from typing import Any, Collection, Generator, Sequence
 
 import numpy as np
 
@@ -108,7 +108,8 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
                 **options: Any) -> TextStream:
     """The continuation of a prompt, in pieces of text as they are made. An empty prompt starts from the end of text.
 
-    What may begin one of the stop_strings is held back until it is decided. Options and errors as for
+    What may begin one of the stop_strings is held back until it is decided. allowed_special: names of special tokens,
+    or "all", that are no plain text in the prompt, as for `Tokenizer.encode`. Other options and errors as for
     `generate_tokens`; only ids that the tokenizer knows are drawn.
     """
     return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, **options)[0]
@@ -116,7 +117,7 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
 
 def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_sequences: int,
                    max_new_tokens: int | None = None, *, generation_config: GenerationConfig = GenerationConfig(),
-                   tap: Tap = no_tap, **settings: Any) -> list[TextStream]:
+                   allowed_special: Collection[str] = (), tap: Tap = no_tap, **settings: Any) -> list[TextStream]:
     """Several continuations of one prompt, a stream for each: drawn together, and read in any order, or by threads."""
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
@@ -125,8 +126,8 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
     config = generation_config.updated(num_return_sequences=n_samples, **settings)
     eos_ids = as_ids(config.eos_token_id)
     if config.eos_token_id is None:
-        eos_ids = [tokenizer.eot_id, *as_ids(model.config.eos_token_id)]
-    steps = generate_tokens(model, tokenizer.encode(prompt) or [tokenizer.eot_id], tap=tap,
+        eos_ids = [*tokenizer.eos_ids, *as_ids(model.config.eos_token_id)]
+    steps = generate_tokens(model, tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos(), tap=tap,
                             generation_config=config.updated(eos_token_id=eos_ids, stop_strings=()),
                             vocab_size=min(tokenizer.vocab_size, model.config.vocab_size))
     shared = SharedSteps(steps)

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, Iterator
 
 from .checkpoint.loading import load
-from .cli.arguments import (LONGEST_PROMPT, ArgumentParser, add_model_argument, announce_model, read_prompt, utf8_text,
-                            whole_number)
+from .cli.arguments import (LONGEST_PROMPT, ArgumentParser, add_model_argument, add_special_tokens_argument,
+                            announce_model, read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import visible
 from .config import GenerationConfig
@@ -26,6 +26,7 @@ def make_parser() -> ArgumentParser:
                             "The text goes to standard output, everything else to standard error.")
     parser.add_argument("prompt", nargs="?", help="the beginning of the text; without one the model begins by itself")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts, line by line")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
@@ -91,7 +92,8 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
     """Every continuation of one prompt, in full and one after another, each as it is made."""
     started = time.perf_counter()
     with bad_input():
-        streams = stream_samples(model, tokenizer, prompt, args.num_samples, generation_config=config)
+        streams = stream_samples(model, tokenizer, prompt, args.num_samples, generation_config=config,
+                                 allowed_special=special_tokens(args))
     first_piece = None
     for number, stream in enumerate(streams, start=1):
         if args.num_samples > 1:
@@ -104,13 +106,16 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
     if any(stream.finish_reason == "length" and len(stream.ids) < args.max_new_tokens for stream in streams):
         say(f"note: the text ends where the model's context of {model.config.n_positions:,} tokens does")
     if args.stats:
-        say(statistics(len(tokenizer.encode(prompt)), streams, started, first_piece or time.perf_counter()))
+        n_prompt = len(tokenizer.encode(prompt, special_tokens(args)))
+        say(statistics(n_prompt, streams, started, first_piece or time.perf_counter()))
 
 
 def stop_string(text: str) -> str:
     """An argparse type: a text that is not empty, for it would be found everywhere."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
+    if "\\n" in text:
+        say(r"note: --stop: \n is two characters here, a backslash and an n; a line end is $'\n' in bash and zsh")
     return utf8_text(os.fsencode(text), "--stop")
 
 

@@ -6,14 +6,15 @@ import math
 import re
 import shutil
 import sys
+from functools import partial
 from itertools import chain
 from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 
 from .checkpoint.loading import load
-from .cli.arguments import (ArgumentParser, add_model_argument, announce_model, byte_parts, name_of, non_empty_text,
-                            text_parts, whole_number)
+from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, byte_parts,
+                            name_of, non_empty_text, special_tokens, text_parts, whole_number)
 from .cli.exits import BadInput, bad_input, run
 from .cli.progress import with_progress_bar
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score_stream
@@ -34,6 +35,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
                         "ends too, and <|endoftext|> in the text is text")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     parser.add_argument("--stride", type=whole_number(1), metavar="N",
                         help="tokens from one window to the next, less than the context; fewer give each token more "
                              "tokens before it, and take longer (default: half the context)")
@@ -57,14 +59,15 @@ def main() -> None:
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
 
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special_tokens(args))
     if args.no_bos and len(ids) == 1:
         raise BadInput("the text is one token, before which nothing stands to score it by: leave out --no-bos")
     n_bytes = len(text.encode())
     if args.no_bos:
         n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
     else:
-        ids = [tokenizer.eot_id, *ids]
+        with bad_input():
+            ids = tokenizer.with_bos(ids)
     with bad_input():
         stride = checked_stride(args.stride, model.config.n_positions)
         n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens else 0
@@ -100,14 +103,15 @@ def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace)
         model, tokenizer = load(args.model)
         stride = checked_stride(args.stride, model.config.n_positions)
     announce_model(args.model, model)
+    encode = partial(tokenizer.encode, allowed_special=special_tokens(args))
     n_bytes = 0
 
     def ids_of_parts() -> Iterator[list[int]]:
         nonlocal n_bytes
         if not args.no_bos:
-            yield [tokenizer.eot_id]
-        for part in divided(texts, tokenizer.encode, source):
-            ids = tokenizer.encode(part)
+            yield tokenizer.with_bos([])
+        for part in divided(texts, encode, source):
+            ids = encode(part)
             if args.no_bos and n_bytes == 0:
                 n_bytes -= len(tokenizer.token_bytes(ids[0]))
             n_bytes += len(part.encode())

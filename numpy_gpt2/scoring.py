@@ -55,7 +55,7 @@ which the loss is divided.
 
 LAMBADA: 5,153 passages; how well is the end of each predicted?
 
-    scores = score_tokens(model, [tokenizer.eot_id, *tokenizer.encode(passage)])
+    scores = score_tokens(model, tokenizer.with_bos(tokenizer.encode(passage)))
     log_prob, is_right = scores.log_probs[-1], scores.ranks[-1] == 1
 
 The perplexity is exp(-mean(log_prob)) over the passages, the accuracy mean(is_right). OpenAI is reported to have

@@ -14,13 +14,18 @@ OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2
 
 import codecs
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from pathlib import Path
+from types import MappingProxyType
 
+import regex
 import tiktoken
 
 from .bpe import SPLIT_PATTERN, Ranks, merge, split
+from .errors import shown
 
 END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
 
@@ -30,62 +35,152 @@ END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was tra
 LONG_RUN_CUT = re.compile(r"(?=[^\S\x1c-\x1f][\S\x1c-\x1f])(?<=\s{10000})")
 
 
+# What `tokenizers` takes for white space and for a part of a word.
+UNICODE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))).translate(dict.fromkeys(range(0x1c, 0x20)))
+WHITE_SPACE = regex.compile(r"\p{White_Space}*")
+WORD = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that no merge makes: found whole in a text, whatever is around it, or else met in decoding only."""
+
+    id: int
+    is_special: bool = True  # found only where the caller allows it. Else in every text
+    lstrip: bool = False  # it takes white space before it along ...
+    rstrip: bool = False  # ... and after it
+    single_word: bool = False  # found only where neither neighbour is part of a word
+    normalized: bool = False  # looked for after all that are not, in the text as the normalizer leaves it
+    is_found: bool = True
+    content: bytes | None = None  # what it decodes to; None: its name
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a text before its pieces are encoded. GPT-2 does none of it."""
+
+    add_prefix_space: bool = False  # to each stretch between added tokens that does not begin with one
+    use_regex: bool = True  # whether the text is split into pieces at all
+    normalize: Callable[[str], str] | None = None
+
+
 class Tokenizer:
     """GPT-2's tokenizer with one checkpoint's vocabulary: what `tokenizer_from_files` returns.
 
     `vocab_size`: the number of tokens; ids run from 0 to vocab_size - 1.
-    `eot_id`: the id of `<|endoftext|>`.
+    `bos_id`: of the token that begins a text, or None where the checkpoint names none.
+    `eos_ids`: of those that end one; there may be none. `eot_id`: of `<|endoftext|>`, -1 where there is none.
     `merge_ranks`: a pair of tokens -> its place in the list of merges, from 0.
+    `files`: those that it was read from, by their names in the checkpoint.
     """
 
-    def __init__(self, ids: dict[bytes, int], merge_ranks: Ranks, special_tokens: dict[str, int],
-                 ids_are_ranks: bool) -> None:
-        """`ids` are those of the ordinary tokens. `ids_are_ranks`: whether tiktoken merges as `merge_ranks` say."""
+    def __init__(self, ids: dict[bytes, int], merge_ranks: Ranks, added_tokens: Mapping[str, int | AddedToken],
+                 ids_are_ranks: bool = True, *, bos_id: int | None = None, eos_ids: Sequence[int] | None = None,
+                 preparation: Preparation = Preparation(), files: Mapping[str, Path] = MappingProxyType({})) -> None:
+        """`ids` are those of the ordinary tokens. `ids_are_ranks`: whether tiktoken merges as `merge_ranks` say.
+
+        added_tokens: by name; a bare id is that of a special token. bos_id, eos_ids: None means `<|endoftext|>`.
+        """
+        pattern = SPLIT_PATTERN if preparation.use_regex else r"(?s:.+)"
         # tiktoken would make one regular expression of all special tokens, which costs gigabytes where they are long.
-        self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=SPLIT_PATTERN, mergeable_ranks=ids, special_tokens={})
+        self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=pattern, mergeable_ranks=ids, special_tokens={})
         self._ids_are_ranks = ids_are_ranks
+        self._preparation = preparation
         self.merge_ranks = merge_ranks
-        self._special_tokens = special_tokens
-        self._special_bytes = {token_id: name.encode() for name, token_id in special_tokens.items()}
-        self.vocab_size = len(ids) + len(special_tokens)
-        self.eot_id = special_tokens[END_OF_TEXT]
+        self._added_tokens = {name: token if isinstance(token, AddedToken) else AddedToken(token)
+                              for name, token in added_tokens.items()}
+        self._added_bytes = {token.id: name.encode() if token.content is None else token.content
+                             for name, token in self._added_tokens.items()}
+        self._always = [name for name, token in self._added_tokens.items() if token.is_found and not token.is_special]
+        self.vocab_size = len(self._added_bytes.keys() | set(ids.values()))
+        end_of_text = self._added_tokens.get(END_OF_TEXT)
+        self.eot_id = -1 if end_of_text is None else end_of_text.id
+        self.bos_id = bos_id if bos_id is not None or end_of_text is None else self.eot_id
+        self.eos_ids = tuple(eos_ids) if eos_ids is not None else () if end_of_text is None else (self.eot_id,)
+        self.files = files
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of `text`.
 
         The name of a special token inside the text, `<|endoftext|>` say, is plain text, unless `allowed_special` holds
-        that name or is "all" (tiktoken's word for it).
+        that name or is "all" (tiktoken's word for it). A token that was added as an ordinary one is always found.
         Raises ValueError for a name that is no special token, and for a text with a lone surrogate (half a character:
         a Python str can hold it, UTF-8 cannot).
         """
-        refuse_lone_surrogates(text)
-        names = self._special_tokens.keys() if allowed_special == "all" else set(allowed_special)
-        unknown = names - self._special_tokens.keys()
-        if unknown:
-            raise ValueError(f"allowed_special must be \"all\" or some of {list(self._special_tokens)}. "
-                             f"Got {min(unknown)!r}.")
         ids = []
-        for part in split_at(text, names):
-            if part in names:
-                ids.append(self._special_tokens[part])
+        for stretch in self._stretches(text, allowed_special):
+            if isinstance(stretch, int):
+                ids.append(stretch)
             else:
-                ids.extend(self._encode_ordinary(part))
+                ids.extend(self._encode_ordinary(stretch))
         return ids
+
+    def pieces(self, text: str, allowed_special: Collection[str] = ()) -> list[str]:
+        """What `encode` merges one by one, added tokens left out: no token spans two of these pieces."""
+        return [piece for stretch in self._stretches(text, allowed_special) if isinstance(stretch, str)
+                for piece in self._split(stretch)]
+
+    def _stretches(self, text: str, allowed_special: Collection[str]) -> Iterator[int | str]:
+        """The text in order: the id of each added token in it, and what is between them, ready to be encoded."""
+        refuse_lone_surrogates(text)
+        special = [name for name, token in self._added_tokens.items() if token.is_special and token.is_found]
+        allowed = set(special) if allowed_special == "all" else set(allowed_special)
+        unknown = allowed - {*special, *self._always}
+        if unknown:
+            raise ValueError(f'allowed_special must be "all" or some of {shown(special)}. Got {shown(min(unknown))}.')
+        names = allowed.union(self._always)
+        normalize = self._preparation.normalize or str
+        for part in self._cut(text, [name for name in names if not self._added_tokens[name].normalized]):
+            if isinstance(part, int):
+                yield part
+                continue
+            for stretch in self._cut(normalize(part), [name for name in names if self._added_tokens[name].normalized]):
+                if isinstance(stretch, str) and self._preparation.add_prefix_space and not stretch.startswith(" "):
+                    stretch = " " + stretch
+                yield stretch
+
+    def with_bos(self, ids: Iterable[int] = ()) -> list[int]:
+        """The ids after the one that begins a text. Raises ValueError where the checkpoint names no such token."""
+        if self.bos_id is None:
+            raise ValueError("the checkpoint names no token that begins a text (a bos_token): give a prompt that is "
+                             "not empty, or score without one (--no-bos)")
+        return [self.bos_id, *ids]
+
+    def _cut(self, text: str, names: list[str]) -> Iterator[int | str]:
+        """The text in order: the id of each of the named tokens in it, and what is between them."""
+        normalize = self._preparation.normalize
+        tokens = {normalize(name) if normalize and self._added_tokens[name].normalized else name:
+                  self._added_tokens[name] for name in names}
+        position = 0
+        for start, end, token in find_tokens(text, tokens):
+            if token.single_word and (WORD.match(text[start - 1:start]) or WORD.match(text[end:end + 1])):
+                continue
+            if token.lstrip:
+                start = max(position, len(text[:start].rstrip(UNICODE_SPACE)))
+            if token.rstrip:
+                end = WHITE_SPACE.match(text, end).end()
+            if position < start:
+                yield text[position:start]
+            yield token.id
+            position = end
+        if position < len(text):
+            yield text[position:]
 
     def _encode_ordinary(self, text: str) -> list[int]:
         if not self._ids_are_ranks:
             return self._encode_by_merges(text)
+        if not self._preparation.use_regex:
+            return self._encoding.encode_ordinary(text)
         return [token_id for part in LONG_RUN_CUT.split(text) for token_id in self._encoding.encode_ordinary(part)]
 
     def _encode_by_merges(self, text: str) -> list[int]:
         """What bpe.py makes of a text: slower than tiktoken, but right for every list of merges."""
-        pieces = self.pieces(text)
+        pieces = self._split(text)
         tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # most occur again and again
         return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
 
-    def pieces(self, text: str) -> list[str]:
-        """The pieces that are encoded one by one: no token spans two of them. They join to the text."""
-        return split_as_tiktoken(text)
+    def _split(self, text: str) -> list[str]:
+        return split_as_tiktoken(text) if self._preparation.use_regex else [text]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id without a token."""
@@ -111,8 +206,8 @@ class Tokenizer:
         if not 0 <= token_id < self.vocab_size:
             raise ValueError(f"a token id must be at least 0 and less than the vocabulary's size, {self.vocab_size}. "
                              f"Got {token_id}.")
-        if token_id in self._special_bytes:
-            return self._special_bytes[token_id]
+        if token_id in self._added_bytes:
+            return self._added_bytes[token_id]
         return self._encoding.decode_single_token_bytes(token_id)
 
 
@@ -153,12 +248,29 @@ def matcher(pattern: str) -> tiktoken.Encoding:
                              special_tokens={})
 
 
-def split_at(text: str, names: Collection[str]) -> list[str]:
-    """`text` cut before and after each of `names` in it. Where two of them begin, the longer one counts."""
-    if not names:
-        return [text]
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+def find_tokens(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[tuple[int, int, AddedToken]]:
+    """Where one of the tokens is in the text, from left to right: start, end, token. Of two at one place the longer.
+
+    There may be a million of them. At each place only those can be whose first character is there, and a look-up for
+    each of their lengths tells which one is.
+    """
+    lengths: dict[str, set[int]] = {}
+    for name in tokens:
+        lengths.setdefault(name[0], set()).add(len(name))
+    longest_first = {first: sorted(of_names, reverse=True) for first, of_names in lengths.items()}
+    if not longest_first:
+        return
+    firsts = re.compile("[" + "".join(map(re.escape, longest_first)) + "]")
+    place = firsts.search(text)
+    while place:
+        start = end = place.start()
+        for length in longest_first[text[start]]:
+            name = text[start:start + length]
+            if name in tokens:
+                end = start + length
+                yield start, end, tokens[name]
+                break
+        place = firsts.search(text, max(end, start + 1))
 
 
 def quoted(tokenizer: Tokenizer, token_id: int) -> str:

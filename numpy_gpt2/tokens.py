@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .bpe import merge_steps
 from .checkpoint.loading import load_tokenizer
-from .cli.arguments import ArgumentParser, add_model_argument, read_prompt
+from .cli.arguments import ArgumentParser, add_model_argument, add_special_tokens_argument, read_prompt, special_tokens
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table
 from .tokenizer import Tokenizer, quoted_bytes
@@ -19,13 +19,14 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; <|endoftext|> in it is text")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
                         "the text its bytes, then each merge with its rank (its place in the list of merges, from 0) "
                         f"and the tokens after it, of many the {NEARBY} around it")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     return parser
 
 
@@ -43,9 +44,10 @@ def main() -> None:
 
     width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
     if args.merges:
-        rows = [row for piece in tokenizer.pieces(text) for row in merge_rows(piece.encode(), tokenizer)]
+        pieces = tokenizer.pieces(text, special_tokens(args))
+        rows = [row for piece in pieces for row in merge_rows(piece.encode(), tokenizer)]
         print_table(["rank", "merge", "tokens"], rows, "><<", width)
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special_tokens(args))
     rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]
             for token_id, token in zip(ids, map(tokenizer.token_bytes, ids))]
     print_table(["id", "token", "bytes"], rows, "><<", width)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .checkpoint.hub import TOKENIZER, checkpoint_files
 from .checkpoint.loading import load, load_tokenizer
 from .checkpoint.saving import save
 from .cli.arguments import ArgumentParser, announce_model, check_plot, read_text, whole_number
@@ -97,8 +96,7 @@ def main() -> None:
             check_plot(args.plot)
         check_folder(args.out)
         tokenizer = load_tokenizer(args.model)
-        tokenizer_files = checkpoint_files(args.model, None, (TOKENIZER,))
-    ids = np.concatenate([[tokenizer.eot_id, *tokenizer.encode(read_text(text))] for text in args.texts])
+    ids = np.concatenate([tokenizer.with_bos(tokenizer.encode(read_text(text))) for text in args.texts])
     with bad_input():
         train_ids, held_out = split_tail(ids, args.held_out)
         model = starting_model(args, tokenizer)
@@ -121,7 +119,7 @@ def main() -> None:
             save_run(run, args.out, about)
         say("stopped: the same command goes on")
         raise
-    save(run.model, args.out, tokenizer_files=tokenizer_files)
+    save(run.model, args.out, tokenizer=tokenizer)
     remove_run(args.out)
     print_losses(run)
     say(f"{args.out}: done; try python -m numpy_gpt2.generate --model {args.out}")
@@ -137,8 +135,9 @@ def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
     if not args.from_scratch:
         return load(args.model)[0]
     context = args.context or 256
+    end = tokenizer.eos_ids[0] if tokenizer.eos_ids else None
     config = GPT2Config(tokenizer.vocab_size, context, args.n_embd, args.n_layer, args.n_head,
-                        bos_token_id=tokenizer.eot_id, eos_token_id=tokenizer.eot_id)
+                        bos_token_id=tokenizer.bos_id, eos_token_id=end)
     return initial_model(config, args.seed)
 
 

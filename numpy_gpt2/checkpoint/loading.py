@@ -45,7 +45,13 @@ def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") 
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS, TOKENIZER))
     with unchanged_while_read(files):
         tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
-        return read_model(files, dtype), tokenizer
+        model = read_model(files, dtype)
+    n_tokens, n_ids = tokenizer.vocab_size, model.config.vocab_size
+    if n_tokens > n_ids:
+        warnings.warn(f"{files['config.json']}: vocab_size {n_ids}: the model has no rows for the tokenizer's ids "
+                      f"{n_ids} to {n_tokens - 1}: it can neither read nor write them.", CheckpointWarning,
+                      stacklevel=2)
+    return model, tokenizer
 
 
 def load_model(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> GPT2:

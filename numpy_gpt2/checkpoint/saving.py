@@ -20,21 +20,28 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..errors import one_line, shown
+from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters
+from .json_file import read_json_object
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json")
 
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
 
 
 def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
-         tokenizer_files: Mapping[str, Path] | None = None) -> None:
+         tokenizer: Tokenizer | None = None) -> None:
     """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
-    dtype: "float32" or "float16", of the tensors in the file. tokenizer_files: name -> file, copied beside them
-    (`checkpoint_files(name, None, [TOKENIZER])` has those of a checkpoint), which `load` needs too.
+    dtype: "float32" or "float16", of the tensors in the file. tokenizer: one that was loaded, whose files are copied
+    beside them, which `load` needs too; those of another in the folder are removed.
     What is there before is replaced by all of the new files, or by none. Of two processes that save into one folder,
     the second waits for the first.
     Raises ValueError where a weight is too large for the type, OSError where the folder cannot be written.
     """
+    if tokenizer is not None and not tokenizer.files:
+        raise ValueError("tokenizer must be one that load or load_tokenizer has read from files. Got another.")
     try:
         dtype = np.dtype("?" if dtype is None else dtype)  # NumPy takes None for float64
     except TypeError:  # bfloat16, which NumPy does not have, or no type at all
@@ -42,16 +49,29 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     if dtype not in (np.float32, np.float16):
         raise ValueError(f'dtype must be "float32" or "float16". Got {shown(dtype)}.')
     arrays = {name: narrowed(name, array, dtype) for name, array in named_parameters(model)}
-    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
+    config = json.dumps(model.config.to_dict() | class_of(tokenizer), indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[[Path], Any]] = {
-        name: partial(shutil.copyfile, source) for name, source in (tokenizer_files or {}).items()}
+        name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
+        if tokenizer is not None and name in tokenizer.files}
     # transformers opens a file only if it says that it follows PyTorch's layout, as all checkpoints of GPT-2 do
     writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
     writers["config.json"] = lambda path: path.write_text(config, encoding="utf-8")
     with locked(folder):
-        replace_files(folder, write_files(folder, writers))
+        complete = write_files(folder, writers)
+        if tokenizer is not None:
+            for name in set(TOKENIZER_FILES) - writers.keys():
+                (folder / name).unlink(missing_ok=True)
+        replace_files(folder, complete)
+
+
+def class_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What config.json has to say of the tokenizer: its class, where that is said nowhere else."""
+    if tokenizer is None or "config.json" not in tokenizer.files:
+        return {}
+    settings = read_json_object(tokenizer.files["config.json"], str(tokenizer.files["config.json"]))
+    return {"tokenizer_class": settings["tokenizer_class"]} if settings.get("tokenizer_class") else {}
 
 
 def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -18,6 +18,8 @@ LONGEST_PROMPT = 2**20
 
 PART = 2**20  # bytes of a long text that are read at a time
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no text does
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with one line for a mistake; `--help` has the rest."""
@@ -42,6 +44,17 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="fairytale", metavar="NAME",
                         help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
                              "an owner/repo on the hub, or a folder")
+
+
+def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:
+    """`--special-tokens`, for command lines that encode a text."""
+    parser.add_argument("--special-tokens", action="store_true", help="the names of special tokens in the text, such "
+                        "as <|endoftext|>, mean those tokens; without this they are plain text")
+
+
+def special_tokens(args: argparse.Namespace) -> str | tuple[()]:
+    """What `allowed_special` is by the command line."""
+    return "all" if args.special_tokens else ()
 
 
 def announce_model(name: str, model: GPT2) -> None:
@@ -110,19 +123,30 @@ def text_parts(parts: Iterable[bytes], source: str) -> Iterator[str]:
     for data in chain(parts, [b""]):
         held_back = len(decoder.getstate()[0])  # bytes of a character that is not whole yet
         try:
-            yield decoder.decode(data, final=not data)
+            text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise BadInput(f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset "
                            f"{n_decoded - held_back + error.start}") from error
+        yield without_byte_order_mark(text, source) if n_decoded == 0 else text
         n_decoded += len(data)
 
 
 def utf8_text(data: bytes, source: str) -> str:
-    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8."""
+    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8.
+
+    A byte order mark at the beginning is dropped, and said.
+    """
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+    return without_byte_order_mark(text, source)
+
+
+def without_byte_order_mark(text: str, source: str) -> str:
+    if text.startswith(BYTE_ORDER_MARK):
+        say(f"note: {source} begins with a byte order mark, which is dropped")
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def check_plot(path: Path) -> None:

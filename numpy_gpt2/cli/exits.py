@@ -6,12 +6,13 @@ Exit 0: done, or the reader closed the pipe. 1: a failure at run time (a corrupt
 
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 
-from ..errors import CheckpointError, HubError
+from ..errors import CheckpointError, CheckpointWarning, HubError
 from .interrupts import obey_interrupts
 
 
@@ -50,7 +51,7 @@ def exit_status(main: Callable[[], Any]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are reported once, as an error
+        with np.errstate(all="ignore"), notes_on_stderr():  # numbers that are not finite are reported once, as an error
             main()
             sys.stdout.flush()
         return 0
@@ -73,6 +74,23 @@ def exit_status(main: Callable[[], Any]) -> int:
         say(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}")
         abandon_stdout()
         return 1
+
+
+@contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Warnings about a checkpoint as one line each; all others as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CheckpointWarning)
+        show = warnings.showwarning
+
+        def showwarning(message: Any, category: Any, *place: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                say(f"note: {message}")
+            else:
+                show(message, category, *place)
+
+        warnings.showwarning = showwarning  # type: ignore[assignment]
+        yield
 
 
 def abandon_stdout() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..checkpoint.loading import load
 from ..checkpoint.saving import write_whole
-from ..cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt
+from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
+                             read_prompt, special_tokens)
 from ..cli.exits import BadInput, bad_input, run, say
 from .page import MAX_TOKENS, page_data, prompt_ids, render
 
@@ -18,6 +19,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens; without one the model "
                         "begins by itself")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("-o", "--output", type=Path, default=Path("explore.html"), metavar="FILE.html",
                         help="where to write the page (default: %(default)s)")
@@ -35,7 +37,7 @@ def main() -> None:
     with bad_input():
         model, tokenizer = load(args.model)
         announce_model(args.model, model)
-        ids = prompt_ids(model, tokenizer, prompt)
+        ids = prompt_ids(model, tokenizer, prompt, special_tokens(args))
     page = render(page_data(model, tokenizer, ids, args.model)).encode("utf-8")
     write_whole(args.output.resolve(), page)  # resolved: a link stays a link
     say(f"page: {args.output}, {len(page) / 1000:,.0f} KB")

@@ -13,7 +13,7 @@ import base64
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -41,12 +41,12 @@ PARTS: Mapping[str, str] = {
     "h.i.mlp.out": "h.i.mlp.c_proj", "ln_f": "ln_f", "logits": "lm_head"}
 
 
-def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str) -> list[int]:
+def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: Collection[str] = ()) -> list[int]:
     """The ids of a prompt that a page can show; an empty one starts from the end of text, as in `stream_text`.
 
     Raises ValueError for a prompt that is too long, for the model or for a page.
     """
-    ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    ids = tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos()
     limit = min(MAX_TOKENS, model.config.n_positions)
     if len(ids) > limit:
         reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"

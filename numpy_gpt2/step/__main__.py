@@ -10,7 +10,8 @@ from ..cache import KVCache
 from ..checkpoint.hub import CONFIG, checkpoint_files
 from ..checkpoint.json_file import read_config
 from ..checkpoint.loading import load
-from ..cli.arguments import ArgumentParser, add_model_argument, announce_model, read_prompt
+from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
+                             read_prompt, special_tokens)
 from ..cli.exits import BadInput, bad_input, run
 from ..decoding import next_logits
 from ..lens import top_tokens
@@ -18,7 +19,7 @@ from ..model import check_ids
 from ..tap import stage_names
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
-from .names import fitting_stages
+from .naming import fitting_stages
 from .walk import check_size, walk_through
 
 
@@ -28,6 +29,7 @@ def make_parser() -> ArgumentParser:
                             "Commands can come from a pipe.")
     parser.add_argument("prompt", metavar="PROMPT", help="the text that is read; an empty one is the end of text")
     add_model_argument(parser)
+    add_special_tokens_argument(parser)
     parser.add_argument("--until", default="*", metavar="NAME",
                         help="the first stop: a stage (h.3.attn.pattern, or pattern, the first of them), or the first "
                              "that a glob fits (h.3.attn.*); default: the first of all")
@@ -46,7 +48,8 @@ def main() -> None:
         check_size(read_config(config_path, str(config_path)), 1, 1)  # before the weights are read
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
-    ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    with bad_input():
+        ids = tokenizer.encode(prompt, special_tokens(args)) or tokenizer.with_bos()
     room = model.config.n_positions - args.next
     if len(ids) > room:
         raise BadInput(f"the prompt must be at most {room} tokens, the model's context"

@@ -175,6 +175,6 @@ def text_loss(model: GPT2, tokenizer: Tokenizer, text: str) -> TextLoss:
     if not text:
         raise ValueError("text must have one character or more. Got none.")
     ids = tokenizer.encode(text)
-    scores = score_tokens(model, [tokenizer.eot_id, *ids])
+    scores = score_tokens(model, tokenizer.with_bos(ids))
     n_bytes = len(text.encode("utf-8"))
     return TextLoss(len(ids), n_bytes, scores.mean_loss, scores.perplexity, scores.bits_per_byte(n_bytes))

@@ -12,12 +12,11 @@ import pytest
 
 from numpy_gpt2 import CheckpointError, GPT2Config, load_model, load_tokenizer, named_parameters, random_model, save
 from numpy_gpt2.checkpoint import saving
-from numpy_gpt2.checkpoint.hub import BUNDLED
 from numpy_gpt2.checkpoint.saving import interrupted_save, locked, write_whole
 
 OLD = random_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=2), 1)
 NEW = random_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=4), 2)  # of the same shapes
-TOKENIZER_FILES = {name: BUNDLED["fairytale"] / name for name in ("vocab.json", "merges.txt")}
+TOKENIZER = load_tokenizer("fairytale")
 FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.copyfile", "shutil.rmtree"}
 
@@ -45,7 +44,7 @@ def save_and_die(folder: Path, step: int) -> bool:
                 os._exit(9)
 
         sys.addaudithook(count)
-        save(NEW, folder, tokenizer_files=TOKENIZER_FILES)
+        save(NEW, folder, tokenizer=TOKENIZER)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
@@ -55,7 +54,7 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_says_how
     outcomes = set()
     for step in range(1, 100):
         folder = tmp_path / str(step)
-        save(OLD, folder, tokenizer_files=TOKENIZER_FILES)
+        save(OLD, folder, tokenizer=TOKENIZER)
         died = save_and_die(folder, step)
         try:
             model = load_model(folder)
@@ -176,7 +175,7 @@ def test_the_names_of_unfinished_files_cannot_be_foreseen(tmp_path, monkeypatch)
 
 
 def test_a_whole_save_over_another_model_leaves_only_its_own_files(tmp_path):
-    save(OLD, tmp_path, tokenizer_files=TOKENIZER_FILES)
+    save(OLD, tmp_path, tokenizer=TOKENIZER)
     shutil.copytree(tmp_path, tmp_path / ".save-dead.partial")
     shutil.copytree(tmp_path, tmp_path / ".save-dead.complete")
     save(NEW, tmp_path)
