@@ -63,7 +63,7 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
             chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
         return np.where(chosen, new, array)
 
-    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # for check_stages
+    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # what it wants: see tap.py
     return patch_tap
 
 
@@ -84,7 +84,7 @@ def chain(*taps: Tap) -> Tap:
             value = link(name, value)
         return value
 
-    chain_tap.globs = [glob for tap in taps for glob in getattr(tap, "globs", ())]  # type: ignore[attr-defined]
+    chain_tap.globs = [glob for tap in taps for glob in getattr(tap, "globs", ("*",))]  # type: ignore[attr-defined]
     return chain_tap
 
 

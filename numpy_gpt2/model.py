@@ -18,7 +18,7 @@ from .cache import KVCache
 from .config import GPT2Config
 from .matmul import matrix_product
 from .ops import activation, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watching
+from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watches
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
@@ -87,8 +87,8 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     v_all = tap("attn.v_all", v_all)
 
     z = np.empty_like(q)  # [n_head, n_new, d_head], in q's memory order: merging its heads copies nothing
-    scores_tap = watching(tap, "attn.scores", "attn.pattern")
-    n_queries = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap is given all queries at once
+    scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
+    n_queries = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap is given both whole, for all queries at once
     for start in range(0, n_new, n_queries):
         queries = slice(start, start + n_queries)
         visible = slice(cache.length + start + n_queries)  # keys after the last of these queries are not needed

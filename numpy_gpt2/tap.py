@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -86,7 +86,9 @@ def checked(tap: Tap) -> ArrayTap:
                              f"Got {returned.shape}, {returned.dtype}.")
         return returned
 
-    return skipping(checked_tap, tap)
+    globs = getattr(tap, "globs", ("*",))
+    checked_tap.watches = lambda name: any(fits(name, glob) for glob in globs)  # type: ignore[attr-defined]
+    return checked_tap
 
 
 def check_stages(tap: Tap, config: GPT2Config) -> None:
@@ -102,6 +104,18 @@ def check_stages(tap: Tap, config: GPT2Config) -> None:
                              f"the nearest are {', '.join(nearest)}.")
 
 
+def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits: np.ndarray, config: GPT2Config,
+                      shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are of a pass, without a cache, over ids of this shape, and d_logits fits them."""
+    *batch, n = shape
+    arrays = {name: activations[name] for name in ("h.0.attn.k_all", "ln_f")} | {"logits": d_logits}
+    for name, array in arrays.items():
+        expected = (*batch, *stage_of(name).concrete_shape(config, n, n, n))
+        if array.shape != expected:
+            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {expected} at "
+                             f"{name!r}. Got {array.shape}.")
+
+
 @cache
 def any_fits(glob: str, config: GPT2Config) -> bool:
     return any(fits(name, glob) for name in stage_names(config))
@@ -111,18 +125,17 @@ def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
     """The tap under a prefix: inside block 3, `attn.pattern` is given to it as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
-    return skipping(lambda name, value: tap(prefix + name, value), tap)
+
+    def scoped_tap(name: str, value: np.ndarray) -> np.ndarray:
+        return tap(prefix + name, value)
+
+    scoped_tap.watches = lambda name: watches(tap, prefix + name)  # type: ignore[attr-defined]
+    return scoped_tap
 
 
-def skipping(wrapper: ArrayTap, tap: Tap) -> ArrayTap:
-    """The wrapper of a tap, which skips what the tap does: a tuple `skips` of names inside a block, if it has one."""
-    wrapper.skips = getattr(tap, "skips", ())  # type: ignore[attr-defined]
-    return wrapper
-
-
-def watching(tap: ArrayTap, *names: str) -> ArrayTap:
-    """The tap, or no_tap where it skips all of these names, so that arrays which nobody sees need not be made whole."""
-    return no_tap if set(names) <= set(getattr(tap, "skips", ())) else tap
+def watches(tap: ArrayTap, name: str) -> bool:
+    """Whether a tap may want this array. Those of `Recorder`, `patch`, `ablate` and `chain` carry globs that say so."""
+    return tap is not no_tap and tap.watches(name)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy_gpt2 import (SIZES, STAGES, GPT2Config, KVCache, Recorder, build_model, forward, named_parameters,
                         parameter_shapes, random_model, transform, unembed)
 from numpy_gpt2.model import merge_heads, split_heads
+from numpy_gpt2.ops import activation
 from numpy_gpt2.tap import stage_names, stage_of
 from strategies import configs, lively_model, made_caches, passes, random_ids, seeds, splits
 
@@ -127,6 +128,14 @@ def test_one_channel_worked_by_hand():
     np.testing.assert_array_equal(acts["h.0.resid_mid"], [[2 + 16], [103 + 16]])
     np.testing.assert_array_equal(acts["h.0.resid_post"], [[2 + 16 + 7], [103 + 16 + 7]])
     np.testing.assert_array_equal(logits, [[8, 12], [8, 12]])
+
+
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu"])
+def test_neurons_go_through_the_activation_function_of_the_config(name):
+    config = dataclasses.replace(SMALLEST, activation_function=name)
+    acts = Recorder()
+    forward(lively_model(config), [1, 2, 3], tap=acts)
+    np.testing.assert_array_equal(acts["h.1.mlp.post"], activation(name, acts["h.1.mlp.pre"]))
 
 
 # Shapes, names and types ----------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, generate_tokens, model, ops, transform
+from numpy_gpt2 import (GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens, model, ops,
+                        transform, unembed)
 from numpy_gpt2.tap import stage_names
 from strategies import lively_model, passes, random_ids, seeds, splits
 
@@ -203,6 +204,19 @@ def test_merging_heads_copies_nothing(drawn):
     assert shared == [True] * gpt2.config.n_layer
 
 
+@pytest.mark.parametrize("tap, whole", [
+    (Recorder("h.*.resid_*"), False), (Recorder(["logits", "h.0.attn.q"]), False), (Recorder([]), False),
+    (Recorder("h.1.attn.pattern"), True), (ablate("h.*.attn.scores"), True), (lambda name, value: None, True),
+    (chain(Recorder("ln_f"), ablate("h.1.mlp.out")), False), (chain(Recorder("ln_f"), lambda name, value: None), True),
+], ids=str)
+def test_queries_go_in_blocks_unless_a_tap_wants_scores_or_pattern(tap, whole):
+    gpt2, ids = lively_model(CONFIG), random_ids(CONFIG, (N_TOKENS,))
+    calls = Calls(model.attend)
+    with rebound(model.attend, calls):
+        forward(gpt2, ids, tap=tap)
+    assert ((len(ids), CONFIG.d_head) in {q.shape[-2:] for q in calls.arguments()}) == whole
+
+
 def test_a_caller_who_wants_floating_point_errors_raised_gets_none_from_a_pass():
     """A long pass rounds tiny numbers to 0 as a matter of course."""
     gpt2 = lively_model(CONFIG, dtype=np.float32)
@@ -210,4 +224,5 @@ def test_a_caller_who_wants_floating_point_errors_raised_gets_none_from_a_pass()
     expected = forward(gpt2, ids)
     with np.errstate(all="raise"):
         np.testing.assert_array_equal(forward(gpt2, ids), expected)
+        unembed(gpt2, np.full((2, CONFIG.n_embd), 1e-40, np.float32))
         next(generate_tokens(gpt2, ids, 1, top_k=5, seed=0))

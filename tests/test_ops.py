@@ -147,6 +147,13 @@ def test_the_activations_are_their_formulas(values, n_rows):
         assert activation(name, x.astype(np.float32)).dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu"])
+def test_no_rows_have_no_activations(name, dtype):
+    y = activation(name, np.empty((0, 3), dtype))
+    assert (y.shape, y.dtype) == ((0, 3), dtype)
+
+
 # layer_norm -----------------------------------------------------------------------------------------------------------
 
 

@@ -93,14 +93,20 @@ def check(args: argparse.Namespace) -> None:
             if len(folders) > 1:
                 print(f"{folder}:")
             if args.exercise:
-                print(f"{results[0].exercise}: {say_in(args.language, results[0].state)}")
-                if results[0].state != "passed":
-                    print(results[0].message)
+                print_result(results[0], args.language)
             else:
                 print_results(results, args.language)
     sys.stdout.flush()
     if any(result.state != "passed" for results in marks.values() for result in results):
         sys.exit(1)
+
+
+def print_result(result: Result, language: str) -> None:
+    """The state and all of the message, which for a passed exercise begins by saying so again."""
+    print(f"{result.exercise}: {say_in(language, result.state)}")
+    lines = result.message.split("\n")
+    for line in lines[1:] if result.state == "passed" else lines:
+        print(line)
 
 
 def print_results(results: list[Result], language: str) -> None:

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Iterable
 
+from ..cli.exits import run
 from .checking import check_function, describe_error
 from .course import Exercise, exercises_by_name, lookup, run_source, solutions
 from .laws import LAWS
@@ -24,7 +24,7 @@ from .messages import say_in
 
 TIME_LIMIT = 5.0  # seconds for one exercise
 START_LIMIT = 60.0  # seconds for Python and NumPy to start
-SHOWN_OUTPUT = 60  # characters of what a function prints
+SHOWN_OUTPUT = 200  # characters of what a function prints
 
 
 @dataclass
@@ -180,7 +180,10 @@ def check_exercise(folder: Path, exercise: Exercise, language: str, tell: Callab
     if function is None:
         return result("not written", say_in(language, "not found", path=exercise.path, file=exercise.file))
     use_the_engine_elsewhere(module, exercise)
-    verdict = check_function(exercise, function, language)
+    try:
+        verdict = check_function(exercise, function, language)
+    except Exception as error:  # what it returned cannot even be looked at
+        return result("wrong", say_in(language, "raised", error=describe_error(error, exercise.file, language)))
     return result(verdict.state, verdict.message, verdict.state != "not written")
 
 
@@ -205,14 +208,8 @@ def main() -> None:
         check_all(Path(folder), **json.loads(request))
     else:
         from .running import run_with
-        try:
-            run_with(Path(folder), **json.loads(request))
-        except SystemExit:
-            sys.exit(1)
-        except Exception as error:
-            print(traceback.format_exception_only(type(error), error)[-1].strip(), file=sys.stderr)
-            sys.exit(1)
+        run_with(Path(folder), **json.loads(request))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ import numpy as np
 from .. import decoding, tap
 from .. import model as model_module
 from ..checkpoint import loading
+from ..cli.exits import bad_input
 from ..tokenizer import Tokenizer
 from ..weights import GPT2
 from .checking import close, describe_error
@@ -103,6 +104,8 @@ def announcing(function: Callable[..., Any], name: str, called: set[str]) -> Cal
 
 def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: int, language: str) -> None:
     """Write on with the student's functions, print it, and say whether the engine does the same."""
+    with bad_input():
+        loading.load(model)
     expected = [write_on(model, prompt, n_tokens, settings) for settings in SETTINGS]
     engines_passes = list(passes(*load_ids(model, prompt), n_tokens))
     print(say_in(language, "yours", names=", ".join(names)) if names else say_in(language, "none yours"))

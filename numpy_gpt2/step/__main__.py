@@ -19,7 +19,7 @@ from ..model import check_ids
 from ..tap import stage_names
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
-from .names import fitting_stages
+from .naming import fitting_stages
 from .walk import check_size, walk_through
 
 

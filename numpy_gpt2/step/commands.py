@@ -6,22 +6,21 @@ import sys
 from typing import Any, Iterable, Mapping
 
 from ..cli.tables import table
-from .grid import elided, fitted
-from .names import Refused, nearest
+from .grids import elided, fitted
+from .naming import Refused, nearest
 
 
 class Commands(cmd.Cmd):
-    """Each command is a method do_NAME(argument), its docstring "usage: what help says of it".
+    """Each command is a method do_NAME(argument); one that returns True ends the asking.
 
-    A command that returns True ends the asking. short_forms: the commands, in the order of help, and what is short for
-    each.
+    commands: for each, in the order of help, its short form, what may follow it, and what it does.
     """
 
-    def __init__(self, short_forms: Mapping[str, str]) -> None:
+    def __init__(self, commands: Mapping[str, tuple[str, str, str]]) -> None:
         self.on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         super().__init__("tab" if self.on_a_terminal else None)  # type: ignore[arg-type]  # the key that completes
-        self.short_forms = short_forms
-        self.whole_forms = {short: command for command, short in short_forms.items()}
+        self.commands = commands
+        self.whole_forms = {short: command for command, (short, _, _) in commands.items()}
 
     def ask(self) -> None:
         """Read and carry out commands until one ends the asking. Ctrl-C clears a line that has been begun."""
@@ -40,7 +39,7 @@ class Commands(cmd.Cmd):
     def onecmd(self, line: str) -> bool:
         try:
             command, argument, _ = self.parseline(line)
-            if command and command in self.short_forms and argument and self.usage(command) == command:
+            if argument and command and command in self.commands and not self.commands[command][1]:
                 raise Refused(f"{command} takes nothing after it. Got {argument!r}.")
             return super().onecmd(line)
         except Refused as error:
@@ -53,21 +52,17 @@ class Commands(cmd.Cmd):
 
     def default(self, line: str) -> None:
         command = line.split()[0]
-        raise Refused(f"no command is called {command!r}; {nearest(command, self.short_forms)}; help lists all")
+        raise Refused(f"no command is called {command!r}; {nearest(command, self.commands)}; help lists all")
 
     def completenames(self, text: str, *ignored: Any) -> list[str]:
-        return [command for command in self.short_forms if command.startswith(text)]
+        return [command for command in self.commands if command.startswith(text)]
 
     def do_help(self, argument: str) -> None:
-        """help [COMMAND]: what you can do here; also ?"""
-        rows = [(self.usage(command), short, getattr(self, f"do_{command}").__doc__.partition(": ")[2])
-                for command, short in self.short_forms.items() if argument in ("", command, short)]
+        rows = [(f"{command} {usage}".rstrip(), short, meaning)
+                for command, (short, usage, meaning) in self.commands.items() if argument in ("", command, short)]
         if not rows:
             Commands.default(self, argument)
         self.write(table(("command", "short", "what it does"), rows, "<<<", terminal_size()[0]))
-
-    def usage(self, command: str) -> str:
-        return getattr(self, f"do_{command}").__doc__.partition(": ")[0]
 
     def write(self, lines: Iterable[str]) -> None:
         """To standard output, never more than a screenful."""

@@ -26,8 +26,8 @@ def live_frames() -> Iterator[FrameType]:
 def making_lines() -> list[str]:
     """The lines of model.py that made the array which the tap is given now, from top to bottom.
 
-    They are the statement that calls the tap and, where this only hands a variable over, those above on which the
-    variable depends, back to what other taps were given; where it is a parameter, the call that passed it in.
+    They are the statement that calls the tap and, where this only hands a variable over, those above that assign it, in
+    whole or in part; where it is a parameter, the call that passed it in.
     """
     return lines_behind(*(frame.f_lineno for frame in islice(live_frames(), 2)))
 
@@ -35,17 +35,13 @@ def making_lines() -> list[str]:
 @cache
 def lines_behind(line: int, line_of_caller: int | None = None) -> list[str]:
     call = statement_at(line)
-    wanted = {value.id for value in given_to_taps(call) if isinstance(value, ast.Name)}
-    function = statement_at(line, ast.FunctionDef)
-    found = []
-    for statement in sorted(STATEMENTS, key=lambda statement: statement.lineno, reverse=True):
-        above = function.lineno < statement.lineno and lines_of(statement)[-1] < call.lineno
-        if above and wanted & names(statement, ast.Store) and not given_to_taps(statement):
-            wanted |= names(statement, ast.Load)
-            found.append(statement)
-    if wanted and not found and line_of_caller:
-        found.append(statement_at(line_of_caller))
-    numbers = sorted({number for statement in [*found, call] for number in lines_of(statement)})
+    variables = {value.id for value in given_to_taps(call) if isinstance(value, ast.Name)}
+    above = range(statement_at(line, ast.FunctionDef).lineno + 1, call.lineno)
+    made = [statement for statement in STATEMENTS if statement.lineno in above and lines_of(statement)[-1] in above
+            and variables & assigned(statement) and not given_to_taps(statement)]
+    if variables and not made and line_of_caller:
+        made = [statement_at(line_of_caller)]
+    numbers = sorted({number for statement in [*made, call] for number in lines_of(statement)})
     texts = [SOURCE.splitlines()[number - 1] for number in numbers]
     indent = min(len(text) - len(text.lstrip()) for text in texts if text.strip())
     return [f"{FILE}:{number}  {text[indent:]}" for number, text in zip(numbers, texts)]
@@ -62,10 +58,10 @@ def given_to_taps(statement: ast.stmt) -> list[ast.expr]:
     return [value for name, value in calls if isinstance(name, ast.Constant) and isinstance(name.value, str)]
 
 
-def names(statement: ast.stmt, context: type[ast.expr_context]) -> set[str]:
-    """The variables that a statement reads (ast.Load) or assigns (ast.Store), in whole or in part."""
-    parts = [node for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), context)]
-    return {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)}
+def assigned(statement: ast.stmt) -> set[str]:
+    """The variables that a statement assigns, in whole or in part."""
+    targets = [node for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
 def lines_of(statement: ast.stmt) -> range:

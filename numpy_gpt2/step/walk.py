@@ -20,25 +20,40 @@ from .commands import Commands, terminal_size
 from .debugger import Debugger
 from .expressions import OPERATIONS, evaluate, explained
 from .frames import live_frames, making_lines
-from .grid import elided, fitted
-from .names import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
+from .grids import elided, fitted
+from .naming import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
 from .previews import Screen, lens_predictions, preview, statistics, thumbnails
 
-SHORT_FORMS = {"next": "n", "back": "b", "layer": "l", "until": "u", "continue": "c", "show": "sh", "print": "p",
-               "heads": "hd", "logits": "lg", "tokens": "t", "where": "w", "pdb": "db", "help": "h", "quit": "q"}
+# For each command: its short form, what may follow it, and what it does.
+COMMANDS = {
+    "next": ("n", "", "go on to the next stage; an empty line does the same"),
+    "back": ("b", "", "look at the stage before this one; next comes forward again"),
+    "layer": ("l", "N", "go on to where block N begins"),
+    "until": ("u", "NAME", "go on to a stage (h.3.attn.z), to the next of a name (z), or to what a glob fits (h.5.*)"),
+    "continue": ("c", "", "go on to the end of the pass"),
+    "show": ("sh", "[NAME]", "this stage once more, or an earlier one; the last part of its name will do: show q"),
+    "print": ("p", "EXPR", 'Python over value (this stage), q, acts["h.0.attn.q"], softmax, np, model, ids, tokens'),
+    "heads": ("hd", "[N]", "all heads at once; with N, the head to show from here on"),
+    "logits": ("lg", "", "the logit lens here, what the model would predict if it stopped now"),
+    "tokens": ("t", "", "all tokens so far, with position and id"),
+    "where": ("w", "", "the place in the model, and in model.py"),
+    "pdb": ("db", "", "Python's debugger, in the call of model.py that the pass is in; its c comes back to the walk"),
+    "help": ("h", "[COMMAND]", "what you can do here; also ?"),
+    "quit": ("q", "", "end the walk here"),
+}
 
-# A walk keeps every array of the pass, and stops at any stage. xl has 48 layers; small takes 2.3 GB for a full context.
+# A walk keeps every array of the pass and every stage's name. xl has 48 layers; small with a full context takes 2.3 GB.
 MOST_LAYERS = 500
 MOST_BYTES = 4 * 10**9
 
 
 class WalkEnded(Exception):
-    """The user has seen enough: the pass need not go on."""
+    """The user has left: the pass does not go on."""
 
 
 def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at: str = "*",
                  cache: KVCache | None = None, commands: Sequence[str] = ()) -> np.ndarray | None:
-    """Walk through a forward pass: ask on standard input what to do, and show on standard output what there is.
+    """Walk through a forward pass: commands come from standard input, what they show goes to standard output.
 
     ids: all tokens so far; those in the cache are not read again. stop_at: a glob; the first stage that it fits is the
     first stop. commands: carried out before standard input is asked.
@@ -70,7 +85,7 @@ class Walk(Commands):
     prompt = "step> "
 
     def __init__(self, model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], cache: KVCache) -> None:
-        super().__init__(SHORT_FORMS)
+        super().__init__(COMMANDS)
         self.model = model
         self.tokenizer = tokenizer
         self.ids = list(ids)
@@ -80,7 +95,7 @@ class Walk(Commands):
         self.acts = Recorder()  # what the pass has made so far
         self.made: dict[str, list[str]] = {}  # which lines of model.py made each, then: in which calls
         self.own: dict[str, Any] = {}  # what the user has assigned
-        self.at = ""  # the stage that is looked at: where the pass is, or, after `back`, an earlier one
+        self.at = ""  # the stage that is shown: where the pass is, or, after `back`, an earlier one
         self.stop_at: str | None = "*"  # a glob; None is nowhere
         self.head = 0
         self.debugger = Debugger([__name__, "numpy_gpt2.tap"])
@@ -94,15 +109,13 @@ class Walk(Commands):
             self.do_show("")
             self.ask()
 
-    # Where to stop next. What returns True ends the asking, and the pass goes on --------------------------------------
+    # Commands that move. Those that return True let the pass go on ----------------------------------------------------
 
     def do_next(self, argument: str) -> bool:
-        """next: go on to the next stage; an empty line does the same"""
         self.stop_at = "*"
         return self.at == self.names[len(self.acts) - 1] or self.look_at(self.names.index(self.at) + 1)
 
     def do_back(self, argument: str) -> bool:
-        """back: look at the stage before this one; next comes forward again"""
         if self.at == self.names[0]:
             raise Refused(f"{self.at} is the first stage")
         return self.look_at(self.names.index(self.at) - 1)
@@ -113,21 +126,17 @@ class Walk(Commands):
         return False
 
     def do_layer(self, argument: str) -> bool:
-        """layer N: go on to where block N begins"""
         return self.do_until(f"h.{chosen(argument, self.model.config.n_layer, 'layer')}.resid_pre")
 
     def do_until(self, argument: str) -> bool:
-        """until NAME: go on to a stage (h.3.attn.z), the next of a name (z), or the first that a glob fits (h.5.*)"""
         self.stop_at = self.still_to_come(argument)
         return True
 
     def do_continue(self, argument: str) -> bool:
-        """continue: go on to the end of the pass"""
         self.stop_at = None
         return True
 
     def do_pdb(self, argument: str) -> bool:
-        """pdb: Python's debugger, in the call of model.py that the pass is in; its c comes back to the walk"""
         frames = list(live_frames())
         self.write([f"pdb, in {frames[0].f_code.co_name}: n steps a line, s into a call, p prints; c comes back to the "
                     "walk at its next stop, q ends it"])
@@ -136,7 +145,6 @@ class Walk(Commands):
         return True
 
     def do_quit(self, argument: str) -> bool:
-        """quit: end the walk here"""
         raise WalkEnded
 
     def do_EOF(self, argument: str) -> bool:
@@ -150,10 +158,9 @@ class Walk(Commands):
             raise Refused(f"{latest} has been passed; to see it again: show {latest}")
         return glob
 
-    # What to look at --------------------------------------------------------------------------------------------------
+    # Commands that show something -------------------------------------------------------------------------------------
 
     def do_show(self, argument: str) -> None:
-        """show [NAME]: this stage once more, or an earlier one; the last part of its name will do: show q"""
         short = short_names(list(self.acts), self.block())
         if argument and argument not in short:
             raise Refused(f"no stage so far is called {argument!r}; {nearest(argument, short)}")
@@ -172,7 +179,6 @@ class Walk(Commands):
         self.write(above + preview(name, value, self.screen(n_above=len(above))))
 
     def do_print(self, argument: str) -> None:
-        """print EXPR: Python over value (this stage), q, acts["h.0.attn.q"], softmax, np, model, ids, tokens, cache"""
         short = short_names(list(self.acts), self.block())
         names = {**OPERATIONS, "np": np, "model": self.model, "cache": self.cache, "ids": self.ids, "acts": self.acts,
                  "tokens": [self.tokenizer.decode([token_id]) for token_id in self.ids],
@@ -187,7 +193,6 @@ class Walk(Commands):
         self.write(text.splitlines())
 
     def do_heads(self, argument: str) -> None:
-        """heads [N]: all heads at once; with N, the head to show from here on"""
         name, value = self.at, self.acts[self.at]
         shape = stage_of(name).shape
         if argument:
@@ -204,20 +209,17 @@ class Walk(Commands):
             raise Refused(f"{name} has no heads; these have: {', '.join(with_heads)}")
 
     def do_logits(self, argument: str) -> None:
-        """logits: the logit lens here, what the model would predict if it stopped now"""
         latest = [name for name in self.so_far() if ".resid_" in name][-1:]
         streams = latest or self.so_far()  # it begins as wte, then wte + wpe
         residual = np.sum([self.acts[name] for name in streams], axis=0)  # [n_new, n_embd]
         self.write(lens_predictions(self.model, " + ".join(streams), residual, self.screen()))
 
     def do_tokens(self, argument: str) -> None:
-        """tokens: all tokens so far, with position and id"""
         self.write([f"{position:4}  {token_id:6}  {quoted(self.tokenizer, token_id)}"
                     + ("  in the cache" if position < self.n_cached else "")
                     for position, token_id in enumerate(self.ids)])
 
     def do_where(self, argument: str) -> None:
-        """where: the place in the model, and in model.py"""
         here = part_of(self.at)
         parts = list(dict.fromkeys(map(part_of, self.names)))
         place = parts.index(here)
@@ -228,15 +230,15 @@ class Walk(Commands):
                     *([f"{here}: {marked}"] if here != self.at else []), calls, line])
 
     def block(self) -> str:
-        """The block of the stage that is looked at, h.3, or the last one before it."""
+        """The block of the stage that is shown, h.3, or the last one before it."""
         blocks = [part_of(name) for name in self.so_far() if part_of(name) != name]
         return blocks[-1] if blocks else ""
 
     def so_far(self) -> list[str]:
-        """The stages up to the one that is looked at."""
+        """The stages up to the one that is shown."""
         return self.names[:self.names.index(self.at) + 1]
 
-    # How commands are read --------------------------------------------------------------------------------------------
+    # What else is typed -----------------------------------------------------------------------------------------------
 
     def emptyline(self) -> bool:
         return self.do_next("")
@@ -249,8 +251,6 @@ class Walk(Commands):
     def completedefault(self, text: str, *ignored: Any) -> list[str]:
         forms = dict.fromkeys(form for name in self.names for form in forms_of(name))
         return [form for form in forms if form.startswith(text)]
-
-    # How what there is to see is written ------------------------------------------------------------------------------
 
     def screen(self, n_above: int = 0) -> Screen:
         """The room for a preview, below so many lines and above the next prompt."""

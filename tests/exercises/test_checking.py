@@ -48,6 +48,12 @@ def test_a_missing_return_a_wrong_type_and_a_wrong_shape_are_named():
     assert first_line("softmax", lambda x, out=None: ops.softmax(x)[..., :1]) == "It returned shape [1]: expected [3]."
 
 
+def test_strange_results_are_no_reason_to_stop():
+    arrays = [np.array(["a"] * 3), np.array([None] * 3), np.array([1j, 2, 3])]
+    for strange in [object(), "x", {}, [[1], 2], np.mean, *arrays]:
+        assert not check("softmax", lambda x, out=None: strange).passed
+
+
 def test_an_exception_is_one_line_with_its_message():
     def softmax(x, out=None):
         return [][3]

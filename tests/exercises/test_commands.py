@@ -77,6 +77,13 @@ def test_check_of_one_shows_the_smallest_failing_case(command, tmp_path):
     assert command("check", "softmax", "--folder", folder)[:2] == (0, "softmax: passed\n")
 
 
+def test_what_a_function_prints_is_told_where_it_is_asked_for(command, tmp_path):
+    folder = with_change(solved_folder(tmp_path / "a"), "gelu", "    inner =", "    print(x.shape)\n    inner =")
+    status, out, err = command("check", "gelu", "--folder", folder)
+    assert (status, err) == (0, "")
+    assert out.startswith("gelu: passed\nIt printed 42 characters, beginning with: (4,)\\n(4, 5)")
+
+
 def test_json_is_a_list_of_objects(command, tmp_path):
     folder = with_change(solved_folder(tmp_path / "a"), "gelu", "0.5 * x *", "0.6 * x *")
     status, out, err = command("check", "--json", "--folder", folder)

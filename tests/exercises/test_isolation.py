@@ -1,11 +1,13 @@
 """Whatever a student's file does, the check goes on, and says it in a line."""
 
+import sys
+
 import pytest
 from student_folders import NAMES, solved_folder, with_change
 
 from numpy_gpt2.exercises.course import CHAPTERS, exercises_by_name, mistaken_source
 from numpy_gpt2.exercises.folders import new_folder
-from numpy_gpt2.exercises.isolation import check_folder
+from numpy_gpt2.exercises.isolation import check_exercise, check_folder
 
 GELU = "    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)\n"
 
@@ -35,7 +37,7 @@ def test_untouched_stubs_are_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("body, message", [
-    ("    while True: pass\n", "It did not finish within 1 seconds: is there a loop without an end?"),
+    ("    while True: pass\n", "It did not finish within 2 seconds: is there a loop without an end?"),
     ("    exit()\n", "It called exit()."),
     ("    import os; os._exit(3)\n", "Python ended while it ran (exit 3): did it call os._exit, or need too much "
                                      "memory?"),
@@ -43,7 +45,7 @@ def test_untouched_stubs_are_not_written(tmp_path):
     ("    return gelu(x)\n", "It raised RecursionError: maximum recursion depth exceeded"),
 ])
 def test_a_function_that_misbehaves_is_a_line_and_harms_no_other(tmp_path, body, message):
-    results = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["softmax", "gelu", "linear"], limit=1)
+    results = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["softmax", "gelu", "linear"], limit=2)
     assert states(results) == {"softmax": "passed", "gelu": "wrong", "linear": "passed"}
     assert result_of(results, "gelu").message.split("\n")[0].startswith(message)
 
@@ -53,7 +55,7 @@ def test_megabytes_of_output_are_a_line(tmp_path):
     result, = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["gelu"])
     assert result.state == "passed"
     assert result.message.split("\n")[1].startswith("It printed 10,000,005 characters, beginning with: abab")
-    assert len(result.message) < 200
+    assert len(result.message) < 400
 
 
 @pytest.mark.parametrize("line, message", [
@@ -61,12 +63,12 @@ def test_megabytes_of_output_are_a_line(tmp_path):
     ("import nowhere_to_be_found\n", "chapter_2_operations.py cannot be loaded: ModuleNotFoundError: No module named "
                                      "'nowhere_to_be_found' (line 11)"),
     ("exit()\n", "chapter_2_operations.py cannot be loaded: SystemExit: None (line 11)"),
-    ("while True: pass\n", "It did not finish within 1 seconds"),
+    ("while True: pass\n", "It did not finish within 2 seconds"),
 ])
 def test_a_file_that_cannot_be_loaded_is_a_line_and_harms_no_other_file(tmp_path, line, message):
     folder = with_change(solved_folder(tmp_path / "a"), "gelu", "import numpy as np\n\n\ndef softmax",
                          line + "import numpy as np\n\n\ndef softmax")
-    results = check_folder(folder, ["softmax", "gelu", "embed"], limit=1)
+    results = check_folder(folder, ["softmax", "gelu", "embed"], limit=2)
     assert states(results) == {"softmax": "wrong", "gelu": "wrong", "embed": "passed"}
     assert result_of(results, "gelu").message.startswith(message)
 
@@ -96,14 +98,37 @@ def test_windows_line_ends_and_spaces_and_letters_in_the_path_do_not_matter(tmp_
     assert set(states(check_folder(folder, NAMES)).values()) == {"passed"}
 
 
+def mistaken_folder(folder, exercise, mistake):
+    """All right, but for one known mistake."""
+    (solved_folder(folder) / exercise.file).write_text(mistaken_source(exercise, mistake), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_known_mistake_changes_no_other_exercises_state(tmp_path, name):
+def test_a_known_mistake_changes_no_other_exercises_state(tmp_path, monkeypatch, name):
     exercise = exercises_by_name()[name]
+    in_file = [other for other in exercises_by_name().values() if other.chapter == exercise.chapter]
     for i, mistake in enumerate(exercise.mistakes):
-        folder = solved_folder(tmp_path / str(i))
-        path = folder / exercise.file
-        path.write_text(mistaken_source(exercise, mistake), encoding="utf-8")
-        results = check_folder(folder, NAMES)
-        assert states(results) == {other: "wrong" if other == name else "passed" for other in NAMES}
+        folder = mistaken_folder(tmp_path / str(i), exercise, mistake)
+        with monkeypatch.context() as patch:  # check_exercise puts a stand-in there
+            patch.setattr(sys, "stdout", sys.stdout)
+            patch.setattr(sys, "stderr", sys.stderr)
+            results = [check_exercise(folder, other, "en", lambda event: None) for other in in_file]
+        assert states(results) == {other.name: "wrong" if other is exercise else "passed" for other in in_file}
         assert result_of(results, name).message.split("\n")[0] == mistake.text["en"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_known_mistake_changes_no_state_in_any_file(tmp_path, chapter):
+    exercise = next(exercise for exercise in exercises_by_name().values() if exercise.chapter == chapter)
+    results = check_folder(mistaken_folder(tmp_path / "a", exercise, exercise.mistakes[0]), NAMES)
+    assert states(results) == {name: "wrong" if name == exercise.name else "passed" for name in NAMES}
+
+
+def test_something_that_cannot_be_looked_at_is_a_line(tmp_path):
+    body = ("    class Strange(np.ndarray):\n        def __array_finalize__(self, other): pass\n"
+            "        def __eq__(self, other): raise OSError('no')\n    return x.view(Strange)\n")
+    results = check_folder(with_body(solved_folder(tmp_path / "a"), body), ["softmax", "gelu", "linear"])
+    assert states(results) == {"softmax": "passed", "gelu": "wrong", "linear": "passed"}

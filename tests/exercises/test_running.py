@@ -86,6 +86,14 @@ def test_a_function_that_fails_in_the_pass_is_one_line(tmp_path, capsys):
         in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_model_that_is_nowhere_is_one_line_and_exit_2(tmp_path):
+    process = start("run", solved_folder(tmp_path / "a"), {**ALL, "model": "nowhere"}, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert "nowhere" in err
+
+
 def test_the_command_runs_in_a_process_of_its_own(tmp_path):
     process = start("run", solved_folder(tmp_path / "a"), ALL, stdout=subprocess.PIPE)
     out, _ = process.communicate(timeout=120)
