@@ -170,7 +170,7 @@ def test_a_text_far_larger_than_any_gpt2s_is_refused_before_it_is_parsed(tmp_pat
 
 @pytest.mark.parametrize("file_name, content, message", [
     ("added_tokens.json", {f"<{i}>": i for i in range(1_000_000)}, "json: expected at most 8,388,608 bytes"),
-    ("added_tokens.json", {f"{i}": i for i in range(510_000)}, "json: expected at most 500,000 values"),
+    ("added_tokens.json", {f"{i}": 0 for i in range(510_000)}, "json: expected at most 500,000 values"),
     ("added_tokens.json", {f"<{i}>": i for i in range(100_000)}, "expected at most 50,000 tokens. Got 100,000"),
     ("added_tokens.json", {"<x>": 2**31 + 5}, "added token '<x>': its id must be 260, the next, without a gap. Got"),
     ("added_tokens.json", {"<x>": -1}, "added token '<x>': its id must be 260"),
