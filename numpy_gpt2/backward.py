@@ -24,13 +24,12 @@ from .config import GPT2Config
 from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
-from .tap import ArrayTap, Recorder, Tap, check_stages, checked, no_tap, scoped, stage_of, watches
+from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
 
-READ_OF_BLOCK = ("resid_pre", "ln_1", "attn.q", "attn.k_all", "attn.v_all", "attn.z", "resid_mid", "ln_2", "mlp.pre",
-                 "mlp.post", "resid_post")  # the stages that the backward pass cannot do without
+READ = ("h.*.resid_*", "h.*.ln_*", "h.*.attn.[qkvz]*", "h.*.mlp.p*", "ln_f")  # what the backward pass reads, as globs
 
 
 def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap = no_tap,
@@ -43,8 +42,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         returns flows on. Where `tap` put another array in place, the gradient passes as if it had not.
     Returns a float, and a GPT2 whose arrays are gradients. Where `lm_head` is tied, its part is in `wte`.
     Raises ValueError for ids or targets that are not tokens of this model, and where no target counts.
-    Memory: the gradients, and all activations. Scores and pattern are kept only where a tap wants them; else they are
-    computed again.
+    Memory: the gradients, and all activations; scores and pattern only where a tap wants them.
     """
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
@@ -56,10 +54,9 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
         activations[name] = value  # by reference: nobody changes an array once a tap has seen it
         return value
 
-    wanted = () if tap is no_tap else getattr(tap, "globs", ("*",))
-    keep.globs = (*wanted, "ln_f", *(f"h.*.{name}" for name in READ_OF_BLOCK))  # type: ignore[attr-defined]
-    logits = forward(model, ids, tap=keep)  # [n_tokens, vocab_size]
-    loss, d_logits = cross_entropy(logits, targets)
+    keep.globs = READ if tap is no_tap else (*READ, *getattr(tap, "globs", "*"))  # type: ignore[attr-defined]
+    loss, d_logits = cross_entropy(forward(model, ids, tap=keep), targets)  # [n_tokens, vocab_size]
+    del activations["logits"]  # as large as its gradient, and nobody reads it any more
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
 
 
@@ -74,12 +71,11 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     Raises ValueError for activations that are not of such a pass.
     """
     ids = check_ids(model, ids)
-    check_activations(model, ids, activations, d_logits)
+    check_activations(activations, d_logits, model.config, ids.shape)
     check_stages(gradient_tap, model.config)
     tap = checked(gradient_tap)
     config = model.config
-    d_logits = tap("logits", d_logits)
-    d_hidden, d_lm_head = unembed_backward(d_logits, activations["ln_f"], model.lm_head)
+    d_hidden, d_lm_head = unembed_backward(tap("logits", d_logits), activations["ln_f"], model.lm_head)
     d_hidden = tap("ln_f", d_hidden)  # [n_tokens, n_embd]
     x = activations[f"h.{config.n_layer - 1}.resid_post"]
     d_x, d_ln_f = layer_norm_backward(d_hidden, x, model.ln_f, config.layer_norm_epsilon)
@@ -129,15 +125,13 @@ def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Ac
     d_normed, d_attn = attention_backward(d_x, weights.attn, config.n_head, acts, tap)
     d_normed = tap("ln_1", d_normed)
     d_read, d_ln_1 = layer_norm_backward(d_normed, acts["resid_pre"], weights.ln_1, config.layer_norm_epsilon)
-    d_x = tap("resid_pre", d_x + d_read)
-    return d_x, Block(d_ln_1, d_attn, d_ln_2, d_mlp)
+    return tap("resid_pre", d_x + d_read), Block(d_ln_1, d_attn, d_ln_2, d_mlp)
 
 
 def mlp_backward(d_out: np.ndarray, weights: MLP, activation: str, acts: Activations,
                  tap: ArrayTap) -> tuple[np.ndarray, MLP]:
     """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
-    d_out = tap("mlp.out", d_out)
-    d_post, d_c_proj = linear_backward(d_out, acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
+    d_post, d_c_proj = linear_backward(tap("mlp.out", d_out), acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
     d_pre = tap("mlp.pre", activation_backward(activation, d_post, acts["mlp.pre"]))
     d_x, d_c_fc = linear_backward(d_pre, acts["ln_2"], weights.c_fc)  # [n_tokens, n_embd]
@@ -254,14 +248,3 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: n
 def as_rows(x: np.ndarray) -> np.ndarray:
     """All tokens of a batch, one below the other: [..., n] -> [n_rows, n]."""
     return x.reshape(-1, x.shape[-1])
-
-
-def check_activations(model: GPT2, ids: np.ndarray, activations: Activations, d_logits: np.ndarray) -> None:
-    """Raise ValueError unless these are activations of a pass over ids without a cache, and d_logits fits them."""
-    *batch, n_tokens = ids.shape
-    names = [f"h.{i}.{name}" for i in range(model.config.n_layer) for name in READ_OF_BLOCK] + ["ln_f"]
-    for name, array in [(name, activations[name]) for name in names] + [("logits", d_logits)]:
-        shape = (*batch, *stage_of(name).concrete_shape(model.config, n_tokens, n_tokens, n_tokens))
-        if array.shape != shape:
-            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {shape} at "
-                             f"{name!r}. Got {array.shape}.")

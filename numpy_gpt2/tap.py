@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -102,6 +102,18 @@ def check_stages(tap: Tap, config: GPT2Config) -> None:
             nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
             raise ValueError(f"the tap names {glob!r}, which fits no stage of this model of {config.n_layer} blocks; "
                              f"the nearest are {', '.join(nearest)}.")
+
+
+def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits: np.ndarray, config: GPT2Config,
+                      shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are of a pass, without a cache, over ids of this shape, and d_logits fits them."""
+    *batch, n = shape
+    arrays = {name: activations[name] for name in ("h.0.attn.k_all", "ln_f")} | {"logits": d_logits}
+    for name, array in arrays.items():
+        expected = (*batch, *stage_of(name).concrete_shape(config, n, n, n))
+        if array.shape != expected:
+            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {expected} at "
+                             f"{name!r}. Got {array.shape}.")
 
 
 @cache

@@ -107,6 +107,21 @@ class Tokenizer:
         Raises ValueError for a name that is no special token, and for a text with a lone surrogate (half a character:
         a Python str can hold it, UTF-8 cannot).
         """
+        ids = []
+        for stretch in self._stretches(text, allowed_special):
+            if isinstance(stretch, int):
+                ids.append(stretch)
+            else:
+                ids.extend(self._encode_ordinary(stretch))
+        return ids
+
+    def pieces(self, text: str, allowed_special: Collection[str] = ()) -> list[str]:
+        """What `encode` merges one by one, added tokens left out: no token spans two of these pieces."""
+        return [piece for stretch in self._stretches(text, allowed_special) if isinstance(stretch, str)
+                for piece in self._split(stretch)]
+
+    def _stretches(self, text: str, allowed_special: Collection[str]) -> Iterator[int | str]:
+        """The text in order: the id of each added token in it, and what is between them, ready to be encoded."""
         refuse_lone_surrogates(text)
         special = [name for name, token in self._added_tokens.items() if token.is_special and token.is_found]
         allowed = set(special) if allowed_special == "all" else set(allowed_special)
@@ -115,17 +130,14 @@ class Tokenizer:
             raise ValueError(f'allowed_special must be "all" or some of {shown(special)}. Got {shown(min(unknown))}.')
         names = allowed.union(self._always)
         normalize = self._preparation.normalize or str
-        ids = []
         for part in self._cut(text, [name for name in names if not self._added_tokens[name].normalized]):
             if isinstance(part, int):
-                ids.append(part)
+                yield part
                 continue
-            for piece in self._cut(normalize(part), [name for name in names if self._added_tokens[name].normalized]):
-                if isinstance(piece, int):
-                    ids.append(piece)
-                else:
-                    ids.extend(self._encode_ordinary(piece))
-        return ids
+            for stretch in self._cut(normalize(part), [name for name in names if self._added_tokens[name].normalized]):
+                if isinstance(stretch, str) and self._preparation.add_prefix_space and not stretch.startswith(" "):
+                    stretch = " " + stretch
+                yield stretch
 
     def with_bos(self, ids: Iterable[int] = ()) -> list[int]:
         """The ids after the one that begins a text. Raises ValueError where the checkpoint names no such token."""
@@ -155,8 +167,6 @@ class Tokenizer:
             yield text[position:]
 
     def _encode_ordinary(self, text: str) -> list[int]:
-        if self._preparation.add_prefix_space and not text.startswith(" "):
-            text = " " + text
         if not self._ids_are_ranks:
             return self._encode_by_merges(text)
         if not self._preparation.use_regex:
@@ -165,12 +175,11 @@ class Tokenizer:
 
     def _encode_by_merges(self, text: str) -> list[int]:
         """What bpe.py makes of a text: slower than tiktoken, but right for every list of merges."""
-        pieces = self.pieces(text)
+        pieces = self._split(text)
         tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # most occur again and again
         return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
 
-    def pieces(self, text: str) -> list[str]:
-        """The pieces that are encoded one by one: no token spans two of them. They join to the text."""
+    def _split(self, text: str) -> list[str]:
         return split_as_tiktoken(text) if self._preparation.use_regex else [text]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -19,7 +19,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; <|endoftext|> in it is text")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
@@ -44,7 +44,8 @@ def main() -> None:
 
     width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
     if args.merges:
-        rows = [row for piece in tokenizer.pieces(text) for row in merge_rows(piece.encode(), tokenizer)]
+        pieces = tokenizer.pieces(text, special_tokens(args))
+        rows = [row for piece in pieces for row in merge_rows(piece.encode(), tokenizer)]
         print_table(["rank", "merge", "tokens"], rows, "><<", width)
     ids = tokenizer.encode(text, special_tokens(args))
     rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]

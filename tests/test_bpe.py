@@ -10,7 +10,7 @@ import numpy_gpt2
 from numpy_gpt2 import bpe
 from numpy_gpt2.checkpoint.loading import load_tokenizer
 from numpy_gpt2.checkpoint.vocabulary import Vocabulary, build_tokenizer, byte_alphabet
-from numpy_gpt2.tokenizer import END_OF_TEXT, split_as_tiktoken
+from numpy_gpt2.tokenizer import END_OF_TEXT, AddedToken, Preparation, Tokenizer, split_as_tiktoken
 
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 FAIRYTALE = load_tokenizer("fairytale")
@@ -206,6 +206,24 @@ def test_special_tokens_and_streams_are_the_same_where_bpe_encodes():
     ids = tokenizer.encode("abcé" + END_OF_TEXT + "bc", "all")
     assert ids.count(tokenizer.eot_id) == 1 and tokenizer.eot_id not in tokenizer.encode(END_OF_TEXT)
     assert tokenizer.decode(ids) == "".join(tokenizer.decode_stream(ids)) == "abcé" + END_OF_TEXT + "bc"
+
+
+@pytest.mark.parametrize("preparation", [
+    Preparation(), Preparation(add_prefix_space=True), Preparation(use_regex=False), Preparation(normalize=str.upper)],
+    ids=["plain", "prefix", "no regex", "normalizer"])
+@pytest.mark.parametrize("allowed_special", ["all", ()], ids=["special", "as text"])
+@given(st.lists(st.sampled_from(["abc", "a b", " ", "é", "<x>", END_OF_TEXT])).map("".join))
+def test_pieces_are_what_is_merged_around_added_tokens(preparation, allowed_special, text):
+    ids = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b" a": 257, b"AB": 258}
+    ranks = {(b"a", b"b"): 0, (b" ", b"a"): 1, (b"A", b"B"): 2}
+    added = {END_OF_TEXT: AddedToken(259), "<x>": AddedToken(260, is_special=False)}
+    tokenizer = Tokenizer(ids, ranks, added, preparation=preparation)
+    pieces = tokenizer.pieces(text, allowed_special)
+    merged = [ids[token] for piece in pieces for token in bpe.merge(piece.encode(), ranks)]
+    encoded = tokenizer.encode(text, allowed_special)
+    assert merged == [token_id for token_id in encoded if token_id < 259]
+    assert encoded.count(260) == text.count("<x>")
+    assert encoded.count(259) == text.count(END_OF_TEXT) * (allowed_special == "all")
 
 
 # The same ids as `tokenizers`

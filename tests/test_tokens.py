@@ -140,8 +140,10 @@ def test_an_empty_text_has_no_tokens(run):
     assert run("")[:2] == (0, "id  token  bytes\ntokens: 0, characters: 0, bytes: 0\n")
 
 
-def test_end_of_text_in_a_text_is_text(run):
+def test_end_of_text_in_a_text_is_text_unless_asked_for(run):
     assert f"\n{FAIRYTALE.eot_id} " not in run("<|endoftext|>")[1]
+    out = run("a<|endoftext|>", "--merges", "--special-tokens")[1]
+    assert f'\n{FAIRYTALE.eot_id}  "<|endoftext|>"' in out and [steps[-1][1] for steps in steps_of(out)] == ['"a"']
 
 
 def test_a_vocabulary_that_tiktoken_would_merge_otherwise_is_shown_by_its_list(run, tmp_path):

@@ -29,7 +29,7 @@ class Debugger(pdb.Pdb):
         sys.settrace(self.trace_dispatch)
 
     def leave(self) -> None:
-        """Stop debugging, if it has been begun: what was to be stepped through is over."""
+        """Stop debugging, if it was started: the pass is over."""
         if self.botframe is not None:
             sys.settrace(None)
         self.stepping = False

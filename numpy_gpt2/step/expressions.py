@@ -1,4 +1,4 @@
-"""What `print` takes: plain Python over the arrays of a pass, and what it prints and answers."""
+"""What `print` takes, plain Python over the arrays of a pass, and what it answers."""
 
 import re
 import reprlib

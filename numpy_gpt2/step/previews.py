@@ -1,7 +1,4 @@
-"""An array of the forward pass as a few lines of text: what can be read from it on a screen.
-
-What does not fit is left out, and the lines say so.
-"""
+"""An array of the forward pass as a few lines of text. What does not fit is left out, and the lines say so."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +19,7 @@ SHADES = ".:-=+*#%@"
 
 @dataclass(frozen=True)
 class Screen:
-    """What a preview is fitted to: the tokens it names, the head that is looked at, and the room, in characters."""
+    """What a preview is fitted to: the tokens it names, the head that is shown, the width and height."""
 
     tokenizer: Tokenizer
     ids: Sequence[int]  # of all tokens so far
@@ -100,7 +97,7 @@ def query_by_key(value: np.ndarray, screen: Screen) -> list[str]:
 
 
 def neurons(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_new, n_inner]: how many neurons are active in each token, and which ones most."""
+    """[n_new, n_inner]: the fraction of neurons that is active in each token, and the strongest."""
     fractions = np.mean(value > 0, axis=-1)  # [n_new]
     strongest = np.argsort(-value, axis=-1)[:, :3]  # [n_new, 3]
 

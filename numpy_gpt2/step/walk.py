@@ -42,18 +42,18 @@ COMMANDS = {
     "quit": ("q", "", "end the walk here"),
 }
 
-# A walk keeps every array of the pass, and stops at any stage. xl has 48 layers; small takes 2.3 GB for a full context.
+# A walk keeps every array of the pass and every stage's name. xl has 48 layers; small with a full context takes 2.3 GB.
 MOST_LAYERS = 500
 MOST_BYTES = 4 * 10**9
 
 
 class WalkEnded(Exception):
-    """The user has seen enough: the pass need not go on."""
+    """The user has left: the pass does not go on."""
 
 
 def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at: str = "*",
                  cache: KVCache | None = None, commands: Sequence[str] = ()) -> np.ndarray | None:
-    """Walk through a forward pass: ask on standard input what to do, and show on standard output what there is.
+    """Walk through a forward pass: commands come from standard input, what they show goes to standard output.
 
     ids: all tokens so far; those in the cache are not read again. stop_at: a glob; the first stage that it fits is the
     first stop. commands: carried out before standard input is asked.
@@ -95,7 +95,7 @@ class Walk(Commands):
         self.acts = Recorder()  # what the pass has made so far
         self.made: dict[str, list[str]] = {}  # which lines of model.py made each, then: in which calls
         self.own: dict[str, Any] = {}  # what the user has assigned
-        self.at = ""  # the stage that is looked at: where the pass is, or, after `back`, an earlier one
+        self.at = ""  # the stage that is shown: where the pass is, or, after `back`, an earlier one
         self.stop_at: str | None = "*"  # a glob; None is nowhere
         self.head = 0
         self.debugger = Debugger([__name__, "numpy_gpt2.tap"])
@@ -109,7 +109,7 @@ class Walk(Commands):
             self.do_show("")
             self.ask()
 
-    # Where to stop next. What returns True ends the asking, and the pass goes on --------------------------------------
+    # Commands that move. Those that return True let the pass go on ----------------------------------------------------
 
     def do_next(self, argument: str) -> bool:
         self.stop_at = "*"
@@ -158,7 +158,7 @@ class Walk(Commands):
             raise Refused(f"{latest} has been passed; to see it again: show {latest}")
         return glob
 
-    # What to look at --------------------------------------------------------------------------------------------------
+    # Commands that show something -------------------------------------------------------------------------------------
 
     def do_show(self, argument: str) -> None:
         short = short_names(list(self.acts), self.block())
@@ -230,15 +230,15 @@ class Walk(Commands):
                     *([f"{here}: {marked}"] if here != self.at else []), calls, line])
 
     def block(self) -> str:
-        """The block of the stage that is looked at, h.3, or the last one before it."""
+        """The block of the stage that is shown, h.3, or the last one before it."""
         blocks = [part_of(name) for name in self.so_far() if part_of(name) != name]
         return blocks[-1] if blocks else ""
 
     def so_far(self) -> list[str]:
-        """The stages up to the one that is looked at."""
+        """The stages up to the one that is shown."""
         return self.names[:self.names.index(self.at) + 1]
 
-    # How commands are read --------------------------------------------------------------------------------------------
+    # What else is typed -----------------------------------------------------------------------------------------------
 
     def emptyline(self) -> bool:
         return self.do_next("")
@@ -251,8 +251,6 @@ class Walk(Commands):
     def completedefault(self, text: str, *ignored: Any) -> list[str]:
         forms = dict.fromkeys(form for name in self.names for form in forms_of(name))
         return [form for form in forms if form.startswith(text)]
-
-    # How what there is to see is written ------------------------------------------------------------------------------
 
     def screen(self, n_above: int = 0) -> Screen:
         """The room for a preview, below so many lines and above the next prompt."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from report import Measurement
-from sides import Worker, run_fresh, time_output
+from sides import Worker, fresh_peak, run_fresh, time_output
 
 import numpy_gpt2
 from numpy_gpt2.cli.exits import say
@@ -29,6 +29,8 @@ N_CHECKED = 8  # tokens that both sides write before a case is timed
 LOOKUP_WRITES, LOOKUP_DRAFT = 200, 15
 TEXTS = {"text that repeats itself": 0.1, "at times": 1, "hardly": 10}  # loudness: see engine.louder
 SMALLEST_CONTEXT = N_PROMPT + LOOKUP_WRITES  # a model's, to have room for every group
+GRADIENT_SHAPES = {True: [(8, 256), (16, 512)], False: [(1, 256), (4, 128)]}  # of a narrow model, and of others
+SMALL_WIDTH = 768
 ITEM = 4  # bytes of a float32
 
 
@@ -233,5 +235,26 @@ def measure_lookup(bench):
         yield measurement
 
 
+def measure_gradients(bench):
+    """Loss and gradients, and the peak memory of a fresh process for each shape."""
+    shapes = [shape for shape in GRADIENT_SHAPES[bench.config.n_embd < SMALL_WIDTH]
+              if shape[1] <= bench.config.n_positions]
+    for n_batch, n_tokens in shapes:
+        ids = bench.random_ids(n_batch, n_tokens)
+        ours, theirs = bench.ours("loss", ids), bench.theirs("loss", ids)
+        if theirs is not None and abs(ours - theirs) > 1e-4 * abs(theirs):
+            sys.exit(f"error: numpy_gpt2's loss is {ours}, expected {theirs}. No time of this run is to be believed.")
+        seconds = Measurement("gradients", f"{n_batch} x {n_tokens} tokens", "ms", n_tokens=n_batch * n_tokens)
+        for _ in range(bench.rounds):
+            seconds.ours.append(bench.ours("time_gradients", ids, bench.seconds))
+            if bench.with_theirs:
+                seconds.theirs.append(bench.theirs("time_gradients", ids, bench.seconds))
+        peak = Measurement("gradients", f"{n_batch} x {n_tokens} tokens, peak memory", "MB")
+        peak.ours.append(fresh_peak(OURS, bench.folder, ids))
+        if bench.with_theirs:
+            peak.theirs.append(fresh_peak(THEIRS, bench.folder, ids))
+        yield from (seconds, peak)
+
+
 GROUPS = {"load": measure_load, "start": measure_start, "decode": measure_decode, "prefill": measure_prefill,
-          "batch": measure_batch, "lookup": measure_lookup}
+          "batch": measure_batch, "lookup": measure_lookup, "gradients": measure_gradients}

@@ -16,7 +16,8 @@ from dataclasses import replace
 import numpy as np
 from sides import Side, is_near_tie, median_seconds
 
-from numpy_gpt2 import KVCache, forward, generate_tokens, load_model, named_parameters, transform, unembed
+from numpy_gpt2 import (KVCache, forward, generate_tokens, load_model, loss_and_gradients, named_parameters, transform,
+                        unembed)
 
 # Rows of so many numbers: which is fastest depends on how BLAS shares a matrix among its threads.
 READING_WIDTHS = (2048, 4096, 8192)
@@ -46,6 +47,10 @@ class Engine(Side):
 
     def crop(self, cache, n):
         cache.crop(cache.length - n)
+
+    def gradients(self, ids):
+        """The loss of ids [n_batch, n_tokens], and the gradient of every weight."""
+        return loss_and_gradients(self.model, ids)
 
     # Floors ----------------------------------------------------------------------------------------------------------
 

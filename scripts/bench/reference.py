@@ -36,6 +36,14 @@ class Reference(Side):
         output = self.model(torch.from_numpy(ids), cache, use_cache=True, logits_to_keep=1)  # its name has changed
         return output.logits[:, -1, :].numpy()
 
+    def gradients(self, ids):
+        """The loss of ids [n_batch, n_tokens], and the gradient of every weight: what autograd computes."""
+        self.model.zero_grad(set_to_none=True)
+        logits = self.model(torch.from_numpy(ids), use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), torch.from_numpy(ids)[:, 1:].flatten())
+        loss.backward()
+        return loss.item(), [parameter.grad for parameter in self.model.parameters()]
+
     def crop(self, cache, n):
         if n > 0:
             cache.crop(-n)  # a negative number: how many to forget

@@ -56,7 +56,7 @@ def median_ratio(numerators, denominators):
 
 # The table ------------------------------------------------------------------------------------------------------------
 
-GAINS = {"batch": "x one sequence", "lookup": "x plain greedy"}  # what the last column is called
+GAINS = {"batch": "x one sequence", "lookup": "x plain greedy", "gradients": ""}  # what the last column is called
 
 
 def print_measurements(group, measurements):
@@ -75,7 +75,8 @@ def cells(measurement):
     row = [f"{measurement.case}, {measurement.unit}", *median_and_range(measurement.floor, scale)[:1]]
     row += [*median_and_range(measurement.ours, scale), ratio_text(measurement.times_floor)]
     row += [*median_and_range(measurement.theirs, scale), ratio_text(measurement.times_ours)]
-    speed = number_text(measurement.tokens_per_second) if measurement.group in GAINS else ""
+    is_counted = measurement.group in GAINS and measurement.unit != "MB"
+    speed = number_text(measurement.tokens_per_second) if is_counted else ""
     return [*row, speed, ratio_text(measurement.gain)]
 
 

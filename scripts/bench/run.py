@@ -11,6 +11,7 @@ case is timed, both sides write on greedily from its prompt, and must choose the
     prefill   a prompt, up to the logits of its last position
     batch     one token more for each of several sequences, with 128 tokens of context
     lookup    greedy text with prompt lookup, and without: text that repeats itself always, at times, hardly
+    gradients loss and gradients of a batch, and the peak memory of a process that computes nothing else
 
 decode, prefill and batch time the forward pass and the choice of the likeliest token, on both sides; lookup times
 numpy_gpt2's own generate_tokens. (transformers maps the file into memory and reads it at the first token: its load

@@ -39,11 +39,12 @@ def median_seconds(action, seconds, afterwards=lambda: None):
 
 
 class Side:
-    """What is timed. Of its own a side has three methods; ids and tokens are arrays, as are logits [n_batch, n_vocab].
+    """What is timed. Of its own a side has four methods; ids and tokens are arrays, as are logits [n_batch, n_vocab].
 
         prefill(ids, room) -> logits, cache     read [n_batch, n_tokens] into a new cache with room for so many tokens
         step(token, cache) -> logits            read one token [n_batch] more
         crop(cache, n)                          forget the last n tokens
+        gradients(ids) -> loss, gradients       of ids [n_batch, n_tokens], each predicted from those before it
     """
 
     def __init__(self):
@@ -77,6 +78,14 @@ class Side:
     def time_prefill(self, ids, seconds):
         """Seconds from a prompt to the logits of its last position, the cache filled."""
         return median_seconds(lambda: self.prefill(ids, ids.shape[1]), seconds)
+
+    def time_gradients(self, ids, seconds):
+        """Seconds from ids [n_batch, n_tokens] to the loss and the gradient of every weight."""
+        return median_seconds(lambda: self.gradients(ids), seconds)
+
+    def loss(self, ids):
+        """The loss of ids [n_batch, n_tokens], in nats per token."""
+        return self.gradients(ids)[0]
 
     def forget(self):
         """Free the caches."""
@@ -146,6 +155,14 @@ def run_fresh(module, folder, prompt, n_new):
     return {**json.loads(output), "first": first, "end": end}
 
 
+def fresh_peak(module, folder, ids):
+    """The peak memory of a fresh process that computes the gradients of ids [n_batch, n_tokens] twice: bytes."""
+    shape = "x".join(map(str, ids.shape))
+    command = [sys.executable, __file__, module, str(folder), shape, *map(str, ids.ravel())]
+    _, _, output = time_output(command, 1)
+    return json.loads(output)["peak"]
+
+
 def time_output(command, n_bytes):
     """Run a program: seconds from its start to its first n bytes of output, to its end, and all of its output."""
     time.sleep(PAUSE)
@@ -165,12 +182,17 @@ def time_output(command, n_bytes):
 
 
 def main():
-    """Load a side, read a prompt, write on; a line break at the first token, then a line of JSON."""
+    """Load a side, read a prompt, write on; a line break at the first token, then a line of JSON. Or its gradients."""
     module, folder, n_new, *prompt = sys.argv[1:]
     module = import_module(module)
     started = time.perf_counter()
     side = module.load(folder)
     load = time.perf_counter() - started
+    if "x" in n_new:  # the shape of ids whose gradients are computed
+        ids = np.array(prompt, dtype=np.int64).reshape([int(size) for size in n_new.split("x")])
+        losses = [side.loss(ids) for _ in range(2)]
+        print(json.dumps({"peak": peak_memory(), "losses": losses}))
+        return
     ids = np.array([prompt], dtype=np.int64)
     tokens, near_ties = side.greedy(ids, int(n_new), at_first_token=lambda: print(flush=True))
     print(json.dumps({"load": load, "peak": peak_memory(), "tokens": tokens.tolist(), "near_ties": near_ties.tolist()}))

@@ -40,7 +40,7 @@ MODEL = GPT2Config(vocab_size=4096, n_positions=512, n_embd=192, n_layer=6, n_he
 
 BATCH_TOKENS, PART_TOKENS = 8192, 512  # of a step, and of what is read at a time: its arrays stay in the cache
 SHORT_CONTEXT, SHORT_FRACTION = 256, 0.75  # of the first part of the run
-WARMUP_STEPS, COOLDOWN_FRACTION = 100, 5 / 12
+WARMUP_STEPS, COOLDOWN_FRACTION = 100, 0.55
 MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 0.002, 0.05
 
 
@@ -77,7 +77,8 @@ def prepare(books_folder, work):
     absent = [number for number in HELD_OUT_BOOKS if number not in books]
     if absent:
         raise ValueError(f"the held-out books {absent} are not in {books_folder}")
-    data = {"books": np.array([int(number) for number in books if number not in HELD_OUT_BOOKS])}
+    data = {"books": np.array([int(number) for number in books if number not in HELD_OUT_BOOKS]),
+            "held_out_books": np.array([int(number) for number in HELD_OUT_BOOKS])}
     held_out = [story for number in HELD_OUT_BOOKS for story in books.pop(number)]
     train = [story for stories in books.values() for story in stories]
     train_vocabulary(train, work)
@@ -144,7 +145,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("build/fairytale"),
                         help="state of the run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/fairytale/checkpoint"), help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2400, help=f"of {BATCH_TOKENS} tokens each (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3300, help=f"of {BATCH_TOKENS} tokens each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -154,8 +155,10 @@ def main():
     model = train(data, args.work, args.steps, args.seed, args.threads)
     vocabulary = {name: args.work / name for name in ("vocab.json", "merges.txt")}
     save(model, args.out, dtype="float16", tokenizer=tokenizer_from_files(vocabulary))
-    write_card(args.out, data, {"steps": args.steps, "seed": args.seed, "batch": BATCH_TOKENS,
-                                "muon_rate": MUON_RATE, "adamw_rate": ADAMW_RATE})
+    recipe = {"steps": args.steps, "seed": args.seed, "batch": BATCH_TOKENS, "muon_rate": MUON_RATE,
+              "adamw_rate": ADAMW_RATE}
+    np.savez(args.work / "recipe.npz", **recipe)
+    write_card(args.out, data, recipe)
 
 
 if __name__ == "__main__":

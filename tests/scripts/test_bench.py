@@ -40,6 +40,8 @@ ROWS = {
     "prefill": ["128 tokens, ms", "512 tokens, ms"],
     "batch": [f"{n} at once, ms" for n in (1, 2, 4, 8, 16)],
     "lookup": ["text that repeats itself", "at times", "hardly"],
+    "gradients": ["8 x 256 tokens, ms", "8 x 256 tokens, peak memory, MB", "16 x 512 tokens, ms",
+                  "16 x 512 tokens, peak memory, MB"],
 }  # of fairytale, whose context is 512 tokens
 
 

@@ -1,0 +1,99 @@
+"""The card of the bundled checkpoint: what it is, what was measured on the very files that are shipped, and samples.
+
+    python scripts/train/fairytale_card.py numpy_gpt2/fairytale --work build/fairytale    # write the card anew
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from numpy_gpt2 import load, named_parameters, score_tokens, stream_text
+
+PROMPTS = {"Once upon a time": 3, "The old witch looked at the": 3, '"Who are you?" asked the': 3}  # prompt: seed
+SAMPLE_TOKENS = 120
+
+CARD = """---
+license: mit
+language: en
+pipeline_tag: text-generation
+---
+
+# fairytale
+
+A small GPT-2 that writes fairy tales, bundled with `numpy_gpt2` so that there is something to run where the hub is out
+of reach. The architecture, the file layout and the tokenizer's algorithm are GPT-2's; only the sizes are small. It was
+trained by the engine that runs it: NumPy's forward and backward pass, no other framework.
+
+| | |
+| --- | --- |
+| parameters | {n_parameters:,} ({n_layer} layers, {n_head} heads, width {n_embd}) |
+| context | {n_positions} tokens |
+| vocabulary | {vocab_size:,} byte-level BPE tokens, trained on the same books; the last is `<|endoftext|>` |
+| weights | float16 safetensors |
+| trained on | {n_books} books, {n_train:,} tokens, seen {epochs:.1f} times |
+| recipe | {steps:,} steps of {batch:,} tokens; Muon at {muon_rate} for the blocks' matrices, AdamW at {adamw_rate} \
+for the rest |
+| held-out loss | {loss:.3f} nats per token |
+| held-out bits per byte | {bits:.3f} in windows of {n_positions} tokens, each token with {half} or more before it; \
+{plain_bits:.3f} in windows that do not overlap |
+
+**Sources.** Children's books in the public domain, from Project Gutenberg, by ebook number: {books}.
+Held out, whole: {held_out}.
+
+**Cleaning.** Licence text, title pages, prefaces, notes, headings and line wrapping are removed; quotation marks and
+dashes are the keyboard's; each tale or chapter begins after `<|endoftext|>`.
+
+**Licence.** The books are in the public domain in the United States; the weights are under the project's MIT licence.
+
+**Made by** `python scripts/train/fairytale.py BOOKS --steps {steps} --seed {seed}`.
+
+**In transformers**, `GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)` gives the same logits; without the
+type it computes in the file's float16.
+
+**Limitations.** It knows a few million words of old tales and nothing else: no facts, no modern words, no instructions.
+It keeps a scene going for a few sentences and a plot not at all. The tales carry the views of their time.
+
+## Samples
+
+Temperature 0.8, top-k 40; the prompt is in bold.
+
+{samples}
+"""
+
+
+def sample(model, tokenizer, prompt, seed):
+    """One continuation as a quotation in Markdown, the command that writes it below."""
+    pieces = stream_text(model, tokenizer, prompt, SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=seed)
+    lines = (f"**{prompt}**" + "".join(pieces)).split("\n")
+    return "\n".join(f"> {line}".rstrip() for line in [*lines, "", f"(seed {seed})"])
+
+
+def write_card(folder, data, recipe):
+    """Measure the checkpoint as it is in the folder, rounded to float16, and write README.md beside it."""
+    model, tokenizer = load(folder)
+    n_bytes, n_positions = int(data["held_out_bytes"]), model.config.n_positions
+    overlapping = score_tokens(model, data["held_out"], stride=n_positions // 2)
+    plain = score_tokens(model, data["held_out"], stride=n_positions - 1)
+    card = CARD.format(
+        **vars(model.config), n_parameters=sum(array.size for _, array in named_parameters(model)),
+        n_books=len(data["books"]), n_train=len(data["train"]), **recipe,
+        epochs=recipe["steps"] * recipe["batch"] / len(data["train"]), half=n_positions // 2,
+        loss=overlapping.mean_loss, bits=overlapping.bits_per_byte(n_bytes), plain_bits=plain.bits_per_byte(n_bytes),
+        books=", ".join(map(str, data["books"])), held_out=" and ".join(map(str, data["held_out_books"])),
+        samples="\n\n".join(sample(model, tokenizer, prompt, seed) for prompt, seed in PROMPTS.items()))
+    (Path(folder) / "README.md").write_text(card.replace("\\\n", ""), encoding="utf-8")
+    print(f"{folder}: held-out bits per byte {overlapping.bits_per_byte(n_bytes):.4f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="the checkpoint")
+    parser.add_argument("--work", type=Path, default=Path("build/fairytale"), help="of the run (default: %(default)s)")
+    args = parser.parse_args()
+    with np.load(args.work / "tokens.npz") as data, np.load(args.work / "recipe.npz") as recipe:
+        write_card(args.folder, data, {name: recipe[name].item() for name in recipe.files})
+
+
+if __name__ == "__main__":
+    main()
