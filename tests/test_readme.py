@@ -127,7 +127,8 @@ def test_every_experiment_runs(command):
     assert process.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in RUN if blocks("python", name)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "training" in name else ())
+                                  for name in RUN if blocks("python", name)])
 def test_the_blocks_of_python_of_a_page_run_in_one_session(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {}

@@ -146,6 +146,8 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
     edges = found["histogram_edges"]
     yield from wrapped(f"The histogram has bins of {edges[1] - edges[0]:g} deviations (std) around the mean, from "
                        f"{edges[0]:g} to {edges[-1]:g}; the outermost two hold what lies beyond.", width)
+    if "remark" in found:
+        yield from wrapped(found["remark"], width)
     for title in ("tensors", "layers"):
         yield ""
         rows = [(one["name"], *(f"{one[key]:.3g}" for key in ("mean", "std", "smallest", "largest", "norm")),
