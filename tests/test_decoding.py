@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_gpt2.decoding
-from numpy_gpt2 import GenerationConfig, GPT2Config, Tokenizer, forward, generate_tokens, stream_samples, stream_text
+from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, stream_samples,
+                        stream_text)
 from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
 
@@ -649,3 +650,37 @@ def test_what_is_held_back_of_a_very_long_stop_string_costs_no_more_than_its_tex
     assert longest_beginning("x" * 5_000, ["x" * 100_000]) == 5_000
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
+
+
+def test_two_texts_are_two_samples():
+    one, two = ("".join(stream) for stream in stream_samples(MODEL, TOKENIZER, "the a", 2, 25, seed=4))
+    assert one == "".join(stream_text(MODEL, TOKENIZER, "the a", 25, seed=4)) != two
+
+
+def test_no_text_at_all_is_refused_by_name():
+    with pytest.raises(ValueError, match="^num_return_sequences must be .*Got 0"):
+        stream_samples(MODEL, TOKENIZER, "the a", 0)
+
+
+def test_a_text_ends_where_its_own_end_of_text_comes():
+    ids = stream_text(MODEL, TOKENIZER, "the a", 9, seed=4, eos_token_id=NO_END)
+    list(ids)
+    end = ids.ids[5]
+    stream = stream_text(MODEL, TOKENIZER, "the a", 9, seed=4, eos_token_id=end)
+    assert "".join(stream) == TOKENIZER.decode(ids.ids[:ids.ids.index(end)])
+    assert stream.finish_reason == "eos"
+
+
+def test_a_tap_sees_the_passes_of_a_text():
+    acts = Recorder("wte")
+    list(stream_text(MODEL, TOKENIZER, "the a", 1, tap=acts))
+    np.testing.assert_array_equal(acts["wte"], MODEL.wte[TOKENIZER.encode("the a")])
+
+
+def test_a_special_token_that_is_allowed_is_read_as_one():
+    prompt = "the<|endoftext|>a"
+    stream = stream_text(MODEL, TOKENIZER, prompt, 5, temperature=0, eos_token_id=NO_END, allowed_special="all")
+    list(stream)
+    expected, _ = drawn(TOKENIZER.encode(prompt, "all"), 5, temperature=0, eos_token_id=NO_END,
+                        vocab_size=TOKENIZER.vocab_size)
+    assert stream.ids == expected.tolist()
