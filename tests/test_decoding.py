@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import numpy_gpt2.decoding
 from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, stream_samples,
                         stream_text)
+from numpy_gpt2.decoding import as_ids
 from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
 
@@ -351,6 +352,7 @@ BAD_ARGUMENTS = [
     (dict(num_return_sequences=True), "num_return_sequences must be a whole number, 1 or more. Got True."),
     (dict(seed="one"), "seed must be a whole number, 0 or more. Got 'one'."),
     (dict(stop_strings=["."]), "stop_strings need a tokenizer: stream_text takes them."),
+    (dict(ids=np.zeros((2, 3, 4), int), temperature=0, prompt_lookup_num_tokens=1), r"Got a batch of \(2, 3\)\.$"),
 ]
 
 
@@ -358,6 +360,10 @@ BAD_ARGUMENTS = [
 def test_a_bad_argument_is_refused_at_the_call(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate_tokens(MODEL, **{"ids": PROMPT, "max_new_tokens": 3, **arguments})
+
+
+def test_ends_of_text_are_a_list_of_one_several_or_none():
+    assert [as_ids(3), as_ids([3, 5]), as_ids(None)] == [[3], [3, 5], []]
 
 
 def test_an_unknown_setting_is_a_type_error_that_names_the_nearest():
