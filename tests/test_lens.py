@@ -210,7 +210,8 @@ def test_a_name_that_fits_no_stage_is_refused_with_the_nearest_in_one_line(make,
         make(name)
     text = str(error.value)
     assert text.startswith(f"a name must be a stage's, or a glob that fits one. Got {name!r}; the nearest are ")
-    assert "\n" not in text and nearest in text.split("nearest are ")[1]
+    nearest_three = text.split("nearest are ")[1].split("; ")[0].split(", ")
+    assert "\n" not in text and nearest in nearest_three and len(nearest_three) == 3
 
 
 @pytest.mark.parametrize("name", ["*", "*.attn.[qk]", "ln_f", "wte", "h.*", "h.[13-5].ln_?"])
