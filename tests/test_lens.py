@@ -454,6 +454,14 @@ def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     assert cache.length == 0 and not cache.k.any()
 
 
+@pytest.mark.parametrize("glob", ["h.2.attn.z", "*9*z"])
+def test_a_block_that_is_not_there_is_refused_with_the_three_nearest_stages(glob):
+    with pytest.raises(ValueError) as error:
+        forward(MODEL, IDS, tap=ablate(glob))
+    nearest = str(error.value).removesuffix(".").split("nearest are ")[1].split(", ")
+    assert len(nearest) == 3 and set(nearest) <= set(stage_names(CONFIG))
+
+
 @pytest.mark.parametrize("mask", [[True, False], np.array([True, False])])
 def test_a_boolean_mask_of_positions_or_heads_is_refused(mask):
     for options in ({"positions": mask}, {"heads": mask}):
