@@ -269,3 +269,12 @@ def test_help_names_every_option_and_the_documentation():
     for option in "model stride no-bos tokens json".split():
         assert f"--{option}" in text
     assert "pydoc numpy_gpt2.scoring" in " ".join(text.split())
+
+
+def test_a_byte_order_mark_is_not_scored_and_special_tokens_are_on_request():
+    plain, marked = (json.loads(score("-", "--json", stdin=text).stdout)
+                     for text in (b"Once upon a time", "\ufeffOnce upon a time".encode()))
+    assert plain == marked
+    n_tokens = [json.loads(score("-", "--json", *options, stdin=b"The end.<|endoftext|>Once").stdout)["n_tokens"]
+                for options in ([], ["--special-tokens"])]
+    assert n_tokens[0] > n_tokens[1]
