@@ -169,7 +169,7 @@ def test_two_arrays_are_measured_when_asked(printed, tmp_path):
     found = json.loads(printed(tmp_path, "--tying", "--json"))[str(tmp_path)]["tying"]
     assert found["n_arrays"] == 2 and found["correlation"] == pytest.approx(correlation)
     assert json.loads(printed(tmp_path, "--json"))[str(tmp_path)]["tying"] == {"n_arrays": 2}
-    assert "two" in printed(tmp_path, "--tying") and "ask --tying" in printed(tmp_path)
+    assert "two" in printed(tmp_path, "--tying") and "use --tying" in printed(tmp_path)
 
 
 def test_values_are_the_statistics_of_every_tensor_and_layer(printed, tiny):
