@@ -3,7 +3,7 @@
 A pass over one token reads every weight; one over ten also reads them once, and takes only about three times as long.
 So guess the next tokens, verify the guess in one pass, and keep those that the model predicts too. Guessing is free: if
 the last few tokens occurred before, the text may continue as it did then. The output is that of plain greedy generation,
-since each token is the most likely one after those before it. (A pass over several rows rounds differently from a pass
+since each token is the most likely one after the earlier ones. (A pass over several rows rounds differently from a pass
 over one: if two tokens are equally likely up to rounding, either may be chosen.)
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", section 2; drafts from the prompt

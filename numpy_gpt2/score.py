@@ -1,20 +1,30 @@
 """How well a model predicts a text: `python -m numpy_gpt2.score story.txt`."""
 
+import argparse
 import json
 import math
+import re
 import shutil
 import sys
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, Callable, Iterable, Iterator
+
+import numpy as np
 
 from .checkpoint.loading import load
-from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, read_text,
-                            special_tokens, whole_number)
+from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, byte_parts,
+                            name_of, non_empty_text, special_tokens, text_parts, whole_number)
 from .cli.exits import BadInput, bad_input, run
 from .cli.progress import with_progress_bar
-from .scoring import Scores, checked_stride, join_scores, score_in_pieces
+from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score_stream
 from .tokenizer import Tokenizer, quoted
 
 N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` shows in each place
+
+LONGEST_WHOLE = 2**22  # bytes of a text that is encoded, and whose scores are kept, as a whole
+MOST_UNDIVIDED = 2**24  # characters without a place to divide a longer one
+WINDOW, MARGIN, MOST_PLACES = 2**16, 200, 100  # where such places are looked for, by what surroundings, how many
 
 
 def make_parser() -> ArgumentParser:
@@ -40,7 +50,11 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    text = read_text(args.file)
+    parts = byte_parts(args.file, LONGEST_WHOLE + 1)
+    data, source = next(parts), name_of(args.file)
+    if len(data) > LONGEST_WHOLE:
+        return score_long_text(text_parts(chain([data], parts), source), source, args)
+    text = non_empty_text(data, source)
     with bad_input():
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
@@ -61,7 +75,7 @@ def main() -> None:
     scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
 
     facts = {"model": args.model, "n_positions": model.config.n_positions, "stride": stride,
-             **measures(scores, n_bytes)}
+             **measures(len(scores.log_probs), float(scores.log_probs.sum()), n_bytes)}
     if args.json:
         print_json(facts, scores, ids[1:], tokenizer, args.tokens)
     else:
@@ -70,10 +84,77 @@ def main() -> None:
         print_measures(facts)
 
 
-def measures(scores: Scores, n_bytes: int) -> dict[str, Any]:
-    return {"n_tokens": len(scores.log_probs), "n_bytes": n_bytes, "total_loss": -float(scores.log_probs.sum()),
-            "mean_loss": scores.mean_loss, "perplexity": scores.perplexity,
-            "bits_per_byte": scores.bits_per_byte(n_bytes)}
+def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
+    """What is told of tokens that have this log-probability together."""
+    scores = Scores(np.array([log_prob]), *[np.zeros(0)] * 3)  # as if they were one
+    mean_loss = -log_prob / n_tokens
+    return {"n_tokens": n_tokens, "n_bytes": n_bytes, "total_loss": -log_prob, "mean_loss": mean_loss,
+            "perplexity": float(np.exp(mean_loss)), "bits_per_byte": scores.bits_per_byte(n_bytes)}
+
+
+# A text of any length -------------------------------------------------------------------------------------------------
+
+
+def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace) -> None:
+    """Score a text part by part, so that it takes no more memory however long it is, and print the measures."""
+    if args.tokens:
+        raise BadInput(f"--tokens shows a text of at most {LONGEST_WHOLE:,} bytes; {source} is longer: leave it out")
+    with bad_input():
+        model, tokenizer = load(args.model)
+        stride = checked_stride(args.stride, model.config.n_positions)
+    announce_model(args.model, model)
+    encode = partial(tokenizer.encode, allowed_special=special_tokens(args))
+    n_bytes = 0
+
+    def ids_of_parts() -> Iterator[list[int]]:
+        nonlocal n_bytes
+        if not args.no_bos:
+            yield tokenizer.with_bos([])
+        for part in divided(texts, encode, source):
+            ids = encode(part)
+            if args.no_bos and n_bytes == 0:
+                n_bytes -= len(tokenizer.token_bytes(ids[0]))
+            n_bytes += len(part.encode())
+            yield ids
+
+    n_tokens, log_prob = 0, 0.0
+    with bad_input():
+        for piece in with_progress_bar(score_stream(model, ids_of_parts(), stride)):
+            n_tokens += len(piece.log_probs)
+            log_prob += float(piece.log_probs.sum())
+    facts = {"model": args.model, "n_positions": model.config.n_positions, "stride": stride,
+             **measures(n_tokens, log_prob, n_bytes)}
+    if args.json:
+        print(json.dumps(finite(facts)))
+    else:
+        print_measures(facts)
+
+
+def divided(texts: Iterable[str], encode: Callable[[str], list[int]], source: str) -> Iterator[str]:
+    """The same text in parts that are encoded as they would be in the whole. Raises BadInput where it has none."""
+    rest = ""
+    for text in texts:
+        rest += text
+        place = dividing_place(rest, encode)
+        if place:
+            yield rest[:place]
+            rest = rest[place:]
+        elif len(rest) > MOST_UNDIVIDED:
+            raise BadInput(f"{source}: expected a text with spaces and line ends. Got more than {MOST_UNDIVIDED:,} "
+                           "characters that cannot be divided")
+    if rest:
+        yield rest
+
+
+def dividing_place(text: str, encode: Callable[[str], list[int]]) -> int:
+    """Where a text may be divided, as late as can be told: before a space, and not inside a token. 0 for nowhere."""
+    beginning = max(len(text) - WINDOW, 0)
+    places = [beginning + match.end() for match in re.finditer(r"\S(?=\s)", text[beginning:-MARGIN])]
+    for place in places[:-MOST_PLACES - 1:-1]:
+        left, right = text[max(place - MARGIN, 0):place], text[place:place + MARGIN]
+        if encode(left) + encode(right) == encode(left + right):
+            return place
+    return 0
 
 
 # Printing -------------------------------------------------------------------------------------------------------------
@@ -103,11 +184,15 @@ def print_table(scores: Scores, ids: list[int], tokenizer: Tokenizer) -> None:
 
 
 def print_json(facts: dict[str, Any], scores: Scores, ids: list[int], tokenizer: Tokenizer, with_tokens: bool) -> None:
-    if not math.isfinite(facts["perplexity"]):
-        facts = {**facts, "perplexity": None}  # JSON has no infinity
+    facts = finite(facts)
     if with_tokens:
         facts = {**facts, "tokens": [token_facts(scores, i, token_id, tokenizer) for i, token_id in enumerate(ids)]}
     print(json.dumps(facts))
+
+
+def finite(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts as JSON can have them: it has no infinity."""
+    return facts if math.isfinite(facts["perplexity"]) else {**facts, "perplexity": None}
 
 
 def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -104,6 +104,20 @@ def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int
     return (piece for window in windows for piece in score_window(model, text, window, n_top))
 
 
+def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Scores]:
+    """`score_in_pieces` of a text whose ids come part by part: no more is held than the context and one part."""
+    n_positions = model.config.n_positions
+    held, first_scored = np.zeros(0, np.intp), 1  # [n_held]: from where the next window begins
+    for part in parts:
+        held = np.concatenate([held, part])
+        while len(held) > n_positions:  # a window is full, and not the last
+            window = check_ids(model, held[:n_positions])
+            yield from score_window(model, window, Window(0, first_scored, n_positions), n_top=0)
+            held, first_scored = held[stride:], n_positions - stride
+    if first_scored < len(held):
+        yield from score_window(model, check_ids(model, held), Window(0, first_scored, len(held)), n_top=0)
+
+
 def join_scores(pieces: Iterable[Scores]) -> Scores:
     """The scores of one or more consecutive pieces of a text, joined."""
     pieces = list(pieces)

@@ -5,7 +5,7 @@ What it says (settings, tensors, tokens), the JSON that says it, and the bytes o
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,10 @@ from numpy_gpt2.tokenizer import END_OF_TEXT
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+BESIDE: dict[str, Any] = {
+    "added_tokens.json": {"<x>": 260, "<y>": 261}, "generation_config.json": {"eos_token_id": [259, 261]},
+    "special_tokens_map.json": {"bos_token": "<x>", "pad_token": {"content": "<y>", "lstrip": True}},
+    "tokenizer_config.json": {"add_prefix_space": True, "tokenizer_class": "GPT2Tokenizer"}}
 MERGES = ["h e", "Ġ t", "Ġt he"]
 TOKENS = [*byte_alphabet(), *(merge.replace(" ", "") for merge in MERGES), END_OF_TEXT]
 CONFIG = GPT2Config(vocab_size=len(TOKENS), n_positions=4, n_embd=4, n_layer=2, n_head=2)
@@ -38,6 +42,7 @@ class Said:
     is_sharded: bool
     shard_of: dict[str, Any]
     has_tokenizer_json: bool
+    beside: dict[str, Any] = field(default_factory=dict)  # the smaller JSON files that a tokenizer or an end hangs on
 
 
 @dataclass
@@ -99,6 +104,7 @@ def as_text(value: Any) -> bytes:
 def written(said: Said, headers: dict[str, tuple[dict[str, Any], bytes]]) -> Written:
     texts = {"config.json": as_text(said.config)}
     texts |= {name: as_text(header) for name, (header, _) in headers.items()}
+    texts |= {name: as_text(content) for name, content in said.beside.items()}
     if said.is_sharded:
         texts[INDEX] = as_text({"metadata": {}, "weight_map": said.shard_of})
     if said.has_tokenizer_json:

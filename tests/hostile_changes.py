@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
-from checkpoint_forms import ADDED_TOKEN, INDEX, SHARDS, TOKENS, WIDTHS, Said, as_text, stored
+from checkpoint_forms import ADDED_TOKEN, BESIDE, INDEX, SHARDS, TOKENS, WIDTHS, Said, as_text, stored
 from hypothesis import strategies as st
 
 from numpy_gpt2.tokenizer import END_OF_TEXT
@@ -121,7 +121,26 @@ def another_tokenizer_setting(draw: Any, said: Said) -> None:
     said.has_tokenizer_json = True
 
 
-SAID_WRONG = [another_setting, a_setting_left_out, a_setting_that_is_merely_another, a_tensor_left_out, a_tensor_more,
+def another_file_beside(draw: Any, said: Said) -> None:
+    """One of the smaller files: as it should be, or with something else at some place."""
+    name = draw(st.sampled_from(list(BESIDE)))
+    said.beside[name] = deepcopy(BESIDE[name])
+    if draw(st.booleans()):
+        put(draw, said.beside[name], draw(odd_values))
+
+
+def another_added_token(draw: Any, said: Said) -> None:
+    name = draw(st.sampled_from([END_OF_TEXT, "<x>", "a", "", "the", "\u65e5", "<" + "x" * 100_000 + ">"]))
+    flags = {flag: draw(st.booleans()) for flag in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+    token_id = draw(st.integers(257, 262) | st.sampled_from([-1, 2**31, 2**63, 10**300]))
+    if draw(st.booleans()):
+        said.beside["added_tokens.json"] = {name: token_id}
+    else:
+        said.beside["tokenizer_config.json"] = {"added_tokens_decoder": {str(token_id): {"content": name, **flags}}}
+
+
+SAID_WRONG = [another_file_beside, another_added_token,
+              another_setting, a_setting_left_out, a_setting_that_is_merely_another, a_tensor_left_out, a_tensor_more,
               another_type, weights_that_are_not_finite, another_shard, another_id, a_token_left_out,
               another_vocabulary, another_merge, merges_in_another_order, an_added_token, another_tokenizer_setting]
 

@@ -4,7 +4,9 @@ A form is the contents of a folder: configs and tokenizer files as transformers 
 the arrays of a model of two layers. The vocabulary is learnt below from some lines in several languages.
 """
 
+import hashlib
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import regex
 from safetensors.numpy import save_file
 
-from numpy_gpt2 import GPT2Config, named_parameters, random_model
+from numpy_gpt2 import GPT2Config, forward, generate_tokens, load, named_parameters, random_model
 from numpy_gpt2.bpe import SPLIT_PATTERN
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 
@@ -281,3 +283,71 @@ def texts(form: Form, n_texts: int = 200) -> list[str]:
         parts.insert(int(rng.integers(len(parts) + 1)), "".join(letters[i] for i in rng.integers(len(letters), size=5)))
         found.append(("" if rng.random() < 0.5 else " ").join(parts))
     return ["", " ", *found[2:]]
+
+
+# What a checkpoint makes of them, whichever library computes it ------------------------------------------------------
+
+GOLDENS = Path(__file__).parent / "published_forms.json"
+N_PROMPTS, N_NEW = 6, 20
+
+
+def fingerprint(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def behaviour(form: Form, encode: Any, decode: Any, logits: Any, greedy: Any) -> dict[str, Any]:
+    """All that a form is compared by. encode: text -> ids, markers found. logits: ids -> those of the last position.
+
+    greedy: ids -> the likeliest tokens that follow, up to N_NEW or the end.
+    """
+    all_ids = [encode(text) for text in texts(form)]
+    prompts = [[token_id for token_id in ids if token_id < form.vocab_size][:30] for ids in all_ids[10:10 + N_PROMPTS]]
+    return {"ids": fingerprint(all_ids), "texts": fingerprint([decode(ids) for ids in all_ids]),
+            "tokens": fingerprint([decode([token_id]) for token_id in sorted({i for ids in all_ids for i in ids})]),
+            "logits": [[round(float(value), 5) for value in logits(prompt)[:8]] for prompt in prompts],
+            "greedy": [greedy(prompt) for prompt in prompts]}
+
+
+def our_behaviour(form: Form, folder: Path) -> dict[str, Any]:
+    model, tokenizer = load(folder)
+
+    def greedy(ids: list[int]) -> list[int]:
+        return list(generate_tokens(model, ids, N_NEW, temperature=0, eos_token_id=list(tokenizer.eos_ids),
+                                    vocab_size=min(tokenizer.vocab_size, model.config.vocab_size)))
+
+    return behaviour(form, lambda text: tokenizer.encode(text, "all"), tokenizer.decode,
+                     lambda ids: forward(model, ids)[-1], greedy)
+
+
+def their_behaviour(form: Form, folder: Path) -> dict[str, Any]:
+    """What transformers makes of the same folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def logits(ids: list[int]) -> Any:
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0, -1]
+
+    def greedy(ids: list[int]) -> list[int]:
+        made = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                              do_sample=False, max_new_tokens=N_NEW, pad_token_id=0)
+        return made[0].tolist()[len(ids):]
+
+    return behaviour(form, lambda text: tokenizer(text).input_ids, tokenizer.decode, logits, greedy)
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key in ("ids", "texts", "tokens", "greedy"):
+        assert found[key] == expected[key], key
+    largest = np.abs(expected["logits"]).max()
+    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4 * largest)
+
+
+if __name__ == "__main__":  # python tests/published_forms.py: write the goldens; it needs the extra `parity`
+    with tempfile.TemporaryDirectory() as place:
+        goldens = {name: their_behaviour(form, write_form(form, Path(place, str(i))))
+                   for i, (name, form) in enumerate(FORMS.items())}
+    GOLDENS.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(golden)}" for name, golden in
+                                          goldens.items()) + "\n}\n")

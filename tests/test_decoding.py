@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_gpt2.decoding
-from numpy_gpt2 import GenerationConfig, GPT2Config, Tokenizer, forward, generate_tokens, stream_samples, stream_text
+from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, stream_samples,
+                        stream_text)
+from numpy_gpt2.decoding import as_ids
 from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
 
@@ -350,6 +352,7 @@ BAD_ARGUMENTS = [
     (dict(num_return_sequences=True), "num_return_sequences must be a whole number, 1 or more. Got True."),
     (dict(seed="one"), "seed must be a whole number, 0 or more. Got 'one'."),
     (dict(stop_strings=["."]), "stop_strings need a tokenizer: stream_text takes them."),
+    (dict(ids=np.zeros((2, 3, 4), int), temperature=0, prompt_lookup_num_tokens=1), r"Got a batch of \(2, 3\)\.$"),
 ]
 
 
@@ -357,6 +360,10 @@ BAD_ARGUMENTS = [
 def test_a_bad_argument_is_refused_at_the_call(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate_tokens(MODEL, **{"ids": PROMPT, "max_new_tokens": 3, **arguments})
+
+
+def test_ends_of_text_are_a_list_of_one_several_or_none():
+    assert [as_ids(3), as_ids([3, 5]), as_ids(None)] == [[3], [3, 5], []]
 
 
 def test_an_unknown_setting_is_a_type_error_that_names_the_nearest():
@@ -649,3 +656,37 @@ def test_what_is_held_back_of_a_very_long_stop_string_costs_no_more_than_its_tex
     assert longest_beginning("x" * 5_000, ["x" * 100_000]) == 5_000
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
+
+
+def test_two_texts_are_two_samples():
+    one, two = ("".join(stream) for stream in stream_samples(MODEL, TOKENIZER, "the a", 2, 25, seed=4))
+    assert one == "".join(stream_text(MODEL, TOKENIZER, "the a", 25, seed=4)) != two
+
+
+def test_no_text_at_all_is_refused_by_name():
+    with pytest.raises(ValueError, match="^num_return_sequences must be .*Got 0"):
+        stream_samples(MODEL, TOKENIZER, "the a", 0)
+
+
+def test_a_text_ends_where_its_own_end_of_text_comes():
+    ids = stream_text(MODEL, TOKENIZER, "the a", 9, seed=4, eos_token_id=NO_END)
+    list(ids)
+    end = ids.ids[5]
+    stream = stream_text(MODEL, TOKENIZER, "the a", 9, seed=4, eos_token_id=end)
+    assert "".join(stream) == TOKENIZER.decode(ids.ids[:ids.ids.index(end)])
+    assert stream.finish_reason == "eos"
+
+
+def test_a_tap_sees_the_passes_of_a_text():
+    acts = Recorder("wte")
+    list(stream_text(MODEL, TOKENIZER, "the a", 1, tap=acts))
+    np.testing.assert_array_equal(acts["wte"], MODEL.wte[TOKENIZER.encode("the a")])
+
+
+def test_a_special_token_that_is_allowed_is_read_as_one():
+    prompt = "the<|endoftext|>a"
+    stream = stream_text(MODEL, TOKENIZER, prompt, 5, temperature=0, eos_token_id=NO_END, allowed_special="all")
+    list(stream)
+    expected, _ = drawn(TOKENIZER.encode(prompt, "all"), 5, temperature=0, eos_token_id=NO_END,
+                        vocab_size=TOKENIZER.vocab_size)
+    assert stream.ids == expected.tolist()

@@ -311,3 +311,26 @@ def test_help_names_every_option():
     for option in ("model interactive max-new-tokens temperature top-k top-p min-p repetition-penalty greedy seed "
                    "num-samples stop prompt-file prompt-lookup stats").split():
         assert f"--{option}" in text
+
+
+def test_special_tokens_in_a_prompt_are_read_as_such_on_request(fairytale):
+    prompt = "The end.<|endoftext|>"
+    plain = generate(prompt, "--greedy", "--max-new-tokens", "0", "--stats")
+    marked = generate(prompt, "--greedy", "--max-new-tokens", "0", "--stats", "--special-tokens")
+    n_plain, n_marked = (int(re.search(r"stats: (\d+) prompt tokens", last_line(one))[1]) for one in (plain, marked))
+    assert n_plain == len(fairytale[1].encode(prompt)) and n_marked == len(fairytale[1].encode(prompt, "all"))
+    assert n_plain > n_marked
+
+
+def test_a_byte_order_mark_is_dropped_and_said(tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("\ufeffOnce upon".encode())
+    process = generate("--prompt-file", str(tmp_path / "prompt.txt"), "--max-new-tokens", "0")
+    assert process.returncode == 0 and process.stdout == b"Once upon\n"
+    assert f"note: {tmp_path / 'prompt.txt'} begins with a byte order mark, which is dropped" in process.stderr.decode()
+
+
+def test_a_stop_of_a_backslash_and_an_n_is_said_to_be_two_characters():
+    process = generate("Once", "--max-new-tokens", "1", "--stop", r"\n")
+    assert process.returncode == 0
+    assert r"note: --stop: \n is two characters here, a backslash and an n" in process.stderr.decode()
+    assert b"note" not in generate("Once", "--max-new-tokens", "1", "--stop", "\n").stderr

@@ -448,7 +448,7 @@ def test_every_stage_of_the_table_with_heads_takes_heads():
                          ids=["ablate", "patch", "record", "two_digits", "chain"])
 def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     cache = KVCache(MODEL, batch=(2,))
-    with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which matches no stage of this model with 2 blocks; "):
+    with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which matches no stage of this model with 2 blocks"):
         forward(MODEL, IDS, cache=cache, tap=tap)
     assert cache.length == 0 and not cache.k.any()
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import (GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens, model, ops,
-                        transform, unembed)
-from numpy_gpt2.tap import stage_names
+from numpy_gpt2 import (GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens, model, named_parameters,
+                        ops, replace_weights, transform, unembed)
+from numpy_gpt2.tap import no_tap, stage_names
 from strategies import lively_model, passes, random_ids, seeds, splits
 
 CONFIG = GPT2Config(vocab_size=50, n_positions=400, n_embd=24, n_layer=2, n_head=3)
@@ -204,11 +204,25 @@ def test_merging_heads_copies_nothing(drawn):
     assert shared == [True] * gpt2.config.n_layer
 
 
+@pytest.mark.parametrize("tap, in_place", [(no_tap, True), (lambda name, value: None, False)], ids=["no_tap", "tap"])
+def test_the_pattern_takes_the_memory_of_the_scores_unless_a_tap_has_seen_them(tap, in_place):
+    softmax = ops.softmax
+    in_places = []
+
+    def watched(x, out=None):
+        in_places.append(out is x)
+        return softmax(x, out)
+
+    with rebound(softmax, watched):
+        forward(lively_model(CONFIG), random_ids(CONFIG, (N_TOKENS,)), tap=tap)
+    assert set(in_places) == {in_place}
+
+
 @pytest.mark.parametrize("tap, whole", [
     (Recorder("h.*.resid_*"), False), (Recorder(["logits", "h.0.attn.q"]), False), (Recorder([]), False),
     (Recorder("h.1.attn.pattern"), True), (ablate("h.*.attn.scores"), True), (lambda name, value: None, True),
     (chain(Recorder("ln_f"), ablate("h.1.mlp.out")), False), (chain(Recorder("ln_f"), lambda name, value: None), True),
-], ids=str)
+], ids=["residual", "list", "nothing", "pattern", "scores", "any_function", "chain", "chain_with_any_function"])
 def test_queries_go_in_blocks_unless_a_tap_wants_scores_or_pattern(tap, whole):
     gpt2, ids = lively_model(CONFIG), random_ids(CONFIG, (N_TOKENS,))
     calls = Calls(model.attend)
@@ -218,8 +232,10 @@ def test_queries_go_in_blocks_unless_a_tap_wants_scores_or_pattern(tap, whole):
 
 
 def test_a_caller_who_wants_floating_point_errors_raised_gets_none_from_a_pass():
-    """A long pass rounds tiny numbers to 0 as a matter of course."""
+    """Keys that match far worse than the best round to a weight of 0 as a matter of course."""
     gpt2 = lively_model(CONFIG, dtype=np.float32)
+    name = "h.0.attn.c_attn.weight"
+    gpt2 = replace_weights(gpt2, {name: 10 * dict(named_parameters(gpt2))[name]})
     ids = random_ids(CONFIG, (N_TOKENS,))
     expected = forward(gpt2, ids)
     with np.errstate(all="raise"):

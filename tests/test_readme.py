@@ -29,6 +29,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPAT
                "PYTHONIOENCODING": "utf-8"}
 NAMES_OF_THE_HUB = {"gpt2", "small", "medium", "large", "xl"}
 INSTALLATION = ("python3 -m venv ", ". .venv/bin/activate", "pip install ", "pytest")  # .ci/run does this
+FILES_OF_A_CHECKPOINT = ("merges.txt", "vocab.txt")  # a page may name these, here or not
 QUICK_SCRIPTS = ("five_steps", "untied_twin")  # about a second each; whatever reads the whole story takes longer
 
 
@@ -127,7 +128,8 @@ def test_every_experiment_runs(command):
     assert process.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in RUN if blocks("python", name)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "training" in name else ())
+                                  for name in RUN if blocks("python", name)])
 def test_the_blocks_of_python_of_a_page_run_in_one_session(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {}
@@ -163,7 +165,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(name):
 def test_every_file_it_names_is_there(name):
     places = [ROOT, ROOT / "numpy_gpt2", (ROOT / name).parent]
     for file in re.findall(r"(?<![\w./-])((?:\w+/)*\w[\w.]*\.(?:py|md|cfg|txt))\b", PAGES[name]):
-        assert file == "merges.txt" or any((place / file).exists() for place in places), file
+        assert file in FILES_OF_A_CHECKPOINT or any((place / file).exists() for place in places), file
 
 
 @pytest.mark.parametrize("name", PAGES)

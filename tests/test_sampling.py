@@ -159,6 +159,11 @@ def test_each_row_is_penalised_for_its_own_tokens():
     assert penalised.tolist() == [[0.5, 1, 1], [1, 0.5, 0.5]]
 
 
+def test_a_seen_token_that_is_not_to_be_drawn_changes_nothing():
+    logits = np.array([1.0, -2.0, 3.0])
+    np.testing.assert_array_equal(apply_repetition_penalty(logits, np.array([0, 7]), 2.0), [0.5, -2.0, 3.0])
+
+
 # Temperature
 
 

@@ -3,14 +3,23 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2.scoring import score_tokens
+from numpy_gpt2 import GPT2Config, random_model
+from numpy_gpt2 import score as module
+from numpy_gpt2.cli import arguments
+from numpy_gpt2.cli.exits import BadInput
+from numpy_gpt2.score import dividing_place
+from numpy_gpt2.scoring import score_stream, score_tokens
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.score"]
 TEXT = 'Once upon a time there was a king — and he said: "Où?"\r\n\n'
@@ -105,6 +114,80 @@ def test_end_of_text_in_a_file_is_text():
     assert facts["n_tokens"] > 1 and facts["n_bytes"] == 13
 
 
+# Texts of any length --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Limits at which a text of a few thousand bytes is a long one."""
+    monkeypatch.setattr(module, "LONGEST_WHOLE", 500)
+    monkeypatch.setattr(arguments, "PART", 301)
+    for name, value in (("WINDOW", 200), ("MARGIN", 20), ("MOST_UNDIVIDED", 3000)):
+        monkeypatch.setattr(module, name, value)
+
+
+def score_here(monkeypatch, capsys, *options):
+    """The command in this process: what it prints."""
+    monkeypatch.setattr(sys, "argv", ["score", *options])
+    module.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--no-bos"], ["--stride", "300"]])
+def test_a_text_scored_in_parts_is_scored_as_a_whole(fairytale, small_parts, monkeypatch, capsys, tmp_path, options):
+    text = "The king’s daughter said: naïve ☃  \n\n  yes, 12345 times! " * 17
+    (tmp_path / "long.txt").write_bytes(text.encode())
+    facts = json.loads(score_here(monkeypatch, capsys, str(tmp_path / "long.txt"), "--json", *options))
+    bos = "--no-bos" not in options
+    expected = expected_scores(fairytale, text, int(options[1]) if "--stride" in options else None, bos=bos)
+    first = 0 if bos else len(fairytale[1].token_bytes(fairytale[1].encode(text)[0]))
+    assert_measures(facts, expected, len(text.encode()) - first)
+
+
+@pytest.mark.parametrize("content, clue", [
+    (b"word " * 200 + b"\xff", "byte 0xff at offset 1000"), (b"word " * 200 + "é".encode()[:1], "0xc3 at offset 1000"),
+    (bytes(10_000), "cannot be divided"), (b"word " * 60 + b"\xe2\x98" + b"word " * 60, "byte 0xe2 at offset 300")])
+def test_what_is_wrong_in_a_long_text_is_said(small_parts, monkeypatch, capsys, tmp_path, content, clue):
+    (tmp_path / "long.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=clue):
+        score_here(monkeypatch, capsys, str(tmp_path / "long.txt"))
+    assert capsys.readouterr().out == ""
+
+
+def test_the_tokens_of_a_long_text_are_not_shown(small_parts, monkeypatch, capsys, tmp_path):
+    (tmp_path / "long.txt").write_bytes(b"word " * 200)
+    with pytest.raises(BadInput, match="--tokens shows a text of at most 500 bytes"):
+        score_here(monkeypatch, capsys, str(tmp_path / "long.txt"), "--tokens")
+
+
+def test_a_text_is_divided_where_its_tokens_are_not():
+    def encode(text):
+        return re.findall("New York|.", text)  # a vocabulary with a token that spans two words
+
+    text = "New York " * 100
+    assert dividing_place(text, encode) % 9 == 8
+    assert dividing_place(text.replace(" ", "_"), encode) == 0
+    assert "".join(module.divided(["New York "] * 10_000, encode, "text")) == "New York " * 10_000
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_zeros_without_end_are_refused():
+    process = subprocess.run(["sh", "-c", 'ulimit -v 2500000; exec "$@"', "sh", *COMMAND, "/dev/zero"],
+                             capture_output=True, timeout=120)
+    assert process.returncode == 2 and b"cannot be divided" in process.stderr
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(2, 9), st.data())
+def test_scores_of_a_stream_are_those_of_the_whole(sizes, n_positions, data):
+    model = random_model(GPT2Config(vocab_size=11, n_positions=n_positions, n_embd=4, n_layer=1, n_head=1))
+    stride = data.draw(st.integers(1, n_positions - 1))
+    ids = np.random.default_rng(sum(sizes)).integers(11, size=sum(sizes) + 1)
+    parts = np.split(ids, np.cumsum(sizes))
+    whole = score_tokens(model, ids, stride)
+    stream = np.concatenate([piece.log_probs for piece in score_stream(model, parts, stride)])
+    np.testing.assert_allclose(stream, whole.log_probs, atol=1e-6)
+
+
 BAD_INPUT = {
     "not UTF-8": (["-"], b"caf\xe9", "not UTF-8"),
     "nothing in the pipe": (["-"], b"", "standard input is empty"),
@@ -187,3 +270,12 @@ def test_help_names_every_option_and_the_documentation():
         assert f"--{option}" in text
     for page in ("pydoc numpy_gpt2.scoring", "numpy_gpt2/summary/README.md"):
         assert page in " ".join(text.split())
+
+
+def test_a_byte_order_mark_is_not_scored_and_special_tokens_are_on_request():
+    plain, marked = (json.loads(score("-", "--json", stdin=text).stdout)
+                     for text in (b"Once upon a time", "\ufeffOnce upon a time".encode()))
+    assert plain == marked
+    n_tokens = [json.loads(score("-", "--json", *options, stdin=b"The end.<|endoftext|>Once").stdout)["n_tokens"]
+                for options in ([], ["--special-tokens"])]
+    assert n_tokens[0] > n_tokens[1]

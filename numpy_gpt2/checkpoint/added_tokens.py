@@ -21,6 +21,7 @@ from ..tokenizer import END_OF_TEXT, AddedToken
 from .json_file import read_json_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MOST_ADDED = 50_000  # those of a file of its own; each takes ten times the memory of an ordinary one
 REBUILT = ("GPT2Tokenizer", None)  # the class that takes no more from tokenizer.json than vocabulary and merges
 AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # those that do all that it says
 
@@ -141,9 +142,13 @@ def registered(files: Mapping[str, Path], settings: TokenizerSettings, in_tokeni
         if "added_tokens.json" in files:
             named, others = special_names(settings)
             special = {entry.name for entry in (*named.values(), *others)}
-            for name, token_id in read_json_object(files["added_tokens.json"], "added_tokens.json").items():
+            listed = read_json_object(files["added_tokens.json"], "added_tokens.json")
+            if len(listed) > MOST_ADDED:
+                raise CheckpointError(f"added_tokens.json: expected at most {MOST_ADDED:,} tokens. Got {len(listed):,}")
+            for name, token_id in listed.items():
                 if type(token_id) is not int:
                     raise not_supported("added_tokens.json", f"the id of {shown(name)}", "a whole number", token_id)
+                checked_name(name, "added_tokens.json", "a token")
                 by_id[token_id] = Entry("added_tokens.json", name, token_id, name in special,
                                         normalized=name not in special)
         for entry in in_tokenizer_json if settings.is_rebuilt else ():

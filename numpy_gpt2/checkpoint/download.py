@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Iterator
 
 from ..errors import CheckpointError, HubError
-from .json_file import LARGEST_TEXT
+from .json_file import largest_text
 
 ANSWER_S = 8  # how long an answer may take to begin, in all: looking up a name has no limit of its own
 SILENCE_S = 5  # how long the hub may keep silent in the middle of an answer
@@ -72,8 +72,9 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
 
 def check_text_size(file_name: str, n_bytes: int) -> None:
     """Raise CheckpointError for a file of JSON or merges that nobody would read, before it is fetched."""
-    if n_bytes > LARGEST_TEXT:
-        raise CheckpointError(f"{file_name}: expected at most {LARGEST_TEXT:,} bytes, found {n_bytes:,} on the hub.")
+    most = largest_text(file_name)
+    if n_bytes > most:
+        raise CheckpointError(f"{file_name}: expected at most {most:,} bytes, found {n_bytes:,} on the hub.")
 
 
 def hash_in(etag: str) -> str | None:

@@ -9,15 +9,15 @@ import os
 import re
 import warnings
 from contextlib import suppress
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
 from .download import ANSWER_S, SILENCE_S, download_file, within
-from .json_file import read_json_object
 from .saving import interrupted_save
+from .wanted import (CONFIG, GENERATION, INDEX, SAVE_AGAIN, TOKENIZER, WEIGHTS, IncompleteCheckpoint,  # noqa: F401
+                     Wanted, choose_files, files_in_folder, optional, with_those_beside)
 
 BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
 
@@ -40,47 +40,6 @@ OWNERS = {"microsoft": ["DialoGPT-small", "DialoGPT-medium", "DialoGPT-large"], 
           "aubmindlab": ["aragpt2-base", "aragpt2-medium"], "uer": ["gpt2-chinese-cluecorpussmall"],
           "cerebras": ["Cerebras-GPT-111M", "Cerebras-GPT-256M", "Cerebras-GPT-590M", "Cerebras-GPT-1.3B"]}
 
-# What a load wants: for each purpose the sets of files that serve it, the first complete one of which is taken.
-Wanted = tuple[tuple[str, ...], ...]
-
-
-def optional(file_name: str) -> Wanted:
-    """What is read where it exists: this file, or else none."""
-    return ((file_name,), ())
-
-
-INDEX = "model.safetensors.index.json"
-CONFIG: Wanted = (("config.json",),)
-WEIGHTS: Wanted = (("model.safetensors",), (INDEX,))  # in one file, or in the shards that the index names
-TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-GENERATION = optional("generation_config.json")
-BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
-
-# What people have instead of the files that are wanted, and how to get those.
-SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
-LORA = "a LoRA adapter: in PEFT, merge_and_unload() and save_pretrained() write a whole checkpoint"
-GGUF = "a file of llama.cpp: load the checkpoint that it was made from"
-OPENAI = "OpenAI's own TensorFlow format: the same weights are on the hub (--model gpt2)"
-NOT_BPE = "not GPT-2's byte pair encoding: the model alone can be loaded (load_model)"
-OTHER_KINDS = {
-    CONFIG: {"adapter_config.json": LORA,
-             "*.gguf": GGUF,
-             "model.ckpt.*": OPENAI,
-             "encoder.json": OPENAI},
-    WEIGHTS: {"adapter_model.*": LORA,
-              "pytorch_model*.bin*": f"a pickle, which can run code and is not opened: {SAVE_AGAIN}",
-              "*.h5": f"TensorFlow's format: {SAVE_AGAIN} (version 4, with from_tf=True)",
-              "flax_model.msgpack": f"Flax's format: {SAVE_AGAIN} (version 4, with from_flax=True)",
-              "model.ckpt.*": OPENAI,
-              "*.gguf": GGUF},
-    TOKENIZER: {"vocab.txt": f"a vocabulary of WordPiece (BERT's), {NOT_BPE}",
-                "*.model": f"a vocabulary of SentencePiece, {NOT_BPE}",
-                "encoder.json": "OpenAI's own names: rename encoder.json to vocab.json, and vocab.bpe to merges.txt"},
-}
-
-# How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
-FileGetter = Callable[[str], Path | None]
-
 WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
             'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
 
@@ -89,14 +48,6 @@ REFUSALS = {
     403: "you may not read it: ask for access on its page on the hub, or log in (hf auth login, or HF_TOKEN)",
     429: "too many requests from here: wait a few minutes, or log in (hf auth login, or HF_TOKEN)",
 }
-
-
-class IncompleteCheckpoint(CheckpointError):
-    """A file that is wanted is not there."""
-
-    def __init__(self, message: str, wanted: Wanted) -> None:
-        super().__init__(message)
-        self.wanted = wanted
 
 
 # From a name to files -------------------------------------------------------------------------------------------------
@@ -119,14 +70,7 @@ def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wa
     if interrupted is not None:
         raise CheckpointError(f"{place}: a save was interrupted, or goes on now: save again, or finish it: move the "
                               f"files in {interrupted.name} here, config.json last.")
-    try:
-        return choose_files(wanted, partial(file_in_folder, place), str(place))
-    except IncompleteCheckpoint as error:
-        for pattern, meaning in OTHER_KINDS.get(error.wanted, {}).items():
-            found = [file_name for file_name in sorted(os.listdir(place)) if fnmatch(file_name, pattern)]
-            if found:
-                raise IncompleteCheckpoint(f"{error} Found {found[0]}, {meaning}.", error.wanted) from None
-        raise
+    return files_in_folder(place, wanted)
 
 
 def look_up(name: str) -> Path | str:
@@ -158,60 +102,6 @@ def checked_revision(revision: str | None) -> str:
     if not is_name or not revision.isprintable() or re.search(r"\.\.|//|/\.|/$", revision):
         raise ValueError(f"revision must be a branch, a tag or a commit. Got {shown(revision)}.")
     return revision
-
-
-def file_in_folder(folder: Path, file_name: str) -> Path | None:
-    """Where the file lies in the folder, or None. A FileGetter."""
-    path = folder / file_name
-    return path if os.path.isfile(path) else None  # links are followed
-
-
-def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
-    """For each purpose the first set of files that `get` has in full. Raises IncompleteCheckpoint where none is."""
-    files: dict[str, Path] = {}
-    for alternatives in with_those_beside(wanted):
-        files |= first_complete(alternatives, get, place)
-    if INDEX in files:
-        for shard in shard_names(files[INDEX]):
-            files |= first_complete(((shard,),), get, place)
-    return files
-
-
-def with_those_beside(wanted: Sequence[Wanted]) -> list[Wanted]:
-    """All that is wanted, and the optional files that belong to it."""
-    return [*wanted, *(optional(name) for purpose in wanted for name in BESIDE.get(purpose, ()))]
-
-
-def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
-    """The first of the alternatives that `get` has in full: its files by name. Raises IncompleteCheckpoint."""
-    for file_names in alternatives:
-        found: dict[str, Path] = {}
-        for file_name in file_names:
-            path = get(file_name)
-            if path is None:
-                break
-            found[file_name] = path
-        else:
-            return found
-    expected = ", or ".join(" and ".join(file_names) for file_names in alternatives)
-    raise IncompleteCheckpoint(f"{place}: a file is missing: expected {expected}.", alternatives)
-
-
-def shard_names(index: Path) -> list[str]:
-    """The files that a sharded checkpoint's index names. Bare names only: an index must not lead out of its folder."""
-    weight_map = read_json_object(index, str(index)).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
-    for tensor, shard in weight_map.items():
-        if not is_bare_name(shard):
-            raise CheckpointError(f"{index}: tensor {shown(tensor)}: expected the bare name of a .safetensors file "
-                                  f"beside the index, found {shown(shard)}.")
-    return sorted(set(weight_map.values()))
-
-
-def is_bare_name(shard: Any) -> bool:
-    """Whether this is a .safetensors file's name that leads nowhere else, and that an error's one line can show."""
-    return isinstance(shard, str) and shard.isprintable() and bool(re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard))
 
 
 # The hub --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,10 @@ from ..errors import CheckpointError
 # a file of nothing but brackets, which takes 25 times its size in memory, is refused before it is parsed.
 LARGEST_TEXT = 8 * 2**20  # bytes
 MOST_VALUES = 500_000
+# A tokenizer.json has every token and every merge, three values each. The members of an object take most memory: there
+# they count as three.
+LARGEST_TOKENIZER = 16 * 2**20
+MOST_TOKENIZER_VALUES = 900_000
 
 
 def read_config(path: Path, name: str = "config.json") -> GPT2Config:
@@ -69,7 +73,7 @@ def read_text_file(path: Path, name: str) -> bytes:
     """The bytes of a file of JSON or of merges. Raises CheckpointError where it cannot be read, or holds too much."""
     try:
         with open(path, "rb") as file:
-            data = file.read(LARGEST_TEXT + 1)
+            data = file.read(largest_text(name) + 1)
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
     check_is_content(data, name)
@@ -85,7 +89,17 @@ def check_is_content(data: bytes, name: str) -> None:
 
 def check_amount(data: bytes, name: str) -> None:
     """Raise CheckpointError for a text that would take far more memory than any GPT-2's, before it is parsed."""
-    if len(data) > LARGEST_TEXT:
-        raise CheckpointError(f"{name}: expected at most {LARGEST_TEXT:,} bytes, found more.")
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_VALUES:  # there are no more values than that
-        raise CheckpointError(f"{name}: expected at most {MOST_VALUES:,} values, found more.")
+    if len(data) > largest_text(name):
+        raise CheckpointError(f"{name}: expected at most {largest_text(name):,} bytes, found more.")
+    most_values = MOST_VALUES
+    n_values = data.count(b",") + data.count(b"[") + data.count(b"{")  # or less
+    if name == "tokenizer.json":
+        most_values = MOST_TOKENIZER_VALUES
+        n_values += 2 * data.count(b":")
+    if n_values > most_values:
+        raise CheckpointError(f"{name}: expected at most {most_values:,} values, found more.")
+
+
+def largest_text(name: str) -> int:
+    """How many bytes a file of this name may have."""
+    return LARGEST_TOKENIZER if name == "tokenizer.json" else LARGEST_TEXT

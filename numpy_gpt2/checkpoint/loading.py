@@ -202,12 +202,16 @@ def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mappi
     A score is q @ k, so a factor of q is one of the score. stanford-crfm's models divide by the layer's number as well.
     """
     for layer in range(config.n_layer):
-        scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
-        if settings.get("scale_attn_by_inverse_layer_idx"):
-            scale /= layer + 1
+        scale = query_scale(config, settings, layer)
         if scale != 1.0:
             for part in ("weight", "bias"):
                 arrays[f"h.{layer}.attn.c_attn.{part}"][..., :config.n_embd] *= scale
+
+
+def query_scale(config: GPT2Config, settings: Mapping[str, Any], layer: int) -> float:
+    """What config.json asks the scores of a layer to be multiplied by, beside 1 / sqrt(d_head)."""
+    scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
+    return scale / (layer + 1) if settings.get("scale_attn_by_inverse_layer_idx") else scale
 
 
 def report_ends(config: GPT2Config, files: Mapping[str, Path]) -> None:

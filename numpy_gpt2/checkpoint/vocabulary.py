@@ -81,7 +81,7 @@ def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
 def content_of(name: str, vocabulary: Vocabulary) -> bytes:
     """What a token decodes to: `tokenizers` takes the letters of the byte alphabet for bytes, whatever token it is."""
     try:
-        return bytes(map(ALPHABET.__getitem__, name)) if ALPHABET.keys() >= set(name) else name.encode()
+        return name.translate(AS_LATIN_1).encode("latin-1") if ALPHABET.keys() >= set(name) else name.encode()
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{vocabulary.ids_file}: token {shown(name)}: expected text, found half a character (a "
                               "lone surrogate)") from error
@@ -109,7 +109,7 @@ def begin_and_ends(files: Mapping[str, Path], settings: TokenizerSettings, vocab
         ends = [vocabulary.ids[end]] if end in vocabulary.ids else []
     else:
         ends = list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else [config.eos_token_id]
-    return bos_id, tuple(token_id for token_id in ends if token_id is not None and token_id < len(vocabulary.ids))
+    return bos_id, tuple(token_id for token_id in ends if token_id is not None and 0 <= token_id < len(vocabulary.ids))
 
 
 def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> Vocabulary:
@@ -235,6 +235,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 ALPHABET = byte_alphabet()
+AS_LATIN_1 = {ord(letter): chr(byte) for letter, byte in ALPHABET.items()}
 
 
 def check_ids(vocabulary: Vocabulary) -> None:

@@ -1,10 +1,13 @@
 """The arguments that command lines share, and the prompt or text that they name."""
 
 import argparse
+import codecs
 import os
 import sys
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import Callable, NoReturn
+from typing import Callable, Iterable, Iterator, NoReturn
 
 from ..weights import GPT2, named_parameters
 from .exits import BadInput, say
@@ -12,6 +15,8 @@ from .exits import BadInput, say
 
 # Bytes of a prompt that are read. GPT-2's longest token has 128: these are far more tokens than a context holds.
 LONGEST_PROMPT = 2**20
+
+PART = 2**20  # bytes of a long text that are read at a time
 
 BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no text does
 
@@ -79,25 +84,51 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
 
 def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:
     """What a file, or standard input (-), holds, `most` bytes of it, and what errors call it. Raises BadInput."""
-    source = "standard input" if file == "-" else file
-    try:
-        if file == "-":
-            return sys.stdin.buffer.read(most), source
-        with open(file, "rb") as opened:
-            return opened.read(most), source
-    except OSError as error:
-        raise BadInput(f"{source}: {error.strerror}") from error
+    return next(byte_parts(file, most)), name_of(file)
+
+
+def name_of(file: str) -> str:
+    return "standard input" if file == "-" else file
 
 
 def read_text(file: str) -> str:
     """The text of a file, or of standard input (-), to the last byte: for what is measured, not continued.
 
     Raises BadInput."""
-    data, source = read_bytes(file)
+    return non_empty_text(*read_bytes(file))
+
+
+def non_empty_text(data: bytes, source: str) -> str:
     text = utf8_text(data, source)
     if not text:
         raise BadInput(f"{source} is empty: expected a text")
     return text
+
+
+def byte_parts(file: str, first: int) -> Iterator[bytes]:
+    """What a file, or standard input (-), holds: so many bytes at first, then PART at a time. Raises BadInput."""
+    try:
+        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:
+            yield opened.read(first)
+            while data := opened.read(PART):
+                yield data
+    except OSError as error:
+        raise BadInput(f"{name_of(file)}: {error.strerror}") from error
+
+
+def text_parts(parts: Iterable[bytes], source: str) -> Iterator[str]:
+    """The parts of a text, decoded. Raises BadInput for the first byte that is not UTF-8, as `utf8_text` does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    n_decoded = 0
+    for data in chain(parts, [b""]):
+        held_back = len(decoder.getstate()[0])  # bytes of a character that is not whole yet
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset "
+                           f"{n_decoded - held_back + error.start}") from error
+        yield without_byte_order_mark(text, source) if n_decoded == 0 else text
+        n_decoded += len(data)
 
 
 def utf8_text(data: bytes, source: str) -> str:
@@ -109,6 +140,10 @@ def utf8_text(data: bytes, source: str) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
+    return without_byte_order_mark(text, source)
+
+
+def without_byte_order_mark(text: str, source: str) -> str:
     if text.startswith(BYTE_ORDER_MARK):
         say(f"note: {source} begins with a byte order mark, which is dropped")
     return text.removeprefix(BYTE_ORDER_MARK)

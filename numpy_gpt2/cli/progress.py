@@ -5,8 +5,8 @@ from typing import Iterable, Iterator
 from ..scoring import Scores
 
 
-def with_progress_bar(pieces: Iterable[Scores], n_tokens: int) -> Iterator[Scores]:
-    """The same pieces; on a terminal, a bar on standard error tells how many of the tokens they hold so far."""
+def with_progress_bar(pieces: Iterable[Scores], n_tokens: int | None = None) -> Iterator[Scores]:
+    """The same pieces; on a terminal, a bar on standard error tells how many tokens they hold so far, of how many."""
     from tqdm import tqdm  # huggingface_hub brings it
     with tqdm(total=n_tokens, unit=" tokens", leave=False, disable=None) as bar:  # None: only on a terminal
         for piece in pieces:

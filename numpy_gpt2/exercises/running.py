@@ -5,7 +5,7 @@ the student's, until the context manager ends. For methods, that is a subclass w
 """
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -106,38 +106,43 @@ def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: 
     """Write on with the student's functions, print it, and say whether the engine does the same."""
     with bad_input():
         loading.load(model)
-    expected = [write_on(model, prompt, n_tokens, settings) for settings in SETTINGS]
-    engines_passes = list(passes(*load_ids(model, prompt), n_tokens))
+    expected = [list(write_on(model, prompt, n_tokens, settings)) for settings in SETTINGS]
+    engines_passes = list(passes(model, prompt, n_tokens))
     print(say_in(language, "yours", names=", ".join(names)) if names else say_in(language, "none yours"))
     sys.path.append(str(folder))
-    try:
-        with functions_of(folder, names) as called:
-            for settings, pieces in zip(SETTINGS, expected):
-                print("\n[" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "]")
-                print(prompt, end="", flush=True)
-                got = []
+    with functions_of(folder, names) as called:
+        for settings, pieces in zip(SETTINGS, expected):
+            print("\n[" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "]")
+            print(prompt, end="", flush=True)
+            got = []
+            error = None
+            try:
                 for piece in write_on(model, prompt, n_tokens, settings):
                     got.append(piece)
                     print(piece, end="", flush=True)
-                print()
-                if got == pieces:
-                    print(say_in(language, "same text"))
-                else:
-                    print(say_in(language, "engine text", text=prompt + "".join(pieces)))
-                    print(parting(engines_passes, model, prompt, n_tokens, got, pieces, language))
-            idle = [name for name in names if name not in called]
-            if idle:
-                print("\n" + say_in(language, "idle", names=", ".join(idle)))
-    except Exception as error:
-        print()
-        print(say_in(language, "run failed", error=error_with_place(error, folder, language)))
-        sys.exit(1)
+            except Exception as raised:
+                error = raised
+            print()
+            if error is None and got == pieces:
+                print(say_in(language, "same text"))
+                continue
+            if error is None:
+                print(say_in(language, "engine text", text=prompt + "".join(pieces)))
+            else:
+                print(say_in(language, "run failed", error=error_with_place(error, folder, language)))
+            with suppress(Exception):  # where the pass fails before it parts, that has been said
+                print(parting(engines_passes, passes(model, prompt, n_tokens), got, pieces, language))
+            if error is not None:
+                sys.exit(1)
+    idle = [name for name in names if name not in called]
+    if idle:
+        print("\n" + say_in(language, "idle", names=", ".join(idle)))
 
 
 def error_with_place(error: Exception, folder: Path, language: str) -> str:
     """The error, with the file and line of the student's that it came through last."""
     file = ""
-    trace = error.__traceback__
+    trace = None if isinstance(error, FloatingPointError) else error.__traceback__  # found too late for that
     while trace is not None:
         path = Path(trace.tb_frame.f_code.co_filename)
         if path.parent == folder:
@@ -146,10 +151,10 @@ def error_with_place(error: Exception, folder: Path, language: str) -> str:
     return describe_error(error, file or "no file", language) + (f" [{file}]" if file else "")
 
 
-def write_on(model: str, prompt: str, n_tokens: int, settings: dict[str, Any]) -> list[str]:
+def write_on(model: str, prompt: str, n_tokens: int, settings: dict[str, Any]) -> Iterator[str]:
     """The pieces of a continuation. Names are looked up in their modules when called: they may be the student's."""
     loaded, tokenizer = load_readable(model)
-    return list(decoding.stream_text(loaded, tokenizer, prompt, max_new_tokens=n_tokens, **settings))
+    yield from decoding.stream_text(loaded, tokenizer, prompt, max_new_tokens=n_tokens, **settings)
 
 
 def load_readable(model: str) -> tuple[GPT2, Tokenizer]:
@@ -159,32 +164,28 @@ def load_readable(model: str) -> tuple[GPT2, Tokenizer]:
     return loaded, tokenizer
 
 
-def load_ids(model: str, prompt: str) -> tuple[GPT2, list[int]]:
-    loaded, tokenizer = load_readable(model)
-    return loaded, tokenizer.encode(prompt)
-
-
-def passes(model: GPT2, ids: list[int], n_tokens: int) -> Iterator[dict[str, np.ndarray]]:
+def passes(model: str, prompt: str, n_tokens: int) -> Iterator[dict[str, np.ndarray]]:
     """The named arrays of the prompt's pass, then of each likeliest token's, read from the cache."""
-    cache = model_module.KVCache(model)
-    ids = list(ids)[:model.config.n_positions] or [0]
+    loaded, tokenizer = load_readable(model)
+    cache = model_module.KVCache(loaded)
+    ids = tokenizer.encode(prompt)[:cache.n_positions] or [0]
     for _ in range(1 + n_tokens):
         acts = tap.Recorder()
-        logits = model_module.forward(model, ids, cache=cache, tap=acts)
+        logits = model_module.forward(loaded, ids, cache=cache, tap=acts)
         yield {"ids": np.array(ids), **acts.activations}
-        if cache.length == model.config.n_positions:
+        if cache.length == cache.n_positions:
             return
         ids = [int(np.argmax(logits[-1]))]
 
 
-def parting(engines_passes: list[dict[str, np.ndarray]], model: str, prompt: str, n_tokens: int, got: list[str],
+def parting(engines: list[dict[str, np.ndarray]], students: Iterator[dict[str, np.ndarray]], got: list[str],
             expected: list[str], language: str) -> str:
     """The first stage, by name, at which the student's pass is not the engine's."""
-    for n, (engines, students) in enumerate(zip(engines_passes, passes(*load_ids(model, prompt), n_tokens))):
-        if n == 0 and list(engines["ids"]) != list(students["ids"]):
-            return say_in(language, "part tokens", got=list(students["ids"])[:8], expected=list(engines["ids"])[:8])
-        for name, array in engines.items():
-            if name in students and not same(array, students[name]):
+    for n, (right, theirs) in enumerate(zip(engines, students)):
+        if n == 0 and list(right["ids"]) != list(theirs["ids"]):
+            return say_in(language, "part tokens", got=theirs["ids"].tolist()[:8], expected=right["ids"].tolist()[:8])
+        for name, array in right.items():
+            if name in theirs and not same(array, theirs[name]):
                 where = say_in(language, "part token", n=n) if n else say_in(language, "part prompt")
                 return say_in(language, "part", stage=name, where=where)
     n = next((i for i, (one, other) in enumerate(zip(got, expected)) if one != other), min(len(got), len(expected)))

@@ -10,8 +10,8 @@ from typing import Mapping
 
 from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, cached_file, checkpoint_files,
                               choose_files, explained, look_up, within)
-from ..checkpoint.json_file import read_config
-from ..checkpoint.loading import check_tensors, checked_config
+from ..checkpoint.json_file import config_from, read_config, read_settings
+from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
 from ..config import SIZES, GPT2Config
 from ..errors import CheckpointError, HubError
@@ -29,6 +29,7 @@ class Metadata:
     source: str  # where this comes from, in words
     types: Mapping[str, str] = field(default_factory=dict)  # each parameter's dtype in the file; empty if unread
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of other tensors in the file
+    has_scaled_queries: bool = False  # whether loading rescales the weights of q
 
     @property
     def is_verified(self) -> bool:
@@ -44,7 +45,15 @@ def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
     """
     place = look_up(str(name))
     if isinstance(place, Path):
-        return metadata_of_files(str(name), checkpoint_files(name, revision, (CONFIG, WEIGHTS)))
+        try:
+            files = checkpoint_files(name, revision, (CONFIG, WEIGHTS))
+        except IncompleteCheckpoint as error:
+            if error.wanted != WEIGHTS:
+                raise
+            config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
+            return Metadata(str(name), read_config(config_path, str(config_path)), "config.json alone, not verified: "
+                            "there are no weights to read")
+        return metadata_of_files(str(name), files)
     try:
         files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main"), place)
     except IncompleteCheckpoint:
@@ -58,11 +67,14 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
 
 
 def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
-    config = read_config(files["config.json"], str(files["config.json"]))
+    settings = read_settings(files["config.json"], str(files["config.json"]))
+    config = config_from(settings, str(files["config.json"]))
     tensors = stored_tensors(files)
     place = next(path for file_name, path in files.items() if file_name != "config.json")
     config = checked_config(config, tensors, place)
-    return metadata_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
+    metadata = metadata_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
+    scales = [query_scale(config, settings, layer) for layer in range(config.n_layer)]
+    return replace(metadata, has_scaled_queries=scales != [1.0] * config.n_layer)
 
 
 def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:

@@ -51,6 +51,9 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
         wanted = [section for section in measured if section != "tying" or not model.config.tie_word_embeddings]
         try:
             report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
+            if model.has_scaled_queries and "values" in report:
+                report["values"]["remark"] = ("The weights of q, in c_attn, are those of the file times what its "
+                                              "config scales attention scores by, beside 1 / sqrt(d_head).")
         except (HubError, CheckpointError, MemoryError) as error:
             failures.append(error)
             reason = str(error).partition(" Ways out:")[0] or "not enough memory"

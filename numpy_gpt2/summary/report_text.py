@@ -146,6 +146,8 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
     edges = found["histogram_edges"]
     yield from wrapped(f"The histogram's bins are {edges[1] - edges[0]:g} standard deviations wide, from {edges[0]:g} "
                        f"to {edges[-1]:g} around the mean; the outermost two include everything beyond.", width)
+    if "remark" in found:
+        yield from wrapped(found["remark"], width)
     for title in ("tensors", "layers"):
         yield ""
         rows = [(one["name"], *(f"{one[key]:.3g}" for key in ("mean", "std", "smallest", "largest", "norm")),

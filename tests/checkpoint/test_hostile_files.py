@@ -159,13 +159,54 @@ def test_no_second_copy_of_a_tensor_is_ever_in_memory(tmp_path, dtype, tied, mon
 
 @pytest.mark.parametrize("kind, stem", [("whole", "config"), ("shards", "model"), ("whole", "vocab"),
                                         ("whole", "merges"), ("json", "tokenizer")])
-@pytest.mark.parametrize("content, found", [(b" " * (LARGEST_TEXT + 1), "bytes"), (b"[]," * MOST_VALUES, "values"),
+@pytest.mark.parametrize("content, found", [(b" " * (2 * LARGEST_TEXT + 1), "bytes"), (b"[]," * MOST_VALUES, "values"),
                                             (b"{},\n" * MOST_VALUES, "values")], ids=["spaces", "lists", "objects"])
 def test_a_text_far_larger_than_any_gpt2s_is_refused_before_it_is_parsed(tmp_path, kind, stem, content, found):
     files = files_of(kind)
     (name,) = [name for name in files if name.partition(".")[0] == stem and not name.endswith("tensors")]
     message = refusal(folder_of(tmp_path / "place", {**files, name: content}))
     assert re.search(rf"{name}: expected at most [0-9,]+ {found}, found more\.$", message)
+
+
+@pytest.mark.parametrize("file_name, content, message", [
+    ("added_tokens.json", {f"<{i}>": i for i in range(1_000_000)}, "json: expected at most 8,388,608 bytes"),
+    ("added_tokens.json", {f"{i}": 0 for i in range(510_000)}, "json: expected at most 500,000 values"),
+    ("added_tokens.json", {f"<{i}>": i for i in range(100_000)}, "expected at most 50,000 tokens. Got 100,000"),
+    ("added_tokens.json", {"<x>": 2**31 + 5}, "added token '<x>': its id must be 260, the next, without a gap. Got"),
+    ("added_tokens.json", {"<x>": -1}, "added token '<x>': its id must be 260"),
+    ("added_tokens.json", {"": 260}, "added token must be a text that is not empty"),
+    ("added_tokens.json", {"\ud800": 260}, "added_tokens.json: a token must be text"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 400: {"content": "x"}}}, "ids and their tokens"),
+    ("tokenizer_config.json", {"added_tokens_decoder": []}, "added_tokens_decoder must be a JSON object"),
+    ("tokenizer_config.json", {"add_prefix_space": "yes"}, "add_prefix_space must be true or false"),
+    ("tokenizer_config.json", {"tokenizer_class": ["x" * 10_000]}, "tokenizer_class must be GPT2Tokenizer or"),
+    ("special_tokens_map.json", {"bos_token": [1]}, "special_tokens_map.json: bos_token must be a token's name"),
+    ("special_tokens_map.json", {"additional_special_tokens": 7}, "additional_special_tokens must be a list of tokens"),
+    ("generation_config.json", {"eos_token_id": "</s>"}, "generation_config.json: eos_token_id must be a token id"),
+    ("generation_config.json", [], "generation_config.json: expected a JSON object"),
+], ids=lambda value: ascii(value)[:40])
+def test_what_is_wrong_in_a_file_of_added_tokens_or_settings_is_said_of_it(tmp_path, file_name, content, message):
+    folder = folder_of(tmp_path / "place", {**files_of(), file_name: as_text(content)})
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 8_000_000, "<" + "é" * 3_000_000 + ">"], ids=len)
+def test_an_added_token_of_eight_megabytes_costs_its_bytes(tmp_path, name):
+    folder = folder_of(tmp_path / "place", {**files_of(), "added_tokens.json": as_text({name: 260})})
+    start = time.process_time()
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode("the" + "x" * 1000) == load_tokenizer(folder_of(tmp_path / "plain", files_of())).encode(
+        "the" + "x" * 1000)
+    assert time.process_time() - start < 2
+
+
+def test_fifty_thousand_added_tokens_are_found_at_once(tmp_path):
+    names = {f"<|{i}|>": 260 + i for i in range(50_000)}
+    folder = folder_of(tmp_path / "place", {**files_of(), "added_tokens.json": as_text(names)})
+    start = time.process_time()
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode("<|7|><<|49999|>" + "<|" * 1000)[:2] == [267, tokenizer.encode("<")[0]]
+    assert time.process_time() - start < 2
 
 
 def test_the_largest_texts_that_are_parsed_are_within_the_bounds():

@@ -32,11 +32,9 @@ def test_only_the_functions_asked_for_change(tmp_path):
 
 
 def test_with_every_function_the_students_the_pass_equals_the_engines(tmp_path):
-    fairytale, tokenizer = numpy_gpt2.load("fairytale")
-    ids = tokenizer.encode("Once upon a time")
-    engines = list(passes(fairytale, ids, 3))
+    engines = list(passes("fairytale", "Once upon a time", 3))
     with functions_of(solved_folder(tmp_path / "a"), NAMES):
-        students = list(passes(fairytale, ids, 3))
+        students = list(passes("fairytale", "Once upon a time", 3))
     assert len(engines) == len(students) == 4
     for one, other in zip(engines, students):
         shared = [name for name in one if name in other]
@@ -84,6 +82,20 @@ def test_a_function_that_fails_in_the_pass_is_one_line(tmp_path, capsys):
     assert end.value.code == 1
     assert "With your functions the pass fails: NameError: name 'oops' is not defined (line " \
         in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_numbers_that_are_not_finite_are_followed_to_where_they_began(tmp_path, capsys):
+    folder = with_change(solved_folder(tmp_path / "a"), "attend", "where(key_position >", "where(key_position >=")
+    with pytest.raises(SystemExit), np.errstate(all="ignore"):  # as every command does
+        run_with(folder, **ALL)
+    failed, parted = capsys.readouterr().out.splitlines()[-2:]
+    assert failed.startswith("With your functions the pass fails: FloatingPointError: the logits are not finite")
+    assert parted == "They part at h.0.attn.z, while the prompt is read."
+
+
+def test_a_wrong_merge_is_told_by_the_prompts_tokens(tmp_path, capsys):
+    run_with(with_change(solved_folder(tmp_path / "a"), "merge", "        if not known:", "        if True:"), **ALL)
+    assert "They part at the prompt's tokens: yours [" in capsys.readouterr().out
 
 
 def test_a_model_that_is_nowhere_is_one_line_and_exit_2(tmp_path):

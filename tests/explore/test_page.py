@@ -178,6 +178,13 @@ def test_a_prompt_longer_than_a_page_can_show_or_the_model_can_read_is_refused()
         prompt_ids(short, TOKENIZER, word * 5)
 
 
+def test_the_page_may_load_nothing_and_ask_nobody():
+    policy, = re.findall(r'<meta http-equiv="Content-Security-Policy"\s+content="([^"]*)">', template())
+    assert policy.split("; ") == ["default-src 'none'", "style-src 'unsafe-inline'", "script-src 'unsafe-inline'",
+                                  "img-src data:"]
+    assert template().index("Content-Security-Policy") < template().index("<style")  # before what it is about
+
+
 def test_a_pass_too_large_for_a_page_is_refused_before_the_work():
     deep = random_model(GPT2Config(vocab_size=4096, n_positions=128, n_embd=2, n_layer=4000, n_head=2))
     with pytest.raises(ValueError, match="at most 60,000,000 numbers of a pass. Got 134,144,000, by 128 tokens and 4"):

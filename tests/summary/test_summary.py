@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hub_server import HubServer, Repo
 
-from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model, save
+from numpy_gpt2 import CheckpointError, GPT2Config, build_model, named_parameters, random_model, save
 from numpy_gpt2.cli import tables
 from numpy_gpt2.cli.exits import BadInput
 from numpy_gpt2.summary import __main__ as summary, report
+from numpy_gpt2.summary.metadata import read_metadata
+from numpy_gpt2.summary.report_text import text_report
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.summary"]
 TINY = GPT2Config(vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2)
@@ -349,3 +351,23 @@ def test_help_names_every_option():
     text = summary.make_parser().format_help()
     for option in ("sizes", *summary.SECTIONS, "text", "context", "json", "plot"):
         assert f"--{option}" in text
+
+
+def test_a_folder_is_counted_by_its_config_alone(tmp_path):
+    settings = {"model_type": "gpt2", "n_layer": 2, "n_embd": 24, "num_attention_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    metadata = read_metadata(tmp_path)
+    assert not metadata.is_verified and metadata.source.startswith("config.json alone, not verified")
+    assert (metadata.config.n_layer, metadata.config.n_head) == (2, 3)
+    with pytest.raises(CheckpointError, match="expected config.json"):
+        read_metadata(tmp_path / "..")
+
+
+def test_values_say_that_q_is_scaled_where_it_is(tmp_path):
+    save(random_model(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=2, n_head=2)), tmp_path)
+    config = tmp_path / "config.json"
+    for setting, is_said in (("", False), ('"scale_attn_by_inverse_layer_idx": true, ', True)):
+        config.write_text(config.read_text().replace("{", "{" + setting, 1))
+        reports = report.report_each([read_metadata(tmp_path)], ["values"], ["values"])
+        text = "\n".join(text_report(reports, ["values"], False, 200))
+        assert ("The weights of q, in c_attn, are those of the file times" in text) == is_said

@@ -1,10 +1,10 @@
-"""Chapter 1: tokens. GPT-2 reads neither letters nor words, but pieces of bytes that are frequent in its texts.
+r"""Chapter 1: tokens. GPT-2 reads neither letters nor words, but pieces of bytes that are frequent in its texts.
 
     "a lower tower"  ->  "a", " lower", " tower"      split: no token spans two words
     " lower"         ->  " " "l" "o" "w" "e" "r"      the tokens of a piece are its bytes at first,
                      ->  " " "l" "ow" "er"            and pairs from a list of merges become one, the earliest first
 
-A letter beyond ASCII is several bytes in UTF-8 (b"\\xc3\\xa0" is one "\u00e0"), and a token may end between them.
+A letter beyond ASCII is several bytes in UTF-8 (b"\xc3\xa0" is one "à"), and a token may end between them.
 
 Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
 """
@@ -25,8 +25,8 @@ class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
         Bytes that are no UTF-8 become U+FFFD: errors="replace".
 
         >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
-        >>> Tokenizer.decode(load_tokenizer("fairytale"), load_tokenizer("fairytale").encode("Xin ch\u00e0o"))
-        'Xin ch\u00e0o'
+        >>> Tokenizer.decode(load_tokenizer("fairytale"), load_tokenizer("fairytale").encode("Xin chào"))
+        'Xin chào'
         """
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
 
@@ -38,8 +38,8 @@ class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
 
         >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
         >>> tokenizer = load_tokenizer("fairytale")
-        >>> list(Tokenizer.decode_stream(tokenizer, tokenizer.encode("\u00e0, then")))  # the first has two tokens
-        ['\u00e0', ',', ' then']
+        >>> list(Tokenizer.decode_stream(tokenizer, tokenizer.encode("à, then")))  # the first has two tokens
+        ['à', ',', ' then']
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token_id in ids:
