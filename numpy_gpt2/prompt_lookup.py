@@ -2,7 +2,7 @@
 
 A pass over one token reads every weight; one over ten also reads them once, and takes only about three times as long.
 So guess the next tokens, verify the guess in one pass, and keep those that the model predicts too. Guessing is free: if
-the last few tokens occurred before, the text may continue as it did then. The output is that of plain greedy generation,
+the last few tokens occurred before, the text may continue as it did then. The output is that of greedy generation,
 since each token is the most likely one after the earlier ones. (A pass over several rows rounds differently from a pass
 over one: if two tokens are equally likely up to rounding, either may be chosen.)
 

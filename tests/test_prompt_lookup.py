@@ -106,7 +106,7 @@ def test_text_is_the_same():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"temperature": 0.5}, "^prompt_lookup_num_tokens .*: temperature must be 0 with it. Got 0.5, "),
+    ({"temperature": 0.5}, "^prompt_lookup_num_tokens .*: temperature must be 0. Got 0.5, "),
     ({"temperature": 0, "num_return_sequences": 2}, "^prompt_lookup_num_tokens .* num_return_sequences=2.$"),
 ])
 def test_what_cannot_be_drafted_is_refused(options, message):

@@ -71,8 +71,6 @@ class Parameter:
         return fused(self.shape[0]) if self.name.endswith("c_attn.weight") else " x ".join(map(str, self.shape))
 
 
-
-
 def fused(width: int) -> str:
     return f"{width} x {3 * width} = {width} x 3*{width}"
 

@@ -52,8 +52,8 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
         try:
             report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
             if model.has_scaled_queries and "values" in report:
-                report["values"]["remark"] = ("The weights of q, in c_attn, are those of the file times what its "
-                                              "config scales attention scores by, beside 1 / sqrt(d_head).")
+                report["values"]["remark"] = ("The weights of q, in c_attn, include the extra factor by which the "
+                                              "config scales attention scores.")
         except (HubError, CheckpointError, MemoryError) as error:
             failures.append(error)
             reason = str(error).partition(" Ways out:")[0] or "not enough memory"

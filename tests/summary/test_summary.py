@@ -370,4 +370,4 @@ def test_values_say_that_q_is_scaled_where_it_is(tmp_path):
         config.write_text(config.read_text().replace("{", "{" + setting, 1))
         reports = report.report_each([read_metadata(tmp_path)], ["values"], ["values"])
         text = "\n".join(text_report(reports, ["values"], False, 200))
-        assert ("The weights of q, in c_attn, are those of the file times" in text) == is_said
+        assert ("The weights of q, in c_attn, include the extra factor" in text) == is_said
