@@ -156,7 +156,6 @@ def transfer(url: str, path: Path, size: int | None, file_name: str, is_verifiab
                 failures = failures + 1 if file.tell() <= before else 1
                 if failures == TRIES:
                     raise
-            check_rate(state)
             time.sleep(PAUSE_S)
 
 
