@@ -256,7 +256,7 @@ def test_another_model_s_cache_is_refused(change):
                                        **change}))
     cache = KVCache(other)
     before = contents(cache)
-    with pytest.raises(ValueError, match="the cache must be one of this model"):
+    with pytest.raises(ValueError, match="the cache must be of a model of the same layers"):
         forward(MODEL, [1, 2], cache=cache)
     assert contents(cache) == before
 
