@@ -210,7 +210,8 @@ def test_a_name_that_fits_no_stage_is_refused_with_the_nearest_in_one_line(make,
         make(name)
     text = str(error.value)
     assert text.startswith(f"a name must be a stage's, or a glob that fits one. Got {name!r}; the nearest are ")
-    assert "\n" not in text and nearest in text.split("nearest are ")[1]
+    nearest_three = text.split("nearest are ")[1].split("; ")[0].split(", ")
+    assert "\n" not in text and nearest in nearest_three and len(nearest_three) == 3
 
 
 @pytest.mark.parametrize("name", ["*", "*.attn.[qk]", "ln_f", "wte", "h.*", "h.[13-5].ln_?"])
@@ -451,6 +452,14 @@ def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which fits no stage of this model of 2 blocks; "):
         forward(MODEL, IDS, cache=cache, tap=tap)
     assert cache.length == 0 and not cache.k.any()
+
+
+@pytest.mark.parametrize("glob", ["h.2.attn.z", "*9*z"])
+def test_a_block_that_is_not_there_is_refused_with_the_three_nearest_stages(glob):
+    with pytest.raises(ValueError) as error:
+        forward(MODEL, IDS, tap=ablate(glob))
+    nearest = str(error.value).removesuffix(".").split("nearest are ")[1].split(", ")
+    assert len(nearest) == 3 and set(nearest) <= set(stage_names(CONFIG))
 
 
 @pytest.mark.parametrize("mask", [[True, False], np.array([True, False])])
