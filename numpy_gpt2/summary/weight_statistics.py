@@ -6,7 +6,7 @@ float64 copy of xl's token embedding alone would need 643 MB.
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -170,11 +170,14 @@ class TextLoss:
     bits_per_byte: float
 
 
-def text_loss(model: GPT2, tokenizer: Tokenizer, text: str) -> TextLoss:
-    """The loss of a whole text, in windows where it is longer than the context. Raises ValueError for an empty one."""
+def text_loss(model: GPT2, tokenizer: Tokenizer, text: str, allowed_special: Collection[str] = ()) -> TextLoss:
+    """The loss of a whole text, in windows where it is longer than the context. Raises ValueError for an empty one.
+
+    allowed_special: names that are no plain text, as for `Tokenizer.encode`.
+    """
     if not text:
         raise ValueError("text must have one character or more. Got none.")
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, allowed_special)
     scores = score_tokens(model, tokenizer.with_bos(ids))
     n_bytes = len(text.encode("utf-8"))
     return TextLoss(len(ids), n_bytes, scores.mean_loss, scores.perplexity, scores.bits_per_byte(n_bytes))
