@@ -158,7 +158,7 @@ def test_repeat_copies_so_that_no_row_sees_another_being_written():
 
 def test_repeat_of_an_empty_cache_is_empty():
     many = KVCache(MODEL, n_positions=3, batch=(2,)).repeat(4)
-    assert (many.length, many.batch) == (0, (4, 2))
+    assert (many.length, many.batch, many.n_positions) == (0, (4, 2), 3)
     ids = random_ids(CONFIG, (4, 2, 3))
     np.testing.assert_array_equal(forward(MODEL, ids, cache=many), forward(MODEL, ids))
 

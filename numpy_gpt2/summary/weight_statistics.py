@@ -6,7 +6,7 @@ a float64 copy of xl's token embedding alone would need 643 MB.
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -169,11 +169,14 @@ class TextLoss:
     bits_per_byte: float
 
 
-def text_loss(model: GPT2, tokenizer: Tokenizer, text: str) -> TextLoss:
-    """The loss of a whole text, in windows if it is longer than the context. Raises ValueError for an empty text."""
+def text_loss(model: GPT2, tokenizer: Tokenizer, text: str, allowed_special: Collection[str] = ()) -> TextLoss:
+    """The loss of a whole text, in windows if it is longer than the context. Raises ValueError for an empty text.
+
+    allowed_special: see `Tokenizer.encode`.
+    """
     if not text:
         raise ValueError("text must not be empty.")
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, allowed_special)
     scores = score_tokens(model, tokenizer.with_bos(ids))
     n_bytes = len(text.encode("utf-8"))
     return TextLoss(len(ids), n_bytes, scores.mean_loss, scores.perplexity, scores.bits_per_byte(n_bytes))
