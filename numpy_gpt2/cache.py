@@ -10,13 +10,13 @@ from .weights import GPT2
 class KVCache:
     """Keys and values of every layer, preallocated for `n_positions` tokens, of which the first `length` are filled.
 
-    In a causal model, the keys and values of a token depend on earlier tokens only, so they never change. They are
-    computed once and kept, and the pass for one more token costs one token's work.
+    In a causal model, the keys and values of a token depend on that token and those before it, so they never change.
+    They are computed once and kept; a pass for one more token computes that token alone, and attends to what is kept.
 
         cache.k, cache.v    [n_layer, *batch, n_head, n_positions, d_head], in the weights' type
 
     n_positions: how many tokens to make room for, at most the model's context (the default). batch: the leading axes of
-    the ids that will be given. Raises ValueError where either makes no cache.
+    the ids that will be given. Raises ValueError if either is invalid.
     """
 
     def __init__(self, model: GPT2, n_positions: int | None = None, batch: tuple[int, ...] = ()) -> None:
@@ -27,8 +27,8 @@ class KVCache:
         self.batch = tuple(check_int("batch", size, 1) for size in batch)
         self.n_positions = check_int("n_positions", n_positions, 1, config.n_positions)
         self.length = 0
-        shape = (config.n_layer, *self.batch, config.n_head, n_positions, config.d_head)
-        self.k = allocate_channel_major(shape, model.wte.dtype)
+        shape = (config.n_layer, *self.batch, config.n_head, self.n_positions, config.d_head)
+        self.k = allocate_channel_major(shape, model.wte.dtype)  # zeros: the name speaks of memory order only
         self.v = allocate_channel_major(shape, model.wte.dtype)
 
     def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
@@ -37,8 +37,8 @@ class KVCache:
         of_model = (config.n_layer, config.n_head, config.d_head, model.wte.dtype)
         of_cache = (self.k.shape[0], self.k.shape[-3], self.k.shape[-1], self.k.dtype)
         if of_model != of_cache:
-            raise ValueError(f"the cache must be one of this model, with layers, heads, d_head and type {of_model}. "
-                             f"Got {of_cache}.")
+            raise ValueError("the cache must be of a model of the same layers, heads, d_head and type: "
+                             f"{of_model}. Got {of_cache}.")
         if batch != self.batch:
             raise ValueError(f"ids must have the cache's leading axes {self.batch}. Got {batch}.")
         room = min(self.n_positions, config.n_positions)
@@ -50,7 +50,7 @@ class KVCache:
         """Write one layer's new keys and values; return views of all that layer has.
 
         k, v [*batch, n_head, n_new, d_head] -> two of [*batch, n_head, length + n_new, d_head].
-        `length` stays: every layer of a pass writes at the same place, and `transform` moves it once, at its end.
+        `length` stays: every layer of a pass writes at the same positions, and `transform` moves it once, at its end.
         """
         end = self.length + k.shape[-2]
         self.k[layer, ..., self.length:end, :] = k
@@ -62,7 +62,7 @@ class KVCache:
         self.length = check_int("length", length, 0, self.length)
 
     def repeat(self, n: int) -> "KVCache":
-        """A new cache of batch (n, *batch), its n rows copies of this one: n samples that share one prompt."""
+        """A new cache of batch (n, *batch), holding n copies of this one: for n samples that share one prompt."""
         repeated = KVCache(self.model, self.n_positions, (check_int("n", n, 1), *self.batch))
         repeated.k[..., :self.length, :] = self.k[:, np.newaxis, ..., :self.length, :]
         repeated.v[..., :self.length, :] = self.v[:, np.newaxis, ..., :self.length, :]

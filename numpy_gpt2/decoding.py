@@ -25,7 +25,7 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
                     tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
     """Draw tokens one after another: an iterator over ids, one a step.
 
-    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens] (prompts of one length); each step gives
+    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens] (prompts of equal length); each step gives
         an int, or an array [*batch]; with num_return_sequences=n an array [n, *batch]. A row that has ended repeats its
         end until all have. A prompt that fills the context still gets one token.
     max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields are settings by keyword too.

@@ -2,9 +2,9 @@
 
     ids -> embed -> block, block, ... (attention, then mlp) -> layer_norm -> unembed -> logits
 
-These lines run in every call: for a long prompt or one token, with a cache or without, looked into or not. A comment
-gives the shape on every line that changes one; it leaves out leading batch axes, which every line carries along. `tap`
-is an activation hook (tap.py): it is given each array by name, and what it returns is used from there on.
+The same lines serve long prompts and single tokens, with or without a cache or a tap. Comments give the shape wherever
+it changes, without the leading batch axes, which every line carries along. `tap` is an activation hook (tap.py): it is
+given each array by name, read-only, and the array that it returns, if it returns one, is used from there on.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
 """
@@ -21,8 +21,8 @@ from .ops import activation, layer_norm, linear, softmax
 from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watches
 from .weights import GPT2, MLP, Attention, Block
 
-# Queries that attention handles at a time. Fewer would make matrix products too small for BLAS; more would compute more
-# scores of later keys, which the mask throws away.
+# Queries that attention handles at a time, which changes no result. Smaller blocks would make the matrix products too
+# small for BLAS; larger ones would waste work on scores that the mask discards.
 QUERY_BLOCK = 128
 
 
@@ -30,7 +30,7 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
     """Logits of the next token at every position: ids [n_new] -> [n_new, vocab_size].
 
     ids: token ids, a list or an integer array, with any leading batch axes. cache: keys and values of earlier tokens;
-    those of these tokens are added. Raises ValueError for ids that are not tokens of this model or do not fit.
+    those of the new tokens are appended. Raises ValueError for ids that are not tokens of this model or do not fit.
     """
     hidden = transform(model, ids, cache=cache, tap=tap)  # [n_new, n_embd]
     return unembed(model, hidden, tap)
@@ -88,10 +88,10 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
 
     z = np.empty_like(q)  # [n_head, n_new, d_head], in q's memory order: merging its heads copies nothing
     scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
-    n_queries = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap is given both whole, for all queries at once
-    for start in range(0, n_new, n_queries):
-        queries = slice(start, start + n_queries)
-        visible = slice(cache.length + start + n_queries)  # keys after the last of these queries are not needed
+    n_query = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap gets scores and pattern for all queries at once
+    for start in range(0, n_new, n_query):
+        queries = slice(start, start + n_query)
+        visible = slice(cache.length + start + n_query)  # keys after the last of these queries are not needed
         z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], scores_tap)
     z = tap("attn.z", z)
     return tap("attn.out", linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
@@ -100,19 +100,21 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.ndarray:
     """softmax(q @ k.T / sqrt(d_head), -inf where key_position > query_position) @ v, in every head.
 
-    q [n_head, n_new, d_head], k and v [n_head, n_all, d_head] -> [n_head, n_new, d_head]. Query i has the position of
-    key n_all - n_new + i. Source: Vaswani et al., "Attention Is All You Need", section 3.2.
+    q [n_head, n_query, d_head], k and v [n_head, n_key, d_head] -> [n_head, n_query, d_head]. The last keys are
+    those of the queries' own tokens: query i has the position of key n_key - n_query + i.
+    Source: Vaswani et al., "Attention Is All You Need", section 3.2.
     """
-    n_new, d_head = q.shape[-2:]
+    n_query, d_head = q.shape[-2:]
     scaled = q / math.sqrt(d_head)  # so that scores do not grow with d_head
-    scores = scaled @ np.swapaxes(k, -1, -2)  # [n_head, n_new, n_all]
-    if n_new > 1:  # a single query is the latest token: it sees every key
-        position = np.arange(n_new)  # counted from the first query; every query sees all keys before that
-        later = position > position[:, np.newaxis]  # [n_new, n_new]: key_position > query_position
-        scores[..., -n_new:] = np.where(later, -np.inf, scores[..., -n_new:])
+    scores = scaled @ np.swapaxes(k, -1, -2)  # [n_head, n_query, n_key]
+    if n_query > 1:  # a single query is the latest token: it sees every key
+        position = np.arange(n_query)  # of queries and of their own keys; all earlier keys are visible
+        later = position > position[:, np.newaxis]  # [n_query, n_query]: key_position > query_position
+        scores[..., -n_query:] = np.where(later, -np.inf, scores[..., -n_query:])
     scores = tap("attn.scores", scores)
-    pattern = tap("attn.pattern", softmax(scores, out=scores if tap is no_tap else None))  # [n_head, n_new, n_all]
-    return pattern @ v  # [n_head, n_new, d_head]
+    out = scores if tap is no_tap else None  # in place, unless a tap may have kept the scores
+    pattern = tap("attn.pattern", softmax(scores, out=out))  # [n_head, n_query, n_key]
+    return pattern @ v  # [n_head, n_query, d_head]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
@@ -144,13 +146,13 @@ def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:
-    """The ids as an integer array. Raises ValueError for what NumPy would index with silently, or cannot."""
+    """The ids as an integer array. Raises ValueError for ids that are none; NumPy would accept some, such as -1."""
     try:
         array = np.asarray(ids)
     except ValueError as error:
-        raise ValueError("ids must be token ids of prompts of one length. Got rows of different lengths.") from error
+        raise ValueError("ids must be token ids of prompts of equal length. Got rows of different lengths.") from error
     if array.ndim == 0 or array.size == 0:
-        raise ValueError(f"ids must be one token id or more. Got shape {array.shape}.")
+        raise ValueError(f"ids must hold at least one token id. Got shape {array.shape}.")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"ids must be integers. Got {array.dtype}.")
     if array.min() < 0 or array.max() >= model.config.vocab_size:

@@ -1,7 +1,8 @@
-"""The four operations that GPT-2 is made of, each on the last axis of an array with any leading axes.
+"""The operations that GPT-2 is made of: softmax, the activation function, layer_norm, linear.
 
-float32 in, float32 out: scalars are Python floats, which take the type of the array they meet. A NumPy scalar of type
-float64 (what np.sqrt gives) would silently turn the rest of the pass into float64, which is many times slower.
+Each works on the last axis of an array with any leading axes. float32 in, float32 out, and float64 likewise: scalars
+are Python floats, which take the type of the array they meet. np.sqrt of a Python number gives a float64 scalar, which
+would silently turn the rest of the pass into float64, many times slower; np.sqrt of an array keeps the array's type.
 """
 
 import math
@@ -17,14 +18,14 @@ STRIP = 16  # rows that an elementwise formula processes at a time, so that they
 
 
 def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """exp(x) / sum(exp(x)): numbers of any size become probabilities. -inf becomes exactly 0.
+    """exp(x) / sum(exp(x)): numbers of any magnitude become probabilities. -inf becomes exactly 0.
 
     [..., n] -> [..., n]. out: where to write the result, x itself included, as in NumPy; None makes a new array.
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
     largest = x.max(axis=-1, keepdims=True)  # [..., 1]
-    shifted = np.subtract(x, largest, out=out)  # at most 0, where exp(x) could overflow; the quotient is the same
-    exponentials = np.exp(shifted, out=shifted)
+    shifted = np.subtract(x, largest, out=out)  # now at most 0, so that exp cannot overflow; the quotient is unchanged
+    exponentials = np.exp(shifted, out=shifted)  # in place, as shifted is nobody else's
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
 
@@ -35,16 +36,16 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0.0)
     if name == "gelu":
         return gelu_erf(x)
-    return gelu(x)
+    return gelu(x)  # gelu_new, under any of its names: the config admits no others
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), close to x times the normal probability below x.
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), close to x P(Z <= x) for a standard normal Z.
 
     [..., n] -> [..., n]. The hub calls this form `gelu_new`.
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2.
     """
-    if x[..., 0].size > STRIP:
+    if x[..., 0].size > STRIP:  # more rows than one strip
         return in_strips(gelu, x)
     cube = x * x * x  # x**3 would call pow, which is many times slower
     inner = SQRT_2_OVER_PI * (x + 0.044715 * cube)
@@ -52,7 +53,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def gelu_erf(x: np.ndarray) -> np.ndarray:
-    """0.5 x (1 + erf(x / sqrt(2))), x times the normal probability below x: [..., n] -> [..., n]. The hub's `gelu`."""
+    """0.5 x (1 + erf(x / sqrt(2))), x P(Z <= x) for a standard normal Z. [..., n] -> [..., n]. `gelu` on the hub."""
     if x[..., 0].size > STRIP:
         return in_strips(gelu_erf, x)
     return 0.5 * x * (1.0 + erf(x / SQRT_2))
@@ -65,14 +66,14 @@ def erf(x: np.ndarray) -> np.ndarray:
     """
     if x.dtype == np.float64:
         return np.vectorize(math.erf, otypes=[np.float64])(x)
-    magnitude = np.minimum(np.abs(x), 6.0)  # beyond that it is 1; a square could overflow
+    magnitude = np.minimum(np.abs(x), 6.0)  # erf is 1 beyond 6, where squaring could overflow
     t = 1.0 / (1.0 + 0.3275911 * magnitude)
     series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
     return np.copysign(1.0 - series * np.exp(-magnitude * magnitude), x)
 
 
 def in_strips(formula: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
-    """formula(*arrays) of an elementwise formula, some rows at a time: arrays of one shape [..., n] -> [..., n]."""
+    """Apply an elementwise formula a few rows at a time: to one array or several [..., n] -> [..., n]."""
     rows = [x.reshape(-1, x.shape[-1]) for x in arrays]  # each [n_rows, n]
     y = np.empty_like(rows[0])
     for i in range(0, len(y), STRIP):

@@ -158,7 +158,7 @@ def test_repeat_copies_so_that_no_row_sees_another_being_written():
 
 def test_repeat_of_an_empty_cache_is_empty():
     many = KVCache(MODEL, n_positions=3, batch=(2,)).repeat(4)
-    assert (many.length, many.batch) == (0, (4, 2))
+    assert (many.length, many.batch, many.n_positions) == (0, (4, 2), 3)
     ids = random_ids(CONFIG, (4, 2, 3))
     np.testing.assert_array_equal(forward(MODEL, ids, cache=many), forward(MODEL, ids))
 
@@ -256,7 +256,7 @@ def test_another_model_s_cache_is_refused(change):
                                        **change}))
     cache = KVCache(other)
     before = contents(cache)
-    with pytest.raises(ValueError, match="the cache must be one of this model"):
+    with pytest.raises(ValueError, match="the cache must be of a model of the same layers"):
         forward(MODEL, [1, 2], cache=cache)
     assert contents(cache) == before
 

@@ -328,12 +328,12 @@ def test_the_cache_has_room_for_exactly_what_is_read(monkeypatch):
 
 
 BAD_ARGUMENTS = [
-    (dict(ids=[]), "ids must be one token id or more"),
-    (dict(ids=3), "ids must be one token id or more"),
+    (dict(ids=[]), "ids must hold at least one token id"),
+    (dict(ids=3), "ids must hold at least one token id"),
     (dict(ids=[0.5]), "ids must be integers"),
     (dict(ids=[CONFIG.vocab_size]), "ids must be from 0"),
     (dict(ids=[-1]), "ids must be from 0"),
-    (dict(ids=[[1, 2], [3]]), "prompts of one length"),
+    (dict(ids=[[1, 2], [3]]), "prompts of equal length"),
     (dict(ids=[0] * 41), "ids must be at most 40 tokens"),
     (dict(max_new_tokens=-1), "max_new_tokens must be a whole number, 0 or more. Got -1"),
     (dict(num_return_sequences=0), "num_return_sequences must be a whole number, 1 or more"),
@@ -503,6 +503,14 @@ def test_nothing_is_read_after_a_stop_string():
 
 def test_what_was_held_back_comes_out_at_the_end():
     assert run_until_stop(["so, the", " En"], [" End"]) == (["so, the", " En"], False)
+
+
+@pytest.mark.parametrize("text, stop_strings, length", [
+    ("xa", ["abc"], 1), ("xab", ["abc"], 2), ("x", ["abc"], 0), ("a", [], 0),
+    ("xbc", ["bc", "wxyz"], 0),  # a whole stop string is no beginning
+])
+def test_the_longest_beginning_of_a_stop_string_is_shorter_than_it(text, stop_strings, length):
+    assert longest_beginning(text, stop_strings) == length
 
 
 # Text

@@ -285,7 +285,7 @@ def test_a_glob_fits_the_rows_whose_names_some_model_announces():
     assert stages_of("*") == list(STAGES)
     assert [stage.name for stage in stages_of("h.3.attn.[qk]*")] == [
         "h.i.attn.qkv", "h.i.attn.q", "h.i.attn.k", "h.i.attn.k_all"]
-    for name in NAMES:
+    for name in [*NAMES, "h.150.attn.q"]:
         assert stages_of(name) == [stage_of(name)]
 
 

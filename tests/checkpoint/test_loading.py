@@ -638,7 +638,9 @@ def test_a_huge_setting_is_refused_before_anything_is_allocated(tmp_path, settin
 
 @pytest.mark.parametrize("shard", ["../elsewhere.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "",
                                    "a\\b.safetensors", "C:x.safetensors", "pytorch_model.bin", 5, None,
-                                   ["x.safetensors"]], ids=repr)
+                                   ["x.safetensors"]],
+                         ids=["above", "root", "below", "dots", "empty", "backslash", "drive", "pickle", "number",
+                              "null", "list"])
 def test_an_index_may_name_nothing_but_files_beside_it(tmp_path, shard):
     folder = tmp_path / "checkpoint"
     save(random_model(TINY), folder)

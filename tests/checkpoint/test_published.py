@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from published_forms import (END, FORMS, GOLDENS, MARKERS, PLAIN, REFUSED, N, Form, assert_same, our_behaviour, texts,
-                             their_behaviour, tokenizer_json, write_form)
+from published_forms import (END, FIVE, FORMS, GOLDENS, LINES, MARKERS, MERGES, PLAIN, REFUSED, Form, N, assert_same,
+                             our_behaviour, texts, their_behaviour, tokenizer_json, write_form)
 
 from numpy_gpt2 import CheckpointError, load, load_tokenizer, save, stream_text
 from numpy_gpt2.cli.exits import exit_status
@@ -159,3 +159,53 @@ def test_a_vocabulary_of_130_668_tokens_loads(tmp_path):
     assert len(vocab) == 130_668
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocab, pairs), indent=2, ensure_ascii=False))
     assert load_tokenizer(tmp_path).vocab_size == 130_668
+
+
+# Written by the libraries themselves ----------------------------------------------------------------------------------
+
+
+def by_gpt2_tokenizer(transformers, tokenizers):
+    return transformers.GPT2Tokenizer(vocab=PLAIN, merges=MERGES)
+
+
+def with_added_tokens(transformers, tokenizers):
+    tokenizer = transformers.GPT2Tokenizer(vocab=PLAIN, merges=MERGES, add_prefix_space=True)
+    tokenizer.add_special_tokens({"bos_token": "<|BOS|>", "eos_token": "<|EOS|>", "pad_token": "<|PAD|>"})
+    tokenizer.add_tokens(["người", tokenizers.AddedToken("<|SEP|>", rstrip=True), "\n\n"])
+    return tokenizer
+
+
+def trained(tokenizers, **options):
+    tokenizer = tokenizers.ByteLevelBPETokenizer(**options)
+    tokenizer.train_from_iterator(LINES, vocab_size=330, min_frequency=2, special_tokens=FIVE)
+    return tokenizer
+
+
+def as_it_was_trained(transformers, tokenizers):
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=trained(tokenizers, add_prefix_space=True, unicode_normalizer="nfkc", lowercase=True),
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token="<mask>")
+
+
+def as_gpt2_s(transformers, tokenizers):
+    tokenizer = trained(tokenizers)
+    model = json.loads(tokenizer.to_str())["model"]
+    return transformers.GPT2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]],
+                                      bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [by_gpt2_tokenizer, with_added_tokens, as_it_was_trained, as_gpt2_s])
+def test_what_the_libraries_write_does_what_it_does_there(tmp_path, make):
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = make(transformers, tokenizers)
+    tokenizer.save_pretrained(tmp_path)
+    transformers.set_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=4, initializer_range=0.5,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+    model.save_pretrained(tmp_path)
+    form = Form({}, {}, len(tokenizer))
+    assert_same(our_behaviour(form, tmp_path), their_behaviour(form, tmp_path))

@@ -76,7 +76,7 @@ def test_the_lines_of_a_stage_are_about_its_equation():
     for name, shown in lines.items():
         assert CLUES[re.sub(r"^h.[0-9]+.", "", name)] in "\n".join(shown), name
     scores = "\n".join(lines["h.1.attn.scores"])
-    assert "np.where(later, -np.inf" in scores and "if n_new > 1" in scores
+    assert "np.where(later, -np.inf" in scores and "if n_query > 1" in scores
     assert len(lines["h.1.attn.pattern"]) == 1
 
 
