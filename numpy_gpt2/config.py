@@ -118,18 +118,18 @@ SIZES: Mapping[str, GPT2Config] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How to write on from a prompt. The defaults leave the model's own probabilities.
+    """Settings of a generation. The defaults sample from the model's own probabilities.
 
-    max_new_tokens: None goes on to the end of the context.
-    temperature: 0 takes the likeliest token, 1 leaves the probabilities, more flattens them.
-    top_k, top_p, min_p, repetition_penalty: see sampling.py; 0, 1, 0 and 1 are off, the defaults.
-    num_return_sequences: n samples of each prompt, which is read once for all of them.
-    seed: the same seed draws the same tokens, and sample 0 the same ones however many samples there are.
-    eos_token_id: one id, or several, that end a row; None is the checkpoint's; -1 is none.
-    stop_strings: texts, the first of which to appear ends the run; for `stream_text`, which leaves it out.
-    prompt_lookup_num_tokens: for greedy generation of one row, draft at most so many tokens from the text itself
-        (prompt_lookup.py): the same ids, sooner where the text repeats itself. 0 is off.
-    Raises ValueError for a value that makes no sense. Source: transformers' `GenerationConfig`, whose names these are.
+    max_new_tokens: None continues to the end of the context.
+    temperature: 0 is greedy; 1 keeps the probabilities; higher values flatten them.
+    top_k, top_p, min_p, repetition_penalty: see sampling.py; off by default (0, 1, 0 and 1).
+    num_return_sequences: the number of samples of each prompt, which is read only once.
+    seed: the same seed samples the same tokens; sample 0 does not depend on the number of samples.
+    eos_token_id: one or more ids that end a row; None means the checkpoint's, -1 none.
+    stop_strings: for `stream_text`: the text ends before the first of these to appear.
+    prompt_lookup_num_tokens: for greedy generation of one row, draft at most this many tokens from the text itself
+        (prompt_lookup.py): the same ids, faster where the text repeats itself. 0 is off.
+    Raises ValueError for an invalid value. Names are those of transformers' `GenerationConfig`.
     """
 
     max_new_tokens: int | None = None
@@ -160,14 +160,14 @@ class GenerationConfig:
             object.__setattr__(self, "eos_token_id", tuple(check_int("eos_token_id", token_id, -1) for token_id in ids))
         texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings)
         if not all(isinstance(text, str) and text for text in texts):
-            raise ValueError(f"stop_strings must be texts, none empty. Got {shown(self.stop_strings)}.")
+            raise ValueError(f"stop_strings must be non-empty strings. Got {shown(self.stop_strings)}.")
         object.__setattr__(self, "stop_strings", texts)
         if self.prompt_lookup_num_tokens and (self.temperature != 0 or self.num_return_sequences is not None):
-            raise ValueError("prompt_lookup_num_tokens drafts the likeliest tokens of one text: temperature must be 0 "
-                             f"with it. Got {self.temperature}, num_return_sequences={self.num_return_sequences}.")
+            raise ValueError("prompt_lookup_num_tokens works only for greedy generation of one row: temperature must "
+                             f"be 0. Got {self.temperature}, num_return_sequences={self.num_return_sequences}.")
 
     def updated(self, **settings: Any) -> "GenerationConfig":
-        """The same settings but for these. Raises TypeError, with the nearest name, for one that there is not."""
+        """A copy with these settings changed. Raises TypeError, with the nearest name, for an unknown setting."""
         for name in settings:
             if name not in self.__dataclass_fields__:
                 nearest = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0)[0]

@@ -1,16 +1,16 @@
-"""What taps are for: changing a pass (patch, ablate), and reading what it recorded (logit lens, attribution).
-
-    forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
+"""Interpretability tools on taps: patching and ablation, the logit lens, attribution.
 
     acts = Recorder()
-    forward(model, ids, tap=acts)
-    logit_lens(model, acts, layer=3)                                      # what the model would say at block 3
-    direct_logit_attribution(model, acts, token_id)                       # what each head and MLP says for a token
+    forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
 
-    saliency(model, ids, -1, token_id)                                    # what each token of the text does for a logit
+    forward(model, ids, tap=acts)
+    logit_lens(model, acts, layer=3)                                      # the prediction before block 3
+    direct_logit_attribution(model, acts, token_id)                       # each head's and MLP's part in a logit
+
+    saliency(model, ids, -1, token_id)                                    # each input token's effect on a logit
     attribution_patching(model, clean, corrupted, logit_difference(a, b)) # all patches at once, to first order
 
-A name that fits no stage of any GPT-2 is refused at once, one of a block that the model does not have before the pass.
+A name that matches no stage of any GPT-2 is refused at once; a block that the model does not have, before the pass.
 """
 
 import operator
@@ -33,21 +33,21 @@ from .tokenizer import Tokenizer
 
 def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
           heads: int | Sequence[int] | None = None) -> Tap:
-    """A tap that puts `value` in the place of a stage's array, or of a part of it.
+    """A tap that replaces a stage's array, or part of it, with `value`.
 
     name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
     value: an array or a number that broadcasts to the stage's whole array, or a function from the whole array to such
-        a value. It takes the array's type.
-    positions: only these, counted on axis -2: the tokens of this pass, not those of a cache (in `k_all` and `v_all`
-        both). heads: only these, counted on axis -3. Negative ones count from the end; None is all.
+        a value. It is converted to the array's dtype.
+    positions: only these, on axis -2: positions among the tokens of this pass (in `k_all` and `v_all`, among the cached
+        ones too). heads: only these, on axis -3. Negative indices count from the end; None means all.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
-    Raises ValueError for a name that fits no stage, for heads where a stage has none; before the pass, for a block that
-    the model does not have; in the pass, for a value that does not broadcast and for an index that is out of range.
+    Raises ValueError for a name that matches no stage, or heads where a stage has none; before the pass, for a block
+    that the model does not have; in the pass, for a value that does not broadcast or an index out of range.
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
-            raise ValueError(f"heads must be left out where the stage has no heads. Got {heads} for {stage.name!r}, "
+            raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage.name!r}, "
                              f"[{', '.join(stage.shape)}].")
 
     def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
@@ -63,20 +63,20 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
             chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
         return np.where(chosen, new, array)
 
-    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # what it wants: see tap.py
+    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # see `watches` in tap.py
     return patch_tap
 
 
 def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int | Sequence[int] | None = None) -> Tap:
-    """A tap that sets a stage's array, or a part of it, to 0: `ablate("h.3.attn.z", heads=1)` silences one head.
+    """A tap that sets a stage's array, or part of it, to 0: `ablate("h.3.attn.z", heads=1)` ablates one head.
 
-    Arguments and errors as for `patch`.
+    Arguments and errors are those of `patch`.
     """
     return patch(name, 0, positions, heads)
 
 
 def chain(*taps: Tap) -> Tap:
-    """One tap from several, each given what the one before it returned: `chain(patch(...), acts)` records the patch."""
+    """Compose taps, each given what the one before returned: `chain(patch(...), acts)` records the patched arrays."""
     links = [checked(tap) for tap in taps]
 
     def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def chain(*taps: Tap) -> Tap:
 
 
 def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
-    """`new` in the shape and type of `array`. Raises ValueError where it has no such shape, or is no number."""
+    """`new` with the shape and dtype of `array`. Raises ValueError if it does not broadcast or is not numeric."""
     numbers = np.asarray(new)
     if numbers.dtype.kind not in "biuf":
         raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
@@ -100,7 +100,7 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
 
 
 def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.ndarray:
-    """Which of n places the indices name: bool [n]. Raises ValueError for one that is out of range."""
+    """A boolean mask [n] of the indices. Raises ValueError for one that is out of range."""
     chosen = np.zeros(n, dtype=bool)
     for i in np.ravel(indices).tolist():
         chosen[check_int(f"{axis} at {name!r}", i, -n, n - 1)] = True
@@ -111,24 +111,24 @@ def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.
 
 
 class TopToken(NamedTuple):
-    """A token and how probable it is, among all of the vocabulary."""
+    """A token and its probability."""
 
     id: int
-    text: str  # with U+FFFD where the token is no whole character
+    text: str  # with U+FFFD where the token is not a whole character
     probability: float
 
 
 def residual_logits(model: GPT2, residual: np.ndarray) -> np.ndarray:
-    """What the model would say if it stopped at this residual stream: [..., n_embd] -> logits [..., vocab_size]."""
+    """The logits if the model stopped at this residual stream: [..., n_embd] -> [..., vocab_size]."""
     hidden = layer_norm(residual, model.ln_f.weight, model.ln_f.bias, model.config.layer_norm_epsilon)
     return unembed(model, hidden)
 
 
 def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
-    """What the model would say if it stopped before block `layer`: logits [n_tokens, vocab_size].
+    """The logits if the model stopped before block `layer`: [n_tokens, vocab_size].
 
-    layer: 0 (the embeddings alone) to n_layer, after the last block: the model's own logits, up to rounding.
-    acts: with `h.{layer}.resid_pre`; for n_layer `resid_post` of the last block.
+    layer: 0 (only the embeddings) to n_layer (after the last block: the model's own logits, up to rounding).
+    acts: with `h.{layer}.resid_pre`, or for n_layer the last block's `resid_post`.
     Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
     """
     n_layer = model.config.n_layer
@@ -139,15 +139,15 @@ def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
 
 
 def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any]:
-    """The k likeliest tokens, the likeliest first: a list of TopToken for logits [vocab_size].
+    """The k most likely tokens in descending order: a list of TopToken for logits [vocab_size], nested for more axes.
 
-    With leading axes, lists of lists. Ids that the tokenizer does not know have no name, so they are left out; their
-    probability still counts. Raises FloatingPointError for logits that are NaN or infinite.
+    Ids that the tokenizer does not know are left out, but their probability still counts.
+    Raises FloatingPointError for logits that are NaN or +inf.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     if not 1 <= operator.index(k) <= n_known:
-        raise ValueError(f"k must be from 1 to {n_known}, the tokens with a name. Got {k}.")
-    check_finite(np.max(logits, axis=-1))  # which is NaN if any is; -inf is a token that was ruled out
+        raise ValueError(f"k must be from 1 to {n_known}, the size of the tokenizer's vocabulary. Got {k}.")
+    check_finite(np.max(logits, axis=-1))  # NaN if any is; -inf is a masked token
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
@@ -159,23 +159,23 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
 
 
 class Attribution(NamedTuple):
-    """What each part of the model adds to one logit. The values sum to the logit."""
+    """Each part's contribution to one logit. The values sum to the logit."""
 
     names: tuple[str, ...]  # n_parts of them
     values: np.ndarray  # [n_parts]
 
 
 def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, position: int = -1) -> Attribution:
-    """What the embeddings, each head, each MLP and the biases add to the logit of `token_id` at one position.
+    """What the embeddings, each head, each MLP and the biases contribute to the logit of `token_id` at one position.
 
-    The residual stream that ln_f reads is a sum of parts, and all that follows is linear but for the division by the
-    layer norm's scale. Frozen at what the pass had, each part's way to the logit can be followed alone.
+    The input of ln_f is a sum of parts, and everything after it is linear except the division by the layer norm's
+    scale. With the scale fixed at its value in this pass, the logit is a sum over the parts too.
 
     acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and `resid_post` of the last block. Leading batch
-        axes go before [n_parts]. (A pass in which `attn.out` or the stream itself was patched is no such sum.)
-    names: "wte", "wpe"; of every block "h.i.attn.head.j", "h.i.attn.c_proj.bias" and "h.i.mlp.out", which holds its
-        bias; "ln_f.bias". Each reaches the logit by itself: what a head tells later heads and MLPs counts as theirs.
-    Raises ValueError for a token or a position that is not there.
+        axes precede [n_parts]. (If `attn.out` or the residual stream was patched, the parts do not sum to it.)
+    names: "wte", "wpe"; for every block "h.i.attn.head.j", "h.i.attn.c_proj.bias" and "h.i.mlp.out" (with its bias);
+        "ln_f.bias". Only direct effects count: a head's effect through later heads and MLPs is counted as theirs.
+    Raises ValueError for a token or position that is out of range.
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
     """
     config = model.config
@@ -192,9 +192,9 @@ def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, posi
 
 
 def residual_parts(model: GPT2, acts: Activations, position: int) -> tuple[list[str], np.ndarray]:
-    """The terms whose sum is the last residual stream at one position: their names, and [n_parts, n_embd]."""
+    """The terms that sum to the last residual stream at one position: their names, and [n_parts, n_embd]."""
     wte = acts["wte"][..., position, :]  # [n_embd]
-    wpe = np.broadcast_to(acts["wpe"][position], wte.shape)  # [n_embd]: the same in each row of a batch
+    wpe = np.broadcast_to(acts["wpe"][position], wte.shape)  # [n_embd]: wpe has no batch axes
     names = ["wte", "wpe"]
     parts = [wte[..., np.newaxis, :], wpe[..., np.newaxis, :]]  # each [1, n_embd]
     for i, block in enumerate(model.h):
@@ -209,7 +209,7 @@ def residual_parts(model: GPT2, acts: Activations, position: int) -> tuple[list[
 
 
 def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
-    """What each head alone adds to the residual stream, without the bias: z [n_head, d_head] -> [n_head, n_embd]."""
+    """Each head's contribution to the residual stream, without the bias: z [n_head, d_head] -> [n_head, n_embd]."""
     c_proj = model.h[layer].attn.c_proj
     rows_of_head = c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
     added = z[..., np.newaxis, :] @ rows_of_head  # [n_head, 1, n_embd]
@@ -217,7 +217,7 @@ def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
 
 
 def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) -> None:
-    """Raise ValueError for a position or a token that is not there."""
+    """Raise ValueError for a position or a token that is out of range."""
     for token_id in token_ids:
         check_int("token_id", token_id, 0, vocab_size - 1)
     check_int("position", position, -n_tokens, n_tokens - 1)
@@ -225,13 +225,13 @@ def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) 
 
 # Attribution by gradients ---------------------------------------------------------------------------------------------
 
-Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> a number, and its gradient at the logits
+Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> value, gradient at the logits
 
 
 def logit_difference(token_id: int, other_id: int, position: int = -1) -> Metric:
-    """The metric of most patching studies: how much larger one token's logit is than another's, at one position.
+    """The metric of most patching studies: the logit of one token minus that of another, at one position.
 
-    Of a batch, the sum over its rows. Raises ValueError, in use, for a token or a position that is not there.
+    Summed over the rows of a batch. When called, it raises ValueError for a token or position that is out of range.
     """
     def metric(logits: np.ndarray) -> tuple[float, np.ndarray]:
         check_logit(*logits.shape[-2:], position, token_id, other_id)
@@ -245,10 +245,10 @@ def logit_difference(token_id: int, other_id: int, position: int = -1) -> Metric
 
 
 def saliency(model: GPT2, ids: Any, position: int, token_id: int) -> np.ndarray:
-    """What each token of the text does for the logit of `token_id` at one position: gradient times input, [n_tokens].
+    """The effect of each input token on the logit of `token_id` at one position, as gradient times input: [n_tokens].
 
-    The gradient of the logit at a token's embedding, times the embedding: to first order, what the logit would lose
-    without it. Raises ValueError for ids, a token or a position that are not there.
+    The gradient with respect to a token's embedding, times the embedding: to first order, what the logit would lose
+    without it. Raises ValueError for ids, a token or a position that are out of range.
     Source: Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation
     Differences", section 2, 2016.
     """
@@ -262,57 +262,57 @@ def saliency(model: GPT2, ids: Any, position: int, token_id: int) -> np.ndarray:
 
 
 class PatchingEffects(NamedTuple):
-    """What patching each stage of a corrupted pass with a clean one is estimated to add to the metric."""
+    """The estimated effects on the metric of patching each stage of a corrupted pass with the clean one."""
 
-    clean: float  # the metric after the clean prompt
-    corrupted: float  # ... and after the corrupted one
-    effects: dict[str, np.ndarray]  # of each stage: [n_tokens], or by head [n_head, n_tokens]
+    clean: float  # the metric on the clean prompt
+    corrupted: float  # ... and on the corrupted one
+    effects: dict[str, np.ndarray]  # by stage: [n_tokens], or by head [n_head, n_tokens]
 
 
 def attribution_patching(model: GPT2, clean: Any, corrupted: Any, metric: Metric) -> PatchingEffects:
     """All activation patches at once, to first order: every stage, head and position in three passes.
 
-    A patch adds about (clean - corrupted) * gradient to the metric. Two forward passes give the difference, a backward
-    pass over the corrupted one the gradient. Their product is summed over the channels; of scores and pattern, over
-    the keys. The estimate is good where the difference is small, or the rest of the model nearly linear.
+    A patch changes the metric by about (clean - corrupted) * gradient. Two forward passes give the difference, and a
+    backward pass over the corrupted prompt gives the gradient. The product is summed over the channels (for scores and
+    pattern, over the keys). The estimate is good where the difference is small or the rest of the model nearly linear.
 
-    clean, corrupted: ids of one shape. metric: `logit_difference`, or any function from logits to a value and its
-    gradient. Raises ValueError for ids of two shapes.
+    clean, corrupted: ids of the same shape. metric: `logit_difference`, or any function from logits to a value and its
+    gradient. Raises ValueError for ids of different shapes.
     Source: Nanda, "Attribution Patching: Activation Patching At Industrial Scale", 2023.
     """
     clean, corrupted = check_ids(model, clean), check_ids(model, corrupted)
     if clean.shape != corrupted.shape:
-        raise ValueError(f"clean and corrupted must be ids of one shape. Got {clean.shape} and {corrupted.shape}.")
+        raise ValueError(f"clean and corrupted must be ids of the same shape. Got {clean.shape} and {corrupted.shape}.")
     clean_acts, acts, gradients = Recorder(), Recorder(), Recorder()
     clean_value, _ = metric(forward(model, clean, tap=clean_acts))
     value, d_logits = metric(forward(model, corrupted, tap=acts))
     backpropagate(model, corrupted, acts, d_logits, gradient_tap=gradients)
     effects = {}
     for name in acts:
-        visible = np.isfinite(acts[name])  # the score of a later key is -inf in both, which makes no difference
+        visible = np.isfinite(acts[name])  # the score of a later key is -inf in both passes
         change = np.subtract(clean_acts[name], acts[name], where=visible, out=np.zeros_like(acts[name]))
         effects[name] = np.sum(change * gradients[name], axis=-1)  # [n_tokens] or [n_head, n_tokens]
     return PatchingEffects(clean_value, value, effects)
 
 
 def integrated_gradients(model: GPT2, ids: Any, metric: Metric, baseline: Any = 0.0, n_steps: int = 32) -> np.ndarray:
-    """What each token does for the metric, so that the parts sum to the difference that all of them make: [n_tokens].
+    """The effect of each token on the metric, such that the effects sum to that of all tokens together: [n_tokens].
 
-    The token embeddings go in a straight line from `baseline` (a number or an array; 0 is no token at all) to what they
-    are. Each token's part is its way times the mean gradient along it, which n_steps passes at Gauss and Legendre's
-    places give. They sum to metric(with the tokens) - metric(with the baseline), up to the error of that mean.
+    The token embeddings are moved along a straight line from `baseline` (a number or an array) to their actual values.
+    A token's attribution is its displacement times the mean gradient along the line, by Gauss-Legendre quadrature with
+    n_steps passes. They sum to metric(tokens) - metric(baseline), up to the quadrature error.
     Raises ValueError for n_steps below 1.
     Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", section 3, 2017.
     """
     check_int("n_steps", n_steps, 1)
     ids = check_ids(model, ids)
-    way = model.wte[ids] - np.asarray(baseline, model.wte.dtype)  # [n_tokens, n_embd]
+    displacement = model.wte[ids] - np.asarray(baseline, model.wte.dtype)  # [n_tokens, n_embd]
     places, weights = np.polynomial.legendre.leggauss(n_steps)  # from -1 to 1, and weights that sum to 2
-    mean_gradient = np.zeros_like(way)
+    mean_gradient = np.zeros_like(displacement)
     for place, weight in zip(places, weights):
-        embedding = model.wte[ids] - float(1 - place) / 2 * way  # [n_tokens, n_embd]
+        embedding = model.wte[ids] - float(1 - place) / 2 * displacement  # [n_tokens, n_embd]
         acts, gradients = Recorder(), Recorder("wte")
         _, d_logits = metric(forward(model, ids, tap=chain(patch("wte", embedding), acts)))
         backpropagate(model, ids, acts, d_logits, gradient_tap=gradients)
         mean_gradient += float(weight) / 2 * gradients["wte"]
-    return np.sum(way * mean_gradient, axis=-1)  # [n_tokens]
+    return np.sum(displacement * mean_gradient, axis=-1)  # [n_tokens]

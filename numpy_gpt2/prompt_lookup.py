@@ -1,10 +1,10 @@
-"""Several tokens for one reading of the weights: drafts from the text itself, for greedy generation.
+"""Prompt lookup: speculative decoding for greedy generation, with drafts copied from the text itself.
 
-A pass for one token reads every weight; a pass for ten reads them once as well, and takes about three times as long.
-So guess how the text goes on, read the guess in one pass, and keep what the model would have said itself. The guess
-costs nothing: where the last few tokens stood before, the text may go on as it did then. What comes out is what plain
-greedy generation writes, for each token is the likeliest after the ones before it, whoever guessed it. (Several rows
-are rounded otherwise than one: where two tokens are likely to within rounding, either may come.)
+A pass over one token reads every weight; one over ten also reads them once, and takes only about three times as long.
+So guess the next tokens, verify the guess in one pass, and keep those that the model predicts too. Guessing is free: if
+the last few tokens occurred before, the text may continue as it did then. The output is that of greedy generation,
+since each token is the most likely one after the earlier ones. (A pass over several rows rounds differently from a pass
+over one: if two tokens are equally likely up to rounding, either may be chosen.)
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", section 2; drafts from the prompt
 as in transformers' `prompt_lookup_num_tokens`.
@@ -22,17 +22,17 @@ from .sampling import process_logits
 from .tap import Tap
 from .weights import GPT2
 
-MATCHED = (3, 2)  # how many last tokens must have stood before: better three, or else two
+MATCHED = (3, 2)  # how many of the last tokens must have occurred before: three, or else two
 
-# A pass with n drafted tokens takes about as long as 2 + n / 8 passes for one token (scripts/bench, two cores), so a
-# wrong draft is expensive. But a guess that nobody reads costs nothing, and the next token tells whether it was right:
-# so guess at every step, and draft when that many guesses in a row have been right, then up to twice as many as were.
+# A pass with n drafted tokens takes about as long as 2 + n / 8 single-token passes (scripts/bench, two cores), so a
+# wrong draft is expensive. But an unread guess is free, and the next token shows whether it was right. So guess at each
+# step, and draft after this many right guesses in a row: up to twice as many tokens as guesses were right.
 TRUSTED = 4
 
 
 @dataclass
 class LookupStatistics:
-    """How well the drafts did: tokens per pass is what they gained."""
+    """How well drafting worked; n_tokens / n_passes is the gain."""
 
     n_passes: int = 0
     n_tokens: int = 0
@@ -41,40 +41,40 @@ class LookupStatistics:
 
 
 def draft_length(n_right: int, longest: int) -> int:
-    """How many tokens to draft after so many right guesses in a row; 0 for none."""
+    """How many tokens to draft after n_right right guesses in a row."""
     return min(longest, 2 * n_right) if n_right >= TRUSTED else 0
 
 
 def draft(ids: np.ndarray, length: int) -> np.ndarray:
-    """How the text went on after the latest earlier occurrence of its last tokens: ids [n] -> [at most length].
+    """What followed the latest earlier occurrence of the last tokens: ids [n] -> [length], or [0] if there is none.
 
-    Where that runs into the end of the text, it goes on from there as it would then: a text that repeats two tokens
-    drafts them over and over. Empty where the last tokens never stood before.
+    A continuation that reaches the end of the text is repeated: a text that repeats two tokens drafts them again and
+    again.
     """
     for n in MATCHED:
         if len(ids) <= n:
             continue
-        windows = np.lib.stride_tricks.sliding_window_view(ids, n)[:-1]  # all n tokens side by side but the last ones
+        windows = np.lib.stride_tricks.sliding_window_view(ids, n)[:-1]  # [len(ids) - n, n], all but the last
         earlier = np.flatnonzero((windows == ids[-n:]).all(axis=-1))
         if len(earlier) > 0:
             went_on = ids[earlier[-1] + n:]
-            return np.resize(went_on, length)  # repeats it as often as that needs
+            return np.resize(went_on, length)  # repeats it as often as needed
     return ids[:0]
 
 
 def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
                  config: GenerationConfig, tap: Tap, statistics: LookupStatistics) -> Generator[int, None, str]:
-    """The greedy loop with drafts: prompt [n_prompt] -> n_steps ids at most, one by one. Returns the finish reason.
+    """The greedy loop with drafts: prompt [n_prompt] -> at most n_steps ids, one by one. Returns the finish reason.
 
-    After each pass the cache forgets the drafted tokens that the model did not agree with.
+    After each pass, drafted tokens that the model did not predict are removed from the cache.
     """
     end = len(prompt) + n_steps
     cache = KVCache(model, n_positions=end - 1)  # the last token is not read
     longest = config.prompt_lookup_num_tokens or 0
     history = prompt
-    unread = prompt  # what the cache has not seen: the prompt, later the last token
-    guessed = drafted = prompt[:0]  # of what is guessed, what is read too
-    n_right = 0  # guesses in a row
+    unread = prompt  # not in the cache yet: the prompt, later the last token
+    guessed = drafted = prompt[:0]  # the drafted tokens are the guessed ones that are read
+    n_right = 0  # right guesses in a row
     while True:
         new_ids = np.concatenate([unread, drafted])  # [n_unread + n_drafted]
         hidden = transform(model, new_ids, cache=cache, tap=tap)  # [n_unread + n_drafted, n_embd]
@@ -94,9 +94,9 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[in
             if len(history) == end:
                 return "length"
             if not right:
-                break  # the rest was read after another token than this
+                break  # the rest was read after a different token
         cache.crop(len(history) - 1)
         unread = history[-1:]
         length = min(draft_length(n_right, longest), end - len(history) - 1)
-        guessed = draft(history, length + 1)  # the pass gives one token more than it is given
+        guessed = draft(history, length + 1)  # the pass predicts one token more than it reads
         drafted = guessed[:length]

@@ -30,8 +30,8 @@ WINDOW, MARGIN, MOST_PLACES = 2**16, 200, 100  # where such places are looked fo
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.score", description="Score a text: mean loss, perplexity, bits per byte. "
                             "A text longer than the model's context is read in windows that overlap.",
-                            epilog="What the numbers mean, how windows are laid, and how to measure WikiText-2 and "
-                            "LAMBADA beside the GPT-2 paper's figures: python -m pydoc numpy_gpt2.scoring")
+                            epilog="What the numbers mean and how windows overlap: python -m pydoc numpy_gpt2.scoring. "
+                            "WikiText-2 and LAMBADA, as in the GPT-2 paper: numpy_gpt2/summary/README.md")
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
                         "ends too, and <|endoftext|> in the text is text")
     add_model_argument(parser)

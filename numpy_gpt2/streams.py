@@ -1,4 +1,4 @@
-"""What a generation hands out: a stream of tokens, or of text up to a stop string, that tells why it ended."""
+"""Iterators that generation returns: a stream of tokens, or of text up to a stop string, with a finish reason."""
 
 import threading
 from typing import Any, Generator, Iterable, Iterator, Sequence, TypeVar
@@ -12,11 +12,10 @@ T = TypeVar("T")
 
 
 class Stream(Iterator[T]):
-    """An iterator that, once it has ended, tells why in `finish_reason`.
+    """An iterator with a `finish_reason`, which is None until it ends, and for a batch a list with a reason per row.
 
-    "eos": the end of text came; "stop": a stop string came; "length": max_new_tokens or the context was reached.
-    Before the end it is None; for a batch it is a list, a reason for each row. `lookup` counts what drafts did, None
-    without them.
+    "eos": an end-of-text token; "stop": a stop string; "length": max_new_tokens or the context was reached.
+    `lookup` has the statistics of prompt lookup, or None without it.
     """
 
     def __init__(self, steps: Generator[T, None, Any], lookup: LookupStatistics | None = None) -> None:
@@ -27,7 +26,7 @@ class Stream(Iterator[T]):
 
     def __next__(self) -> T:
         if self._error is not None:
-            raise self._error  # a generator that has failed would go on as if it had ended
+            raise self._error  # a generator that has failed would only raise StopIteration
         try:
             return next(self._steps)
         except StopIteration as end:
@@ -39,7 +38,7 @@ class Stream(Iterator[T]):
 
 
 class SharedSteps:
-    """The steps of one generation for several readers, in threads of their own or not; each is computed once."""
+    """The steps of one generation, each computed once, for several readers, which may be in different threads."""
 
     def __init__(self, steps: Iterator[Any]) -> None:
         self.steps = steps
@@ -60,7 +59,7 @@ class SharedSteps:
 
 
 class TextStream(Stream[str]):
-    """Pieces of one row's text as they are decided; `ids` are the tokens drawn so far, those held back included."""
+    """Pieces of one row's text; `ids` are all tokens sampled so far, including those whose text is held back."""
 
     def __init__(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
                  stop_strings: Sequence[str], lookup: LookupStatistics | None) -> None:
@@ -69,7 +68,7 @@ class TextStream(Stream[str]):
 
     def _pieces(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
                 stop_strings: Sequence[str]) -> Generator[str, None, str]:
-        """The text up to its end. Returns the finish reason."""
+        """The pieces of the text. Returns the finish reason."""
         def ids_until_end() -> Iterator[int]:
             for tokens in steps:
                 self.ids.append(int(np.ravel(tokens)[row]))
@@ -87,9 +86,9 @@ class TextStream(Stream[str]):
 
 
 def until_stop(pieces: Iterable[str], stop_strings: Sequence[str]) -> Generator[str, None, bool]:
-    """The pieces of a text up to the first stop string. Returns whether one came.
+    """The pieces of a text up to the first stop string. Returns whether there was one.
 
-    The text that comes out does not depend on where the pieces were cut.
+    The text does not depend on where the pieces were cut.
     """
     held_back = ""
     for piece in pieces:
@@ -109,13 +108,13 @@ def until_stop(pieces: Iterable[str], stop_strings: Sequence[str]) -> Generator[
 
 
 def find_stop(text: str, stop_strings: Sequence[str]) -> int | None:
-    """Where the stop string that is complete first begins, or None."""
+    """The start of the stop string that ends first, or None."""
     found = [(text.find(stop) + len(stop), text.find(stop)) for stop in stop_strings if stop in text]
     return min(found)[1] if found else None
 
 
 def longest_beginning(text: str, stop_strings: Sequence[str]) -> int:
-    """The length of the longest end of the text with which a stop string begins."""
+    """The length of the longest suffix of the text that is the start of a stop string."""
     longest = max(map(len, stop_strings), default=0) - 1
     for length in range(min(len(text), longest), 0, -1):
         if any(len(stop) > length and text.endswith(stop[:length]) for stop in stop_strings):

@@ -1,6 +1,6 @@
-"""Taps, the activation hooks of this engine: one optional callable that is given every named array of a forward pass.
+"""Taps, this library's activation hooks: an optional callable that receives every named array of a forward pass.
 
-The array that it returns is used from there on; None changes nothing. So the same tap reads and writes:
+The array that it returns is used from there on; None changes nothing. So a tap can read and write:
 
     def double_the_pattern(name, value):
         if name == "h.3.attn.pattern":
@@ -8,7 +8,7 @@ The array that it returns is used from there on; None changes nothing. So the sa
 
     numpy_gpt2.forward(model, ids, tap=double_the_pattern)
 
-The arrays are read-only: to change one, return another. `STAGES` lists every name in the order of the pass.
+The arrays are read-only: to change one, return a new array. `STAGES` lists all names in the order of the pass.
 """
 
 import difflib
@@ -23,20 +23,20 @@ import numpy as np
 from .config import GPT2Config
 
 Tap = Callable[[str, np.ndarray], np.ndarray | None]
-ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # what `checked` makes of a tap: it always returns an array
+ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # a tap after `checked`, which always returns an array
 
 
 def no_tap(name: str, value: np.ndarray) -> np.ndarray:
-    """The tap of an ordinary pass: look at nothing, change nothing."""
+    """The default tap, which does nothing."""
     return value
 
 
 class Recorder:
-    """A tap that keeps a copy of every array it is given: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
+    """A tap that copies every array it receives: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
 
-    names: which of them, as a glob or several: "h.3.attn.*", ["h.*.resid_pre", "logits"]. Only those are copied.
-    Over several passes the last one wins; `clear()` forgets everything. Memory: all activations asked for, of one pass.
-    Raises ValueError for a glob that fits no stage of any GPT-2.
+    names: a glob or several, to copy only some: "h.3.attn.*", ["h.*.resid_pre", "logits"].
+    A later pass overwrites an earlier one; `clear()` deletes all. Memory: the chosen activations of one pass.
+    Raises ValueError for a glob that matches no stage of any GPT-2.
     """
 
     def __init__(self, names: str | Sequence[str] = "*") -> None:
@@ -69,7 +69,7 @@ class Recorder:
 
 
 def checked(tap: Tap) -> ArrayTap:
-    """The tap, given read-only views, and held to what it may return: None, or an array of the same shape and type."""
+    """The tap, given read-only views; ValueError unless it returns None or an array of the same shape and dtype."""
     if tap is no_tap:
         return no_tap
 
@@ -92,27 +92,27 @@ def checked(tap: Tap) -> ArrayTap:
 
 
 def check_stages(tap: Tap, config: GPT2Config) -> None:
-    """Raise ValueError for a tap of `Recorder`, `patch`, `ablate` or `chain` that names what this model does not have.
+    """Raise ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name that this model does not have.
 
-    Of any other callable nobody can tell which names it waits for.
+    The names that any other callable uses are unknown.
     """
     for glob in getattr(tap, "globs", ()):
         if not any_fits(glob, config):
             names = stage_names(config)
             nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
-            raise ValueError(f"the tap names {glob!r}, which fits no stage of this model of {config.n_layer} blocks; "
-                             f"the nearest are {', '.join(nearest)}.")
+            raise ValueError(f"the tap names {glob!r}, which matches no stage of this model with {config.n_layer} "
+                             f"blocks; the nearest are {', '.join(nearest)}.")
 
 
 def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits: np.ndarray, config: GPT2Config,
                       shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless these are of a pass, without a cache, over ids of this shape, and d_logits fits them."""
+    """Raise ValueError unless the arrays have the shapes of a pass over ids of this shape without a cache."""
     *batch, n = shape
     arrays = {name: activations[name] for name in ("h.0.attn.k_all", "ln_f")} | {"logits": d_logits}
     for name, array in arrays.items():
         expected = (*batch, *stage_of(name).concrete_shape(config, n, n, n))
         if array.shape != expected:
-            raise ValueError(f"activations and d_logits must be of a pass over ids without a cache: {expected} at "
+            raise ValueError(f"activations and d_logits must come from a pass over ids without a cache: {expected} at "
                              f"{name!r}. Got {array.shape}.")
 
 
@@ -122,7 +122,7 @@ def any_fits(glob: str, config: GPT2Config) -> bool:
 
 
 def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
-    """The tap under a prefix: inside block 3, `attn.pattern` is given to it as `h.3.attn.pattern`."""
+    """The tap with a prefix: inside block 3, it receives `attn.pattern` as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
 
@@ -134,15 +134,15 @@ def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
 
 
 def watches(tap: ArrayTap, name: str) -> bool:
-    """Whether a tap may want this array. Those of `Recorder`, `patch`, `ablate` and `chain` carry globs that say so."""
+    """Whether a tap may use this array: `Recorder`, `patch`, `ablate` and `chain` have globs, others get all."""
     return tap is not no_tap and tap.watches(name)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One named array of the forward pass; `h.i.` stands for every block.
+    """One named array of the forward pass; `h.i.` means every block.
 
-    Shapes leave out the leading batch axes, which every array but `wpe` has: positions are the same in each row.
+    Shapes leave out the leading batch axes, which every array but `wpe` has.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Stage:
     sentence: str
 
     def concrete_shape(self, config: GPT2Config, n_new: int, n_all: int, n_unembedded: int) -> tuple[int, ...]:
-        """The shape in numbers: n_new tokens go through the pass, n_all are known with those in the cache."""
+        """The shape in numbers: the pass reads n_new tokens; n_all includes those in the cache."""
         sizes = {"n_new": n_new, "n_all": n_all, "n_unembedded": n_unembedded, "n_head": config.n_head,
                  "d_head": config.d_head, "n_embd": config.n_embd, "3*n_embd": 3 * config.n_embd,
                  "n_inner": config.n_inner, "vocab_size": config.vocab_size}
@@ -212,7 +212,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_names(config: GPT2Config) -> list[str]:
-    """The name of every array of a whole forward pass, in order, the blocks' numbers filled in."""
+    """The names of all arrays of a forward pass, in order, with block numbers."""
     names = [stage.name for stage in STAGES]
     inside = [name for name in names if name.startswith("h.i.")]
     start = names.index(inside[0])
@@ -221,22 +221,22 @@ def stage_names(config: GPT2Config) -> list[str]:
 
 
 def stage_of(name: str) -> Stage:
-    """The row of the table for a name: `h.i.attn.pattern` for `h.3.attn.pattern`. KeyError where there is none."""
+    """The stage of a name: `h.i.attn.pattern` for `h.3.attn.pattern`. Raises KeyError for an unknown name."""
     row = re.sub(r"^h\.\d+\.", "h.i.", name)
     return {stage.name: stage for stage in STAGES}[row]
 
 
 def fits(name: str, glob: str) -> bool:
-    """Whether a glob matches a name: `*` is any text, `?` any character, `[0-3]` one of these."""
+    """Whether a glob matches a name: `*` is any text, `?` any character, `[0-3]` any of these."""
     return fnmatchcase(name, glob)
 
 
 def stages_of(glob: str) -> list[Stage]:
-    """The rows of the table that a glob matches in some GPT-2: `h.3.attn.[qk]` matches two.
+    """The stages that a glob matches in some GPT-2: `h.3.attn.[qk]` matches two.
 
-    Raises ValueError, with the nearest names, where there is none.
+    Raises ValueError, with the nearest names, if there are none.
     """
-    blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # a model may have more, and the glob name one of them
+    blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # and any larger block number in the glob
     fitting = [stage for stage in STAGES
                if any(fits(stage.name.replace("h.i.", f"h.{i}."), glob) for i in blocks)]
     if not fitting:
@@ -244,6 +244,6 @@ def stages_of(glob: str) -> list[Stage]:
         prefix = block.group() if block else "h.*."
         names = [stage.name.replace("h.i.", prefix) for stage in STAGES]
         nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
-        raise ValueError(f"a name must be a stage's, or a glob that fits one. Got {glob!r}; the nearest are "
+        raise ValueError(f"a name must be a stage, or a glob that matches one. Got {glob!r}; the nearest are "
                          f"{', '.join(nearest)}; numpy_gpt2.STAGES lists all.")
     return fitting

@@ -13,7 +13,7 @@ from .matmul import allocate_parameter
 
 
 class Weights:
-    """Arrays under their names. A debugger shows their shapes, not thousands of numbers."""
+    """Named arrays, whose repr has their shapes rather than thousands of numbers."""
 
     def __repr__(self) -> str:
         texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
@@ -31,7 +31,7 @@ class LayerNorm(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Conv1D(Weights):
-    """A linear layer stored input first, so that `x @ weight` needs no transpose. (The name is OpenAI's.)"""
+    """A linear layer stored as [n_in, n_out], so that `x @ weight` needs no transpose. (The name is OpenAI's.)"""
 
     weight: np.ndarray  # [n_in, n_out]
     bias: np.ndarray  # [n_out]
@@ -39,7 +39,7 @@ class Conv1D(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(Weights):
-    """Two linear layers: into queries, keys and values, and back out of the heads."""
+    """Two linear layers: one to queries, keys and values, one from the heads' outputs."""
 
     c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
     c_proj: Conv1D  # [n_embd, n_embd]
@@ -47,7 +47,7 @@ class Attention(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MLP(Weights):
-    """Two linear layers: into the neurons, and back."""
+    """Two linear layers: one to the neurons, one back."""
 
     c_fc: Conv1D  # [n_embd, n_inner]
     c_proj: Conv1D  # [n_inner, n_embd]
@@ -55,7 +55,7 @@ class MLP(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Block(Weights):
-    """One of the n_layer steps: attention and MLP, each behind a layer norm."""
+    """One of n_layer blocks: attention and MLP, each after a layer norm."""
 
     ln_1: LayerNorm
     attn: Attention
@@ -65,7 +65,7 @@ class Block(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GPT2(Weights):
-    """The whole model. Where the checkpoint ties the two, `lm_head` is the very array `wte`."""
+    """The whole model. If the checkpoint ties them, `lm_head` and `wte` are the same array."""
 
     config: GPT2Config
     wte: np.ndarray  # [vocab_size, n_embd]: the token embedding
@@ -79,7 +79,7 @@ BLOCK_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_
 
 
 def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
-    """Each parameter once, with the name it has in the checkpoint. A tied `lm_head` is not a parameter of its own."""
+    """Each parameter once, with its name in the checkpoint. A tied `lm_head` is not a separate parameter."""
     yield "wte.weight", model.wte
     yield "wpe.weight", model.wpe
     for i, weights in enumerate(model.h):
@@ -93,7 +93,7 @@ def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The pairs of `parameter_shapes` one by one: a config that claims a billion layers costs nothing to compare."""
+    """The pairs of `parameter_shapes` one by one, so that a config that claims a billion layers is cheap to reject."""
     n_embd, n_inner = config.n_embd, config.n_inner
     weights: dict[str, tuple[int, ...]] = {
         "ln_1": (n_embd,),
@@ -108,7 +108,7 @@ def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     for i in range(config.n_layer):
         for part in BLOCK_PARTS:
             yield f"h.{i}.{part}.weight", weights[part]
-            yield f"h.{i}.{part}.bias", weights[part][-1:]  # one for each output
+            yield f"h.{i}.{part}.bias", weights[part][-1:]  # one per output
     yield "ln_f.weight", (n_embd,)
     yield "ln_f.bias", (n_embd,)
     if not config.tie_word_embeddings:
@@ -116,12 +116,12 @@ def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every parameter of a checkpoint with this config, in the checkpoint's order."""
+    """The name and shape of every parameter of a checkpoint with this config, in checkpoint order."""
     return dict(named_shapes(config))
 
 
 def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
-    """Arrays under the names and in the shapes of `parameter_shapes`, as a model. Nothing is checked or copied."""
+    """A model of arrays with the names and shapes of `parameter_shapes`. Nothing is checked or copied."""
     def norm(name: str) -> LayerNorm:
         return LayerNorm(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
 
@@ -143,10 +143,10 @@ def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
 
 
 def replace_weights(model: GPT2, replacements: Mapping[str, np.ndarray]) -> GPT2:
-    """A new model with other arrays under some names of `named_parameters`; it shares all the rest with this one.
+    """A new model with some arrays of `named_parameters` replaced; it shares all others with this one.
 
-    Where the checkpoint ties them, "wte.weight" is the unembedding too. Raises ValueError for a name that the model
-    does not have, and for an array of another shape or type.
+    In a tied model, "wte.weight" is the unembedding too. Raises ValueError for a name that the model does not have, or
+    an array of a different shape or dtype.
     """
     arrays = dict(named_parameters(model))
     for name, array in replacements.items():
@@ -160,10 +160,10 @@ def replace_weights(model: GPT2, replacements: Mapping[str, np.ndarray]) -> GPT2
 
 
 def random_model(config: GPT2Config, seed: int = 0) -> GPT2:
-    """A model that has learnt nothing, float32, the same for the same seed.
+    """An untrained float32 model, reproducible by its seed.
 
-    Weights are normal with deviation 0.02, positions with 0.01, as GPT-2 was initialised. Unlike there, gains and
-    biases are not exactly 1 and 0 but random about them, so that a pass which leaves one out gives other numbers.
+    Weights are normal with standard deviation 0.02, position embeddings with 0.01, as in GPT-2's initialisation. Gains
+    and biases are random around 1 and 0, instead of exact, so that a pass that omits one gives different results.
     """
     rng = np.random.default_rng(seed)
     arrays = {}

@@ -172,7 +172,7 @@ def test_a_logit_difference_is_one_logit_less_another():
     (lambda model: saliency(model, IDS, 0, 13), "token_id must be a whole number from 0 to 12. Got 13"),
     (lambda model: saliency(model, IDS, 0, -1), "token_id must be a whole number from 0 to 12. Got -1"),
     (lambda model: attribution_patching(model, IDS, IDS[1:], logit_difference(1, 2)),
-     r"clean and corrupted must be ids of one shape. Got \(6,\) and \(5,\)"),
+     r"clean and corrupted must be ids of the same shape. Got \(6,\) and \(5,\)"),
     (lambda model: attribution_patching(model, IDS, IDS, logit_difference(1, 13)), "token_id must be .* Got 13"),
     (lambda model: integrated_gradients(model, IDS, logit_difference(1, 2), n_steps=0),
      "n_steps must be a whole number, 1 or more. Got 0"),

@@ -505,6 +505,14 @@ def test_what_was_held_back_comes_out_at_the_end():
     assert run_until_stop(["so, the", " En"], [" End"]) == (["so, the", " En"], False)
 
 
+@pytest.mark.parametrize("text, stop_strings, length", [
+    ("xa", ["abc"], 1), ("xab", ["abc"], 2), ("x", ["abc"], 0), ("a", [], 0),
+    ("xbc", ["bc", "wxyz"], 0),  # a whole stop string is no beginning
+])
+def test_the_longest_beginning_of_a_stop_string_is_shorter_than_it(text, stop_strings, length):
+    assert longest_beginning(text, stop_strings) == length
+
+
 # Text
 
 

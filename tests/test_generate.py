@@ -22,7 +22,9 @@ COMMAND = [sys.executable, "-m", "numpy_gpt2.generate"]
 
 def generate(*arguments, stdin=b"", env=None):
     """Run the command to its end; a process with stdout and stderr as bytes."""
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60,
+    typed = [text.encode(errors="surrogateescape") if isinstance(text, str) else text  # in any locale
+             for text in arguments]
+    return subprocess.run([*COMMAND, *typed], input=stdin, capture_output=True, timeout=60,
                           env={**os.environ, **(env or {})})
 
 
@@ -78,7 +80,7 @@ def test_a_stop_string_ends_the_text_and_is_left_out(fairytale):
 
 
 def test_the_prompt_can_come_from_a_file_or_from_standard_input(tmp_path):
-    path = tmp_path / "prompt with spaces é.txt"
+    path = tmp_path / os.fsdecode("prompt with spaces é.txt".encode())
     path.write_bytes(b"The king\r\nsaid\r\n")
     from_file = generate("--prompt-file", str(path), "--seed", "1")
     from_input = generate("--prompt-file", "-", "--seed", "1", stdin=b"The king\nsaid\n")
@@ -191,7 +193,8 @@ def on_a_terminal(*arguments):
     """What the command writes where standard output is a terminal."""
     pty = pytest.importorskip("pty", reason="terminals are POSIX's")
     ours, theirs = pty.openpty()
-    process = subprocess.run([*COMMAND, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, timeout=60)
+    process = subprocess.run([*COMMAND, *(text.encode() for text in arguments)], stdout=theirs, timeout=60,
+                             stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONUTF8": "1"})
     os.close(theirs)
     written = os.read(ours, 100_000)
     os.close(ours)
@@ -203,7 +206,7 @@ def test_a_terminal_is_shown_what_it_would_obey_and_a_pipe_gets_every_byte():
     text = "a\x1b]0;title\x07\x1b]52;c;cGFzdGU=\x1b\\b\x9b31m\u202ec\td\x7f"
     written = on_a_terminal(text, "--max-new-tokens", "0")
     assert written == ("a\\x1b]0;title\\x07\\x1b]52;c;cGFzdGU=\\x1b\\b\\x9b31m\\u202ec\td\\x7f\r\n")
-    assert generate(text, "--max-new-tokens", "0").stdout.decode() == text + "\n"
+    assert generate(text, "--max-new-tokens", "0", env={"PYTHONUTF8": "1"}).stdout.decode() == text + "\n"
 
 
 def test_every_control_is_written_out_and_nothing_else():

@@ -209,7 +209,7 @@ def test_a_name_that_fits_no_stage_is_refused_with_the_nearest_in_one_line(make,
     with pytest.raises(ValueError) as error:
         make(name)
     text = str(error.value)
-    assert text.startswith(f"a name must be a stage's, or a glob that fits one. Got {name!r}; the nearest are ")
+    assert text.startswith(f"a name must be a stage, or a glob that matches one. Got {name!r}; the nearest are ")
     nearest_three = text.split("nearest are ")[1].split("; ")[0].split(", ")
     assert "\n" not in text and nearest in nearest_three and len(nearest_three) == 3
 
@@ -221,7 +221,7 @@ def test_a_glob_that_fits_some_stage_of_the_model_is_taken(name):
 
 @pytest.mark.parametrize("name", ["wte", "h.1.resid_pre", "h.1.attn.qkv", "h.*.attn.*", "*", "logits"])
 def test_heads_of_a_stage_without_heads_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=r"^heads must be left out where the stage has no heads. Got 1 for '[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^heads must be left out for a stage without heads. Got 1 for '[^\n]*$"):
         patch(name, 0, heads=1)
 
 
@@ -324,7 +324,7 @@ def test_a_token_that_is_no_whole_character_is_shown_as_the_tokenizer_shows_it()
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_more_tokens_than_have_a_name_are_refused(k):
-    with pytest.raises(ValueError, match=rf"^k must be from 1 to 4, the tokens with a name. Got {k}.$"):
+    with pytest.raises(ValueError, match=rf"^k must be from 1 to 4, the size of the tokenizer's vocabulary. Got {k}.$"):
         top_tokens(np.zeros(11), Letters(4), k)
 
 
@@ -449,7 +449,7 @@ def test_every_stage_of_the_table_with_heads_takes_heads():
                          ids=["ablate", "patch", "record", "two_digits", "chain"])
 def test_a_tap_for_a_block_that_is_not_there_is_refused_before_the_pass(tap):
     cache = KVCache(MODEL, batch=(2,))
-    with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which fits no stage of this model of 2 blocks; "):
+    with pytest.raises(ValueError, match=r"^the tap names 'h\..*', which matches no stage of this model with 2 blocks"):
         forward(MODEL, IDS, cache=cache, tap=tap)
     assert cache.length == 0 and not cache.k.any()
 

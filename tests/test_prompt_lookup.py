@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, build_model, generate_tokens, load, named_parameters, stream_text
+from numpy_gpt2 import GPT2Config, Recorder, build_model, generate_tokens, load, named_parameters, stream_text
 from numpy_gpt2.prompt_lookup import TRUSTED, draft, draft_length
 from strategies import lively_model, made_caches, seeds
 
@@ -106,7 +106,7 @@ def test_text_is_the_same():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"temperature": 0.5}, "^prompt_lookup_num_tokens .*: temperature must be 0 with it. Got 0.5, "),
+    ({"temperature": 0.5}, "^prompt_lookup_num_tokens .*: temperature must be 0. Got 0.5, "),
     ({"temperature": 0, "num_return_sequences": 2}, "^prompt_lookup_num_tokens .* num_return_sequences=2.$"),
 ])
 def test_what_cannot_be_drafted_is_refused(options, message):
@@ -116,6 +116,12 @@ def test_what_cannot_be_drafted_is_refused(options, message):
         generate_tokens(echo(), [1], 5, prompt_lookup_num_tokens=-1, temperature=0)
     with pytest.raises(ValueError, match="one prompt"):
         generate_tokens(echo(), [[1], [2]], 5, prompt_lookup_num_tokens=1, temperature=0)
+
+
+def test_a_tap_sees_the_passes_with_drafts():
+    acts = Recorder(["wte", "logits"])
+    greedy(echo(), [0, 1, 2], 3, tap=acts, prompt_lookup_num_tokens=2)
+    assert list(acts) == ["wte", "logits"]
 
 
 # The parts ------------------------------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def test_help_names_every_option_and_the_documentation():
     text = score("--help").stdout.decode()
     for option in "model stride no-bos tokens json".split():
         assert f"--{option}" in text
-    assert "pydoc numpy_gpt2.scoring" in " ".join(text.split())
+    for page in ("pydoc numpy_gpt2.scoring", "numpy_gpt2/summary/README.md"):
+        assert page in " ".join(text.split())
 
 
 def test_a_byte_order_mark_is_not_scored_and_special_tokens_are_on_request():

@@ -1,4 +1,4 @@
-"""Aligned text for a terminal of any width: columns where they fit, wrapped prose, lines where columns do not fit."""
+"""Text for a terminal of any width: aligned columns, or one line per cell where columns do not fit; wrapped prose."""
 
 import math
 import re
@@ -9,9 +9,9 @@ from typing import Iterator, Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, width: int) -> Iterator[str]:
-    """Aligned columns, no line longer than `width`. align: for each column < (left) or > (right).
+    """Aligned columns, no line longer than `width`. align: < (left) or > (right) for each column.
 
-    A last column on the left is prose: it wraps. Where columns do not fit side by side, a row becomes some lines.
+    A left-aligned last column is prose and wraps. Where the columns do not fit, each cell gets a line of its own.
     """
     cells = [header, *rows]
     columns = [max(n_columns(row[i]) for row in cells) for i in range(len(header))]
@@ -32,14 +32,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
 
 
 def n_columns(text: str) -> int:
-    """The columns that a terminal gives a text: two for a wide character (日), none for one that only marks another."""
+    """The width of a text in a terminal: two columns for a wide character (日), none for a combining mark."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     marks = sum(unicodedata.category(character) in ("Mn", "Me") for character in text)
     return len(text) + wide - marks
 
 
 def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """The rows of a table too wide for the terminal, each below the other: its first cell, then a line for each."""
+    """The rows of a table that is too wide for the terminal: the first cell of each, then a line for every other."""
     yield from wrapped(header[0], width)
     for row in rows:
         yield from wrapped(row[0], width)
@@ -49,13 +49,13 @@ def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
 
 
 def wrapped(text: str, width: int, hang: int = 0) -> list[str]:
-    """The text in lines of `width` columns at most. Its own indent stays; later lines have `hang` columns more."""
+    """The text wrapped to `width` columns. Its indent is kept; later lines are indented by `hang` more."""
     indent = min(len(text) - len(text.lstrip()), width // 3)
     return textwrap.wrap(text.lstrip(), width, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang))
 
 
 def bars(histogram: Sequence[int]) -> str:
-    """A histogram in a line of text, the fullest bin the highest. Nothing but an empty bin is a blank."""
+    """A histogram as a line of bars, scaled to the largest bin. Only an empty bin is blank."""
     levels = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
     try:
         levels.encode(sys.stdout.encoding or "ascii")
@@ -65,10 +65,10 @@ def bars(histogram: Sequence[int]) -> str:
     return "".join(levels[math.ceil(n / most * (len(levels) - 1))] for n in histogram)
 
 
-# What a terminal obeys rather than shows: C0 (but for line feeds and tabs), DEL, C1, and what turns the direction.
+# Characters that a terminal acts on: C0 (except line feed and tab), DEL, C1, and those that change text direction.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def visible(text: str) -> str:
-    r"""The text with its control characters written out: a checkpoint's escape sequence becomes a harmless \x1b."""
+    r"""The text with control characters escaped, so that a checkpoint's escape sequence becomes a harmless \x1b."""
     return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

@@ -1,1 +1,1 @@
-"""One forward pass as a page to look at: `python -m numpy_gpt2.explore`."""
+"""One forward pass as an HTML page: `python -m numpy_gpt2.explore`."""

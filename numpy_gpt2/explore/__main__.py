@@ -1,4 +1,4 @@
-"""Draw one forward pass as a page to look at: `python -m numpy_gpt2.explore "Once upon a time" -o explore.html`."""
+"""Show one forward pass as an HTML page: `python -m numpy_gpt2.explore "Once upon a time" -o explore.html`."""
 
 import webbrowser
 from pathlib import Path
@@ -12,23 +12,23 @@ from .page import MAX_TOKENS, page_data, prompt_ids, render
 
 
 def make_parser() -> ArgumentParser:
-    """The command line: every option with its default."""
-    parser = ArgumentParser(prog="numpy_gpt2.explore", description="Draw one forward pass over a prompt: its tokens, "
+
+    parser = ArgumentParser(prog="numpy_gpt2.explore", description="Show one forward pass over a prompt: its tokens, "
                             "the model's parts, attention, the logit lens, the residual stream, and the next token. "
-                            "One HTML file, which needs no network and opens by double click.")
-    parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens; without one the model "
-                        "begins by itself")
+                            "Writes one HTML file, which needs no network.")
+    parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens (default: only "
+                        "<|endoftext|>)")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("-o", "--output", type=Path, default=Path("explore.html"), metavar="FILE.html",
                         help="where to write the page (default: %(default)s)")
-    parser.add_argument("--open", action="store_true", help="then open it in the browser")
+    parser.add_argument("--open", action="store_true", help="then open the page in the browser")
     return parser
 
 
 def main() -> None:
-    """Parse, load, run the pass, write the page."""
+
     args = make_parser().parse_args()
     if args.prompt is not None and args.prompt_file is not None:
         raise BadInput("a prompt and --prompt-file were both given: give one")
@@ -39,27 +39,27 @@ def main() -> None:
         announce_model(args.model, model)
         ids = prompt_ids(model, tokenizer, prompt, special_tokens(args))
     page = render(page_data(model, tokenizer, ids, args.model)).encode("utf-8")
-    write_whole(args.output.resolve(), page)  # resolved: a link stays a link
+    write_whole(args.output.resolve(), page)  # resolved, so that a symbolic link is kept
     say(f"page: {args.output}, {len(page) / 1000:,.0f} KB")
     if args.open:
         open_in_browser(args.output)
 
 
 def check_output(path: Path) -> None:
-    """Before anything is computed: whether the page could be written there at all. Raises BadInput."""
+    """Raise BadInput, before any computation, if the page could not be written there."""
     try:
         is_in_a_folder = path.resolve().parent.is_dir()
-    except RuntimeError:  # a circle of links, up to Python 3.12; later ones leave it as it is
+    except RuntimeError:  # a loop of symbolic links, up to Python 3.12
         is_in_a_folder = False
     if not is_in_a_folder:
-        raise BadInput(f"--output must be a file in a folder that is there. Got {str(path)!r}.")
+        raise BadInput(f"--output must be a file in an existing folder. Got {str(path)!r}.")
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "a device or a pipe"
         raise BadInput(f"--output must be a file. Got {str(path)!r}, which is {what}.")
 
 
 def open_in_browser(path: Path) -> None:
-    """Where there is no browser, that is no error: the page is written."""
+    """Open the page; having no browser is not an error, since the page is written."""
     try:
         opened = webbrowser.open(path.resolve().as_uri())
     except webbrowser.Error:

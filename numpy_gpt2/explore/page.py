@@ -1,12 +1,12 @@
-"""What `explore` writes: the data of a page about one forward pass, and the page, one file that needs no network.
+"""The page that `explore` writes: the data of one forward pass in one HTML file, which needs no network.
 
-`page.html`, beside this file, is the template: in the browser, it draws every figure from the data. The data are
-what a `Recorder` saw, to these precisions:
+`page.html`, in this folder, is the template; its script draws every figure from the data. The data are what a
+`Recorder` saw, to these precisions:
 
-    attention patterns      whole multiples of 1/65535, so to within 1e-5; the page shows 3 decimals
-    logits of the last      float32, bit for bit: the page draws from them as sampling.py does
-    norms, attributions     5 decimals
-    probabilities           6 decimals
+    attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
+    logits of the last token    exact float32: the page samples from them as sampling.py does
+    norms, attributions         5 decimals
+    probabilities               6 decimals
 """
 
 import base64
@@ -26,15 +26,15 @@ from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PLACEHOLDER = "{{data}}"  # stands in the template once, where the data belong
+PLACEHOLDER = "{{data}}"  # appears once in the template
 
-MAX_TOKENS = 128  # more tokens than this no figure shows legibly
+MAX_TOKENS = 128  # more would not be legible
 MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
-N_TOP = 5  # tokens that the logit lens names at each place
-N_NAMED = 300  # likeliest next tokens that have a name in the page; the others have a probability only
-WHOLE = 2**16 - 1  # what attention of 1 is stored as
+N_TOP = 5  # tokens that the logit lens shows at each position
+N_NAMED = 300  # most likely next tokens that are named; the page has only the logits of the others
+WHOLE = 2**16 - 1  # an attention weight of 1, as stored
 
-# The stages that are made with weights, and the part of the checkpoint, `.weight` and `.bias`, that they are made with.
+# Stage -> the part of the checkpoint whose weight and bias it uses.
 PARTS: Mapping[str, str] = {
     "wte": "wte", "wpe": "wpe", "h.i.ln_1": "h.i.ln_1", "h.i.attn.qkv": "h.i.attn.c_attn",
     "h.i.attn.out": "h.i.attn.c_proj", "h.i.ln_2": "h.i.ln_2", "h.i.mlp.pre": "h.i.mlp.c_fc",
@@ -42,9 +42,9 @@ PARTS: Mapping[str, str] = {
 
 
 def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: Collection[str] = ()) -> list[int]:
-    """The ids of a prompt that a page can show; an empty one starts from the end of text, as in `stream_text`.
+    """The ids of a prompt; an empty one becomes <|endoftext|>, as in `stream_text`.
 
-    Raises ValueError for a prompt that is too long, for the model or for a page.
+    Raises ValueError for a prompt that is too long for the model or the page.
     """
     ids = tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos()
     limit = min(MAX_TOKENS, model.config.n_positions)
@@ -61,9 +61,9 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
 
 
 def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) -> dict[str, Any]:
-    """All that the page shows of one forward pass over ids [n_tokens], as values that JSON has.
+    """Everything that the page shows of a forward pass over ids [n_tokens], ready for JSON.
 
-    name: what the page calls the model. Positions, layers and heads count from 0; `names` has the text of every id in
+    name: the model's name on the page. Positions, layers and heads count from 0; `names` has the text of every id on
     the page, or its bytes where these are not whole characters.
     Raises FloatingPointError for logits that are not finite.
     """
@@ -72,10 +72,10 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) 
                      f"h.{last}.resid_post", "logits"])
     logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
     check_finite(logits)
-    known = logits[-1, :tokenizer.vocab_size]  # the tokenizer may know fewer tokens than the model: they are not drawn
+    known = logits[-1, :tokenizer.vocab_size]  # ids without a token are never sampled
     likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
     lens = lens_data(model, tokenizer, acts)
-    predicted = lens["ids"][-1]  # by the last layer, so by the model, at every position
+    predicted = lens["ids"][-1]  # by the last layer, which is the model's prediction
     shown = {*ids, *likeliest, *np.ravel(lens["ids"]).tolist()}
     return {
         "model": name,
@@ -95,7 +95,7 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) 
 
 
 def token_name(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
-    """The text of a token; where its bytes are not whole characters, the bytes."""
+    """The text of a token, or its bytes if they are not whole characters."""
     data = tokenizer.token_bytes(token_id)
     try:
         return data.decode("utf-8")
@@ -104,7 +104,7 @@ def token_name(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
 
 
 def stages_data(config: GPT2Config, n_tokens: int) -> list[dict[str, Any]]:
-    """The table of stages, with shapes in numbers and the parameters that each is made with: name and shape."""
+    """The table of stages, with concrete shapes and the names and shapes of the parameters that each uses."""
     shapes = {name.replace("h.0.", "h.i."): shape for name, shape in parameter_shapes(config).items()}
     rows = []
     for stage in STAGES:
@@ -116,7 +116,7 @@ def stages_data(config: GPT2Config, n_tokens: int) -> list[dict[str, Any]]:
 
 
 def packed_attention(acts: Recorder, n_layer: int) -> str:
-    """All patterns, row by row and without what is above the diagonal, which is 0: [n_layer, n_head, n*(n+1)/2]."""
+    """All patterns, row by row, without the zeros above the diagonal: [n_layer, n_head, n*(n+1)/2]."""
     patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(n_layer)])  # [n_layer, n_head, n, n]
     queries, keys = np.tril_indices(patterns.shape[-1])  # two of [n*(n+1)/2]
     seen = patterns[..., queries, keys]  # [n_layer, n_head, n*(n+1)/2]
@@ -124,26 +124,23 @@ def packed_attention(acts: Recorder, n_layer: int) -> str:
 
 
 def packed(array: np.ndarray, dtype: str) -> str:
-    """The array's bytes as text, in base64."""
+    """The array's bytes in base64."""
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
 
 
 def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
-    """The length of each token's vector in the residual stream, as it enters each block and leaves the last one.
-
-    [n_layer + 1, n_tokens]
-    """
+    """The norm of each token's residual stream before each block and after the last: [n_layer + 1, n_tokens]."""
     streams = [acts[f"h.{i}.resid_pre"] for i in range(n_layer)] + [acts[f"h.{n_layer - 1}.resid_post"]]
     return rounded(np.linalg.norm(streams, axis=-1), 5)
 
 
 def rounded(array: Any, decimals: int) -> Any:
-    """Nested lists of Python floats, no longer than the page needs them."""
+    """Nested lists of Python floats, rounded to what the page needs."""
     return np.round(np.asarray(array, np.float64), decimals).tolist()
 
 
 def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder) -> dict[str, Any]:
-    """The best tokens after every layer at every position: ids and probabilities, [n_layer + 1, n_tokens, N_TOP]."""
+    """The top tokens before each block and after the last: ids and probabilities, [n_layer + 1, n_tokens, N_TOP]."""
     k = min(N_TOP, model.config.vocab_size, tokenizer.vocab_size)
     best = [top_tokens(logit_lens(model, acts, layer), tokenizer, k) for layer in range(model.config.n_layer + 1)]
     return {"ids": [[[int(token.id) for token in tokens] for tokens in row] for row in best],
@@ -152,7 +149,7 @@ def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder) -> dict[str, An
 
 
 def attribution_data(model: GPT2, acts: Recorder, predicted: Sequence[int]) -> dict[str, Any]:
-    """What each part adds to the logit of the predicted token, at every position: values [n_tokens, n_parts]."""
+    """Each part's contribution to the logit of the predicted token: values [n_tokens, n_parts]."""
     found = [direct_logit_attribution(model, acts, token_id, position)
              for position, token_id in enumerate(predicted)]
     logits = [acts["logits"][position, token_id] for position, token_id in enumerate(predicted)]
@@ -174,9 +171,9 @@ def template() -> str:
 
 
 def script_safe_json(data: Mapping[str, Any]) -> str:
-    """JSON that a <script> element may hold: no text in it can end the element, or begin another.
+    """JSON that is safe inside a <script> element: no text in it can end the element or begin another.
 
-    ASCII only: json escapes all else, U+2028 and U+2029 among it.
+    It is ASCII: json escapes everything else, including U+2028 and U+2029.
     """
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

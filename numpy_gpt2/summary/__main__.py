@@ -1,4 +1,4 @@
-"""Count and measure a GPT-2: `python -m numpy_gpt2.summary small`, or `--sizes` for the four of them side by side."""
+"""Count and measure a GPT-2: `python -m numpy_gpt2.summary small`, or `--sizes` for all four sizes."""
 
 import argparse
 import json
@@ -13,33 +13,33 @@ from .report import SECTIONS, report_each
 from .report_plot import check_panels, draw_reports
 from .report_text import text_report
 
-SIDE_BY_SIDE = ("configuration", "counts", "biases", "tying", "figures", "cost")  # what several models are compared by
+SIDE_BY_SIDE = ("configuration", "counts", "biases", "tying", "figures", "cost")  # the default for several models
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.summary", description="Count and measure a GPT-2. Counts come from the "
-                            "config, verified against the header of the weights' file; no weights are downloaded to "
-                            "count them. Without options: all sections that need no weights.")
+                            "config, verified against the header of the weights file; counting downloads no weights. "
+                            "Without options: all sections that need no weights.")
     parser.add_argument("models", nargs="*", metavar="MODEL",
                         help="fairytale (bundled, the default), small, medium, large, xl, an owner/repo on the hub, or "
-                             "a folder; several are set side by side")
+                             "a folder; several are shown side by side")
     parser.add_argument("--sizes", action="store_true",
-                        help="the four released sizes side by side, from their settings alone: no network, no file")
+                        help="the four released sizes side by side, from their configs alone: no network, no files")
     for section, meaning in SECTIONS.items():
-        parser.add_argument(f"--{section}", action="store_true", help=f"only this (and what else is named): {meaning}")
-    parser.add_argument("--text", metavar="FILE", help="the loss of each model on a text file, or on standard input "
-                        "(-), beside its count (the weights are loaded for it)")
+        parser.add_argument(f"--{section}", action="store_true", help=f"only this and other named sections: {meaning}")
+    parser.add_argument("--text", metavar="FILE", help="also the loss of each model on a text file, or on standard "
+                        "input (-); loads the weights")
     parser.add_argument("--context", type=whole_number(1), metavar="N",
-                        help="the number of tokens that --cost is about (default: the model's whole context)")
-    parser.add_argument("--json", action="store_true", help="for programs: an object with a key for each model")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the fractions, and what else was measured")
+                        help="context length for --cost (default: the model's whole context)")
+    parser.add_argument("--json", action="store_true", help="a JSON object with a key for each model")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the chosen sections (needs matplotlib)")
     return parser
 
 
 def main() -> None:
     args = make_parser().parse_args()
     if args.sizes and args.models:
-        raise BadInput("--sizes names its models itself: give either --sizes or MODEL")
+        raise BadInput("--sizes chooses the models itself: give either --sizes or MODEL")
     sections = chosen_sections(args)
     if args.plot:
         with bad_input():
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def chosen_sections(args: argparse.Namespace) -> list[str]:
-    """What was asked for; if nothing, what needs no weights, and for several models what can stand side by side."""
+    """The sections named on the command line; by default all that need no weights, or compare several models."""
     named = [section for section in SECTIONS if getattr(args, section)]
     if named or args.text is not None:
         return named
@@ -72,7 +72,7 @@ def chosen_sections(args: argparse.Namespace) -> list[str]:
 
 
 def chosen_models(args: argparse.Namespace) -> list[Metadata]:
-    """The models asked for, each once. Raises BadInput for one that is not known, or too small for --context."""
+    """Metadata of the models named. Raises BadInput for an unknown one, or one too small for --context."""
     if args.sizes:
         models = [metadata_of_size(size) for size in SIZES]
     else:

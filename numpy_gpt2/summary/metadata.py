@@ -1,8 +1,6 @@
-"""What is known of a checkpoint before its weights are read.
+"""The metadata of a checkpoint: its config, verified against the header of the weights file.
 
-    name -> Metadata: the config, verified against the header of the weights' file (or, for a built-in size, the config)
-
-A header is the first few kilobytes of the file: the name, type and shape of every tensor. No weights are downloaded.
+The header, the file's first few kilobytes, has the name, dtype and shape of every tensor. No weights are downloaded.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,32 +17,31 @@ from ..config import SIZES, GPT2Config
 from ..errors import CheckpointError, HubError
 from ..weights import parameter_shapes
 
-HEADER_S = 20  # how long the hub may take to show all headers of a checkpoint, in seconds
+HEADER_S = 20  # timeout for all headers of a checkpoint from the hub, in seconds
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What can be known of a checkpoint before its weights are read."""
+    """What is known about a checkpoint without its weights."""
 
     name: str
     config: GPT2Config
-    source: str  # where this is known from, in words
-    types: Mapping[str, str] = field(default_factory=dict)  # each parameter's type in the file; empty: no file was seen
-    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # tensors in the file that are no parameters
-    has_scaled_queries: bool = False  # whether loading multiplies the weights of q
+    source: str  # where this comes from, in words
+    types: Mapping[str, str] = field(default_factory=dict)  # each parameter's dtype in the file; empty if unread
+    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of other tensors in the file
+    has_scaled_queries: bool = False  # whether loading rescales the weights of q
 
     @property
     def is_verified(self) -> bool:
-        """Whether a header was read, and has every parameter of the config in its shape."""
+        """Whether a header was read, and has every parameter of the config with its shape."""
         return bool(self.types)
 
 
 def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
     """The metadata of a checkpoint: a built-in name, a folder, or owner/repo, as for `load`.
 
-    A file on this machine shows its own header. Of others the hub shows the header; where it cannot be reached, the
-    four released sizes are known all the same (and the metadata say that nothing was verified).
-    Raises CheckpointError (a file), HubError (the network) or ValueError (an argument).
+    The header is read from a local file if there is one, else from the hub. If the hub cannot be reached, the four
+    released sizes are still known, unverified. Raises CheckpointError, HubError or ValueError.
     """
     place = look_up(str(name))
     if isinstance(place, Path):
@@ -65,7 +62,7 @@ def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
 
 
 def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2.SIZES)") -> Metadata:
-    """One of the four released sizes, from its settings alone."""
+    """One of the four released sizes, from its config alone."""
     return Metadata(size, SIZES[size], source)
 
 
@@ -97,7 +94,7 @@ def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
 
 
 def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
-    """What the weights' files of a repository say they hold. It always asks the network."""
+    """The tensors listed in the headers of a repository's weights files. Always uses the network."""
     from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
     try:
@@ -116,7 +113,7 @@ def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
 
 def metadata_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,
                         source: str) -> Metadata:
-    """The metadata, once the headers are found to have what the config says. Else raises CheckpointError."""
+    """The metadata, if the tensors match the config. Raises CheckpointError."""
     check_tensors(config, tensors, place)
     names = parameter_shapes(config)
     types = {name: tensors[name].dtype for name in names}

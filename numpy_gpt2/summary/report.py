@@ -1,7 +1,4 @@
-"""Reports: what is counted and measured of a model, as plain data.
-
-`python -m numpy_gpt2.summary --json` prints them as they are; its text and its picture are made from the same numbers.
-"""
+"""Reports: counts and measurements of a model as plain data, for the JSON, text and plots of numpy_gpt2.summary."""
 
 import math
 from dataclasses import asdict
@@ -16,23 +13,23 @@ from .metadata import Metadata
 from .weight_statistics import (HISTOGRAM_EDGES, ONE_ARRAY, depth_profiles, layer_statistics, tensor_statistics,
                                 text_loss, weight_tying)
 
-Report = dict[str, Any]  # a few facts that are always there, and each section that was asked for, by its name
-Reports = Mapping[str, Report]  # by the model's name
+Report = dict[str, Any]  # a few facts that are always present, and the chosen sections by name
+Reports = Mapping[str, Report]  # by model name
 
-# What can be asked for, in the order in which it is shown.
+# All sections, in the order in which they are shown.
 SECTIONS = {
     "parts": "the parts as a tree, with their shapes",
     "configuration": "context, width, heads, layers, vocabulary",
     "parameters": "every parameter: its name, shape, count, fraction and bytes",
     "counts": "the parameters of each part; tied, untied, and the difference",
-    "biases": "weights, biases and layer-norm gains apart",
-    "tying": "whether wte and lm_head are one array, and how alike two of them are (two are loaded for it)",
-    "figures": "the figures that people meet (124M, 137M, 117M, ...), each with the sum that gives it",
-    "cost": "floating-point operations and bytes for each token",
-    "values": "statistics of the weights by tensor, by layer and with depth (the weights are loaded for it)",
+    "biases": "weights, biases and layer-norm gains separately",
+    "tying": "whether wte and lm_head are one array; if not, how similar they are (loads the weights)",
+    "figures": "published figures (124M, 137M, 117M, ...), each with the sum that gives it",
+    "cost": "floating-point operations and bytes per token",
+    "values": "statistics of the weights by tensor, by layer and with depth (loads the weights)",
 }
 
-# What people call the keys of `Counts.kinds` and `Counts.roles`.
+# Labels of the keys of `Counts.kinds` and `Counts.roles`.
 KINDS = {"wte": "token embedding, wte", "wpe": "position embedding, wpe", "attn": "attention", "mlp": "MLP",
          "ln": "layer norms", "lm_head": "unembedding, lm_head"}
 ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-norm gains"}
@@ -40,24 +37,23 @@ ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-no
 
 def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
                 n_context: int | None = None, text: str | None = None) -> dict[str, Report]:
-    """A report of each model. Of several, one whose weights cannot be had tells why in place of what they would tell.
-    But where that is all there would be to read, of any of them, it is an error.
+    """A report of each model. Where the weights of one of several models are unavailable, its report has the reason.
 
-    sections: keys of SECTIONS, in their order. measured: those of them ("tying", "values") to load the weights for.
-    n_context: the tokens that the cost is about; None means the model's whole context. text: to take the loss of.
-    Raises CheckpointError, HubError or MemoryError (no model's weights), or ValueError (an argument).
+    sections: keys of SECTIONS, in order. measured: those of them ("tying", "values") that load the weights.
+    n_context: the context length for the cost; None means the model's whole context. text: to compute the loss of.
+    Raises ValueError for an argument; CheckpointError, HubError or MemoryError where no report would have a result.
     """
     reports = {}
     failures: list[Exception] = []
     for model in models:
         report = report_counts(model, sections, n_context or model.config.n_positions)
-        # of one array all is known
+        # a tied array needs no comparison
         wanted = [section for section in measured if section != "tying" or not model.config.tie_word_embeddings]
         try:
             report |= report_weights(model.name, wanted, text) if wanted or text is not None else {}
             if model.has_scaled_queries and "values" in report:
-                report["values"]["remark"] = ("The weights of q, in c_attn, are those of the file times what its "
-                                              "config scales attention scores by, beside 1 / sqrt(d_head).")
+                report["values"]["remark"] = ("The weights of q, in c_attn, include the extra factor by which the "
+                                              "config scales attention scores.")
         except (HubError, CheckpointError, MemoryError) as error:
             failures.append(error)
             reason = str(error).partition(" Ways out:")[0] or "not enough memory"
@@ -72,7 +68,7 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
 
 
 def report_counts(model: Metadata, sections: Collection[str], n_context: int) -> Report:
-    """What is known without the weights. All of it is counted, which takes no time, and the sections are picked."""
+    """The sections that need no weights. Computing all of them takes no time."""
     config = model.config
     counts = count_parameters(config)
     totals = asdict(counts)
@@ -106,8 +102,8 @@ def report_cost(cost: PassCost) -> Report:
 
 
 def report_weights(name: str, wanted: Collection[str], text: str | None) -> Report:
-    """What the weights themselves have to tell: they are loaded, and downloaded if need be."""
-    tokenizer: Tokenizer | None = None  # without a text none is needed
+    """The sections that need the weights, which are downloaded if necessary."""
+    tokenizer: Tokenizer | None = None
     if text is None:
         model = load_model(name)
     else:

@@ -1,4 +1,4 @@
-"""Reports as a picture, with a panel for each section that can be drawn. It needs matplotlib, of the extra `plot`."""
+"""Plots of reports. They need matplotlib, from the extra `plot`."""
 
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -8,17 +8,17 @@ from .report import KINDS, ROLES, Reports
 
 
 def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
-    """Before anything is computed: whether a picture could be drawn at all. Raises ValueError where it could not."""
+    """Raise ValueError, before any computation, if there would be nothing to plot or the file could not be written."""
     if not has_loss and not PANELS.keys() & set(sections):
-        raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: name one of them")
+        raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: choose at least one")
     check_plot(path)
 
 
 def draw_reports(reports: Reports, path: Path) -> None:
-    """One picture, with a panel for each section that can be drawn."""
+    """Save one figure, with a panel for each section that has one."""
     from matplotlib.figure import Figure
     panels = [panel for section, panel in PANELS.items() if any(section in found for found in reports.values())]
-    reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # folders: any name
+    reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # of folders too
     figure = Figure(figsize=(5 * len(panels), 5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         panel(axes, reports)
@@ -26,7 +26,7 @@ def draw_reports(reports: Reports, path: Path) -> None:
 
 
 def legend_below(axes: Any) -> None:
-    """Where it hides nothing."""
+    """Put the legend where it covers no data."""
     axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
@@ -37,7 +37,7 @@ def draw_counts(axes: Any, reports: Reports) -> None:
         if any(heights.values()):
             axes.bar(list(reports), list(heights.values()), bottom=list(bottom.values()), label=label)
         bottom = {name: bottom[name] + heights[name] for name in reports}
-    axes.set(title="What the parameters are", ylabel="fraction of all parameters")
+    axes.set(title="Parameters by part", ylabel="fraction of all parameters")
     legend_below(axes)
 
 
@@ -54,7 +54,7 @@ def draw_depth(axes: Any, reports: Reports) -> None:
         for profile in found["values"].get("depth", []):
             label = profile["name"] if len(reports) == 1 else f"{name}: {profile['name']}"
             axes.plot(profile["std"], ".-", label=label)
-    axes.set(title="The weights with depth", xlabel="block", ylabel="standard deviation")
+    axes.set(title="Weights by depth", xlabel="block", ylabel="standard deviation")
     legend_below(axes)
 
 
@@ -63,7 +63,7 @@ def draw_loss(axes: Any, reports: Reports) -> None:
         if "bits_per_byte" in found["loss"]:
             axes.plot(found["n_parameters"], found["loss"]["bits_per_byte"], "o")
             axes.annotate(name, (found["n_parameters"], found["loss"]["bits_per_byte"]))
-    axes.set(title="What more parameters bring", xlabel="parameters", ylabel="bits per byte", xscale="log")
+    axes.set(title="Loss by size", xlabel="parameters", ylabel="bits per byte", xscale="log")
 
 
 PANELS: dict[str, Callable[[Any, Reports], None]] = {

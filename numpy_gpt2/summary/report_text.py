@@ -1,4 +1,4 @@
-"""Reports as text, line by line: what stands side by side for several models, and the long tables of one each."""
+"""Reports as text: comparisons of several models side by side, and long tables of one model each."""
 
 from typing import Callable, Iterator, Mapping, Sequence
 
@@ -15,10 +15,10 @@ SETTINGS = {"n_layer": "layers, n_layer", "n_head": "heads, n_head", "d_head": "
 
 
 def text_report(reports: Reports, sections: Sequence[str], in_full: bool, width: int) -> Iterator[str]:
-    """All that is printed, line by line. in_full: whether to list every block's parameters one by one."""
+    """The printed lines. in_full: whether to list the parameters of every block separately."""
     for name, found in reports.items():
         extras = found["not_parameters"]
-        besides = f" (besides, {len(extras)} tensors that are no parameters: {extras[0]}, ...)" if extras else ""
+        besides = f" (and {len(extras)} tensors that are not parameters: {extras[0]}, ...)" if extras else ""
         yield from wrapped(f"{name}: {found['n_parameters']:,} parameters, by {found['source']}{besides}", width)
     for section in sections:
         if section in COMPARISONS:
@@ -35,7 +35,7 @@ def text_report(reports: Reports, sections: Sequence[str], in_full: bool, width:
 
 
 def long_table(section: str, found: Report, in_full: bool, width: int) -> Iterator[str]:
-    """The sections that are long tables, of one model each."""
+    """A section that is a table of one model."""
     if section == "parts":
         rows = [("  " * part["depth"] + part["name"], part["shape"], part["meaning"]) for part in found["parts"]]
         return table(("part", "shape", "what it is"), rows, "<<<", width)
@@ -52,7 +52,7 @@ def parameter_lines(listed: Sequence[Report], in_full: bool, width: int) -> Iter
     shown = [Parameter(one["name"], tuple(one["shape"]), one["count"], one["bytes"]) for one in listed]
     total = sum(one.count for one in shown)
     if not in_full:
-        yield from wrapped("h.* stands for the tensor of all blocks together; --parameters lists each.", width)
+        yield from wrapped("h.* means all blocks together; --parameters lists each block.", width)
         shown = folded(shown)
     rows = [(one.name, one.shape_text, f"{one.count:,}", f"{one.count / total:.3%}", f"{one.n_bytes:,}")
             for one in shown]
@@ -82,7 +82,7 @@ def bias_lines(reports: Reports, width: int) -> Iterator[str]:
 
 def fraction_lines(title: str, reports: Reports, counts: Sequence[Report], fractions: Sequence[Report],
                    labels: Mapping[str, str], width: int) -> Iterator[str]:
-    """Counts and what fraction of the whole they are: with bars for one model, one below the other for several."""
+    """Counts and their fractions of the whole: with bars for one model, as two tables for several."""
     keys = [key for key in labels if any(key in one for one in counts)]
     if len(reports) > 1:
         rows = [(labels[key], *(f"{one.get(key, 0):,}" for one in counts)) for key in keys]
@@ -91,7 +91,7 @@ def fraction_lines(title: str, reports: Reports, counts: Sequence[Report], fract
         rows = [(labels[key], *(f"{one.get(key, 0):.3%}" for one in fractions)) for key in keys]
         yield from comparison("  as fractions of all", reports, rows, width)
         return
-    room = min(width - 50, 50)  # what the other columns leave to the bars
+    room = min(width - 50, 50)  # for the bars, beside the other columns
     rows = []
     for key in keys:
         fraction = fractions[0][key]
@@ -114,12 +114,12 @@ def tying_text(tying: Report, key: str) -> str:
     if key == "n_arrays":
         return "one" if tying[key] == 1 else "two"
     if key not in tying:
-        return "ask --tying"
+        return "use --tying"
     return "undefined" if tying[key] is None else f"{round(tying[key], 6)}"
 
 
 def cost_lines(reports: Reports, width: int) -> Iterator[str]:
-    """Prefill reads the context at once; decode reads its last token, the others being in the cache."""
+    """The cost of prefill, which reads the whole context, and of decode, which reads its last token."""
     costs = [found["cost"] for found in reports.values()]
     rows = [("context, tokens", *(f"{one['n_context']:,}" for one in costs))]
     for name in ("prefill", "decode"):
@@ -134,8 +134,8 @@ def cost_lines(reports: Reports, width: int) -> Iterator[str]:
         yield ""
         yield from comparison(f"{name}, bytes per token", reports, rows, width)
     yield ""
-    yield from wrapped("FLOPs: two for each multiply-add of the matrix products; in prefill the causal half of "
-                       "attention, and the logits of the last position only. Prefill reads the weights once for the "
+    yield from wrapped("FLOPs: two for each multiply-add of the matrix products; in prefill only the causal half of "
+                       "attention, and the logits of only the last position. Prefill reads the weights once for the "
                        "whole context and writes the KV cache, which decode reads.", width)
 
 
@@ -144,8 +144,8 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
         yield from wrapped(f"not measured: {found['error']}", width)
         return
     edges = found["histogram_edges"]
-    yield from wrapped(f"The histogram has bins of {edges[1] - edges[0]:g} deviations (std) around the mean, from "
-                       f"{edges[0]:g} to {edges[-1]:g}; the outermost two hold what lies beyond.", width)
+    yield from wrapped(f"The histogram's bins are {edges[1] - edges[0]:g} standard deviations wide, from {edges[0]:g} "
+                       f"to {edges[-1]:g} around the mean; the outermost two include everything beyond.", width)
     if "remark" in found:
         yield from wrapped(found["remark"], width)
     for title in ("tensors", "layers"):
@@ -154,8 +154,8 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
                  bars(one["histogram"])) for one in found[title]]
         yield from table((title, "mean", "std", "min", "max", "norm", "histogram"), rows, "<>>>>><", width)
     yield ""
-    yield from wrapped("With depth: the std of each weight, block by block; the trend is its correlation with the "
-                       "block's number.", width)
+    yield from wrapped("Standard deviation of each weight, block by block; the trend is its correlation with the "
+                       "block number.", width)
     profiles = found["depth"]
     rows = [(f"h.{i}", *(f"{one['std'][i]:.3g}" for one in profiles)) for i in range(len(profiles[0]["std"]))]
     rows.append(("trend", *("none" if one["trend"] is None else f"{one['trend']:+.2f}" for one in profiles)))

@@ -1,12 +1,12 @@
-"""What the weights of a GPT-2 are: their statistics, by tensor and by layer, the tying of two of them, a text's loss.
+"""Statistics of a GPT-2's weights by tensor and by layer, weight tying, and the loss on a text.
 
-All sums are in float64, a million numbers at a time: float32 would lose digits in a sum over 80 million numbers, and a
-float64 copy of xl's token embedding alone would need 643 MB.
+All sums are in float64, a million numbers at a time: float32 would lose precision in a sum over 80 million numbers, and
+a float64 copy of xl's token embedding alone would need 643 MB.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..weights import BLOCK_PARTS, GPT2, named_parameters
 
 CHUNK = 1 << 20  # numbers in float64 at a time: 8 MiB
 
-# A histogram's edges, in standard deviations from the mean. The outermost two bins also hold whatever lies beyond.
+# Bin edges, in standard deviations from the mean. The outermost two bins also count everything beyond.
 HISTOGRAM_EDGES = tuple(i / 2 for i in range(-6, 7))
 
 
@@ -25,23 +25,22 @@ HISTOGRAM_EDGES = tuple(i / 2 for i in range(-6, 7))
 
 @dataclass(frozen=True)
 class Statistics:
-    """Some numbers, described by a few."""
+    """Summary statistics of a set of numbers."""
 
     name: str
     count: int
     mean: float
-    std: float  # sqrt(mean((x - mean)^2)): of these numbers, not an estimate for others
+    std: float  # population: sqrt(mean((x - mean)^2))
     smallest: float
     largest: float
     norm: float  # sqrt(sum(x^2)), the Frobenius norm of a matrix
-    histogram: tuple[int, ...]  # how many lie in each bin of HISTOGRAM_EDGES
+    histogram: tuple[int, ...]  # counts by bin of HISTOGRAM_EDGES
 
 
 def describe(name: str, *arrays: np.ndarray) -> Statistics:
-    """The statistics of one array, or of several taken together. Raises FloatingPointError for one that is not finite.
+    """The statistics of one array, or of several together. Raises FloatingPointError for numbers that are not finite.
 
-    The mean comes first and the deviations from it in a second reading: mean(x^2) - mean^2 would lose digits where the
-    mean is large.
+    The variance takes a second pass: mean(x^2) - mean^2 would lose precision where the mean is large.
     """
     count, total, squares = 0, 0.0, 0.0
     smallest, largest = math.inf, -math.inf
@@ -52,15 +51,15 @@ def describe(name: str, *arrays: np.ndarray) -> Statistics:
         smallest = min(smallest, float(np.min(chunk)))
         largest = max(largest, float(np.max(chunk)))
     if not math.isfinite(squares):
-        raise FloatingPointError(f"{name} holds numbers that are not finite, or that are too large to square")
-    # of numbers that are all equal the mean is known exactly; their sum may be rounded
+        raise FloatingPointError(f"{name} has numbers that are not finite, or too large to square")
+    # exact for a constant array, whose sum may be rounded
     mean = smallest if smallest == largest else total / count
     std = math.sqrt(sum(float(np.sum((chunk - mean) ** 2)) for chunk in chunks(*arrays)) / count)
     return Statistics(name, count, mean, std, smallest, largest, math.sqrt(squares), histogram(arrays, mean, std))
 
 
 def histogram(arrays: Sequence[np.ndarray], mean: float, std: float) -> tuple[int, ...]:
-    """How many numbers lie in each bin. Where all are equal, they lie just right of the middle."""
+    """Counts by bin. Numbers that are all equal go into the bin to the right of the mean."""
     counts = np.zeros(len(HISTOGRAM_EDGES) - 1, np.int64)
     first, last = HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]
     for chunk in chunks(*arrays):
@@ -70,7 +69,7 @@ def histogram(arrays: Sequence[np.ndarray], mean: float, std: float) -> tuple[in
 
 
 def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """All numbers of the arrays in float64, CHUNK of them at a time at most."""
+    """The numbers of the arrays as float64, at most CHUNK at a time."""
     for array in arrays:
         flat = array.reshape(-1)
         for i in range(0, flat.size, CHUNK):
@@ -83,7 +82,7 @@ def tensor_statistics(model: GPT2) -> list[Statistics]:
 
 
 def layer_statistics(model: GPT2) -> list[Statistics]:
-    """The statistics of every block, all its parameters together: `h.0`, `h.1`, ..."""
+    """The statistics of all parameters of each block together: `h.0`, `h.1`, ..."""
     arrays = dict(named_parameters(model))
     return [describe(f"h.{i}", *(array for name, array in arrays.items() if name.startswith(f"h.{i}.")))
             for i in range(model.config.n_layer)]
@@ -96,9 +95,9 @@ def layer_statistics(model: GPT2) -> list[Statistics]:
 class DepthProfile:
     """How one kind of tensor changes from the first block to the last."""
 
-    name: str  # as in a block: attn.c_attn.weight
-    std: tuple[float, ...]  # of each block's
-    trend: float | None  # the correlation of std with depth: 1 grows all the way, -1 shrinks; None where it is constant
+    name: str  # within the block: attn.c_attn.weight
+    std: tuple[float, ...]  # by block
+    trend: float | None  # correlation of std with depth, from -1 (falls) to 1 (grows); None if std is constant
 
 
 def depth_profiles(tensors: Sequence[Statistics], n_layer: int) -> list[DepthProfile]:
@@ -119,13 +118,13 @@ def depth_profiles(tensors: Sequence[Statistics], n_layer: int) -> list[DepthPro
 class WeightTying:
     """How the unembedding `lm_head` relates to the token embedding `wte`."""
 
-    n_arrays: int  # 1: the two are one array, under two names
-    correlation: float | None  # of their numbers, place by place; None where one of them is constant
+    n_arrays: int  # 1: one array under two names
+    correlation: float | None  # elementwise; None if either is constant
     largest_difference: float
 
 
 def weight_tying(model: GPT2) -> WeightTying:
-    """Whether a model's embedding and unembedding are one array or two, and how alike these are.
+    """Whether a model's embedding and unembedding are one array, and if not, how similar they are.
 
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models".
     """
@@ -136,11 +135,11 @@ def weight_tying(model: GPT2) -> WeightTying:
     return WeightTying(2, correlation(model.wte, model.lm_head), largest)
 
 
-ONE_ARRAY = WeightTying(1, 1.0, 0.0)  # nothing to measure: an array equals itself
+ONE_ARRAY = WeightTying(1, 1.0, 0.0)  # of an array with itself
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Pearson's correlation of two arrays of one shape, place by place, from -1 to 1. None where one is constant."""
+    """Pearson's correlation of two arrays of the same shape, from -1 to 1. None if either is constant."""
     if np.min(a) == np.max(a) or np.min(b) == np.max(b):
         return None
     mean_a = sum(float(np.sum(chunk)) for chunk in chunks(a)) / a.size
@@ -161,20 +160,23 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class TextLoss:
-    """How well a model predicts a text. Bits per byte compare any two models; losses only those of one tokenizer."""
+    """How well a model predicts a text. Losses are comparable only with the same tokenizer, bits per byte always."""
 
-    n_tokens: int  # all are scored: <|endoftext|> stands before the first
+    n_tokens: int  # all are scored, the first after <|endoftext|>
     n_bytes: int
     mean_loss: float  # nats per token
     perplexity: float
     bits_per_byte: float
 
 
-def text_loss(model: GPT2, tokenizer: Tokenizer, text: str) -> TextLoss:
-    """The loss of a whole text, in windows where it is longer than the context. Raises ValueError for an empty one."""
+def text_loss(model: GPT2, tokenizer: Tokenizer, text: str, allowed_special: Collection[str] = ()) -> TextLoss:
+    """The loss of a whole text, in windows if it is longer than the context. Raises ValueError for an empty text.
+
+    allowed_special: see `Tokenizer.encode`.
+    """
     if not text:
-        raise ValueError("text must have one character or more. Got none.")
-    ids = tokenizer.encode(text)
+        raise ValueError("text must not be empty.")
+    ids = tokenizer.encode(text, allowed_special)
     scores = score_tokens(model, tokenizer.with_bos(ids))
     n_bytes = len(text.encode("utf-8"))
     return TextLoss(len(ids), n_bytes, scores.mean_loss, scores.perplexity, scores.bits_per_byte(n_bytes))

@@ -171,7 +171,7 @@ def test_two_arrays_are_measured_when_asked(printed, tmp_path):
     found = json.loads(printed(tmp_path, "--tying", "--json"))[str(tmp_path)]["tying"]
     assert found["n_arrays"] == 2 and found["correlation"] == pytest.approx(correlation)
     assert json.loads(printed(tmp_path, "--json"))[str(tmp_path)]["tying"] == {"n_arrays": 2}
-    assert "two" in printed(tmp_path, "--tying") and "ask --tying" in printed(tmp_path)
+    assert "two" in printed(tmp_path, "--tying") and "use --tying" in printed(tmp_path)
 
 
 def test_values_are_the_statistics_of_every_tensor_and_layer(printed, tiny):
@@ -370,4 +370,4 @@ def test_values_say_that_q_is_scaled_where_it_is(tmp_path):
         config.write_text(config.read_text().replace("{", "{" + setting, 1))
         reports = report.report_each([read_metadata(tmp_path)], ["values"], ["values"])
         text = "\n".join(text_report(reports, ["values"], False, 200))
-        assert ("The weights of q, in c_attn, are those of the file times" in text) == is_said
+        assert ("The weights of q, in c_attn, include the extra factor" in text) == is_said
