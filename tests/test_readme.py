@@ -70,7 +70,7 @@ def marked(commands):
 
 def run(command, folder=ROOT):
     return subprocess.run([sys.executable, *shlex.split(command)[1:]], input=b"The king\n", capture_output=True,
-                          timeout=600, cwd=folder, env=ENVIRONMENT)
+                          timeout=1800, cwd=folder, env=ENVIRONMENT)
 
 
 def output(command):

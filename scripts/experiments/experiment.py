@@ -35,8 +35,9 @@ def make_parser(docstring):
     return parser
 
 
-def add_seed(parser):
-    parser.add_argument("--seed", type=whole_number(0), default=1, metavar="S", help="random seed (default: 1)")
+def add_seed(parser, default=1):
+    parser.add_argument("--seed", type=whole_number(0), default=default, metavar="S",
+                        help="random seed (default: %(default)s)")
 
 
 def add_text(parser, n_tokens=None):

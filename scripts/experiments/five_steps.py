@@ -23,7 +23,7 @@ def main():
     parser.add_argument("--prompt", default="Once upon a time", help="default: %(default)s")
     parser.add_argument("--rounds", type=whole_number(1), default=9, metavar="N", help="tokens to sample (default: 9)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="above 0 (default: 0.8)")
-    experiment.add_seed(parser)
+    experiment.add_seed(parser, default=4)
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
         sampling = GenerationConfig(temperature=args.temperature)
