@@ -306,7 +306,8 @@ def test_the_louder_the_positions_the_less_a_text_repeats_itself(tmp_path, monke
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--only", "decode,speed"], "argument --only: must be of load, start, decode, prefill, batch, lookup, gradients. Got"),
+    (["--only", "decode,speed"],
+     "argument --only: must be of load, start, decode, prefill, batch, lookup, gradients. Got"),
     (["--size", "small", "--model", "fairytale"], "not allowed with argument --size"),
     (["--size", "tiny"], "argument --size: invalid choice: 'tiny'"),
     (["--rounds", "0"], "argument --rounds: must be a whole number, 1 or more. Got '0'."),
