@@ -2,8 +2,8 @@
 # # A tour of one forward pass
 #
 # Run the cells in order, in VS Code ("Run Cell") or, after `jupytext --to notebook scripts/tour.py`, in Jupyter. As a
-# plain script it prints as it goes: `python scripts/tour.py`. No network is needed, and nothing takes longer than a
-# second. Change what you like, and run a cell again.
+# plain script it prints as it goes: `python scripts/tour.py`. It needs no network, and no cell takes longer than a
+# second. Change anything, and run the cell again.
 
 # %%
 import math
@@ -42,19 +42,19 @@ print(list(zip(ids, tokens)))
 print("a rare word:", [tokenizer.decode([token_id]) for token_id in tokenizer.encode(" hippopotamus")])
 
 # %% [markdown]
-# ## 3. Embedding: what a token is plus where it stands
+# ## 3. Embedding: the token plus its position
 #
 # From here on each token is a vector of n_embd numbers, its row of the residual stream.
 
 # %%
 resid_pre = model.wte[ids] + model.wpe[np.arange(len(ids))]  # [n_tokens, n_embd]
 print("shape:", resid_pre.shape, "type:", resid_pre.dtype)
-assert np.array_equal(resid_pre, embed(model, np.array(ids), first_position=0))
+assert np.array_equal(resid_pre, embed(model, np.array(ids), first_position=0, tap=numpy_gpt2.no_tap))
 
 # %% [markdown]
 # ## 4. One block by hand: attention
 #
-# A layer norm brings every row to mean 0 and size 1, then one product gives queries, keys and values of all heads.
+# A layer norm gives every row mean 0 and variance 1, then one product gives queries, keys and values of all heads.
 # Head 2's are channels 2*d_head up to 3*d_head of each.
 
 # %%
@@ -68,31 +68,31 @@ q, k, v = q[:, channels], k[:, channels], v[:, channels]  # three of [n_tokens, 
 
 # %% [markdown]
 # How well does each query match each key? A token must not see later ones: their scores become -inf, and softmax turns
-# that to 0. Each row of the pattern says what one token looks at, and sums to 1.
+# that to 0. Each row of the pattern has the attention weights of one token, and sums to 1.
 
 # %%
 scores = q @ k.T / math.sqrt(config.d_head)  # [n_tokens, n_tokens]
 later = np.triu(np.ones_like(scores, dtype=bool), k=1)
 pattern = softmax(np.where(later, np.float32(-np.inf), scores))
-print("what each token looks at, head", head, "of block 0:")
+print("attention weights of head", head, "of block 0:")
 print(pattern)
 
 # %% [markdown]
-# The values are mixed in these shares; the heads' results stand side by side, and `c_proj` brings them back to the
-# stream. Here the library does it for all heads, and then the MLP, which sees each token by itself.
+# The head's output is the sum of the values with these weights. The heads' outputs are concatenated, and `c_proj`
+# projects them back to the stream. Here the library does it for all heads, and then the MLP for each token separately.
 
 # %%
 z = pattern @ v  # [n_tokens, d_head]
 cache = numpy_gpt2.KVCache(model, n_positions=len(ids))
-resid_mid = resid_pre + attention(ln_1, block.attn, config.n_head, cache, layer=0)  # [n_tokens, n_embd]
+resid_mid = resid_pre + attention(ln_1, block.attn, config.n_head, cache, 0, numpy_gpt2.no_tap)  # [n_tokens, n_embd]
 ln_2 = layer_norm(resid_mid, block.ln_2.weight, block.ln_2.bias, config.layer_norm_epsilon)
-resid_post = resid_mid + mlp(ln_2, block.mlp, config.activation_function)  # [n_tokens, n_embd]
+resid_post = resid_mid + mlp(ln_2, block.mlp, config.activation_function, numpy_gpt2.no_tap)  # [n_tokens, n_embd]
 
 # %% [markdown]
-# ## 5. The hook: every array of the pass, by name
+# ## 5. Taps: every array of the pass, by name
 #
-# `forward` announces each array to its `tap`. A `Recorder` keeps copies, of all or of those that a glob names. What we
-# computed by hand is there.
+# `forward` passes each array to its `tap`, an activation hook. A `Recorder` keeps copies of all, or of those that match
+# a glob. They include what we computed by hand.
 
 # %%
 acts = numpy_gpt2.Recorder()
@@ -108,7 +108,7 @@ assert np.allclose(acts["h.0.resid_post"], resid_post, atol=1e-3)
 # %% [markdown]
 # ## 6. Patterns: who looks at whom
 #
-# Some heads have a plain job. Which one looks most at the token before?
+# Some heads have a simple function. Which one attends most to the previous token?
 
 # %%
 patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(config.n_layer)])  # [n_layer, n_head, n, n]
@@ -131,7 +131,7 @@ else:
     panel.set_title(f"head {j} of block {i}: each row is what one token looks at")  # a notebook shows it below
 
 # %% [markdown]
-# ## 7. The logit lens: what would the model say if it stopped here?
+# ## 7. The logit lens: what would the model predict if it stopped here?
 #
 # The stream before any block, put through the last layer norm and the unembedding, is a guess at the next token.
 
@@ -143,8 +143,8 @@ for layer in range(config.n_layer + 1):
 # %% [markdown]
 # ## 8. Attribution: who said it?
 #
-# The last stream is a sum: the embeddings, each head, each MLP, the biases. So the logit is one as well. What made the
-# model prefer " she" to " he"? The difference of two logits says it best, for what lifts both takes no part in it.
+# The final residual stream is a sum: the embeddings, each head, each MLP, the biases. So the logit is a sum too. What
+# made the model prefer " she" to " he"? The logit difference is best, since it ignores what raises both.
 
 # %%
 she, he = tokenizer.encode(" she")[0], tokenizer.encode(" he")[0]
@@ -159,13 +159,13 @@ for part in by_size[:8]:
 # %% [markdown]
 # ## 9. Ablation: what is missing without it?
 #
-# A tap may return another array, which is used from there on. `ablate` silences a head. Attribution counts only what a
-# head says directly to the last layer norm; ablation counts all that it does. The two need not agree.
+# A tap may return another array, which is used from there on. `ablate` sets a head's output to 0. Attribution has only
+# a head's direct effect on the logit; ablation also has its effect through later layers. The two need not agree.
 
 
 # %%
 def prefers_she(ids, tap=numpy_gpt2.no_tap):
-    """The logit of " she" less that of " he", after the last token."""
+    """The logit of " she" minus that of " he", after the last token."""
     last = numpy_gpt2.forward(model, ids, tap=tap)[-1]
     return float(last[she] - last[he])
 
@@ -177,9 +177,9 @@ for layer in range(config.n_layer):
     print(f"  block {layer}, without each head in turn:", np.array(without) - whole)
 
 # %% [markdown]
-# ## 10. Patching: where is it kept?
+# ## 10. Patching: where is the information?
 #
-# Take one vector of this pass and put it into that of another prompt. If the answer comes along, the vector held it.
+# Copy one vector of this pass into that of another prompt. If the answer changes, the vector had the information.
 # `scripts/experiments/patch_activations.py` does this for every layer and position.
 
 # %%
@@ -191,8 +191,8 @@ for position in (2, len(ids) - 1):
     print(f"  at {tokens[position]!r:8} before each block:", np.array(changed))
 
 # %% [markdown]
-# Only attention moves anything between tokens, so some head fetched it. Which one? Patch each head's result at the last
-# token alone: 0 is 'man' as it was, 1 is 'woman'.
+# Only attention moves information between tokens, so some head did. Which one? Patch each head's output at only the
+# last token: 0 is 'man', unchanged; 1 is 'woman'.
 
 # %%
 there = prefers_she(other_ids)
@@ -203,7 +203,7 @@ for layer in range(config.n_layer):
     print(f"  block {layer}:", (np.array(changed) - there) / (whole - there))
 
 # %% [markdown]
-# Taps combine: here a head is silenced, and what comes of it is recorded.
+# Taps combine: here a head is ablated, and the effects are recorded.
 
 # %%
 changed_acts = numpy_gpt2.Recorder("h.*.resid_post")
@@ -214,10 +214,10 @@ for layer in range(config.n_layer):
     print(f"  {name} has moved by {moved:.1%} of its length")
 
 # %% [markdown]
-# ## 11. Decode: one more token costs one token's work
+# ## 11. Decode: one more token costs one token's computation
 #
-# Keys and values never change once a token is read. The cache holds them, so that the next pass is given one token
-# only; `q` has one row, `k_all` all of them.
+# The keys and values of a token never change once it is read. The cache stores them, so that the next pass reads only
+# one token; `q` has one row, `k_all` has all.
 
 # %%
 cache = numpy_gpt2.KVCache(model, n_positions=len(ids) + 10)
@@ -231,9 +231,9 @@ again = numpy_gpt2.forward(model, [*ids, next_id])
 print("the same logits without a cache:", np.allclose(decoded[-1], again[-1], atol=1e-3))
 
 # %% [markdown]
-# ## 12. And on
+# ## 12. Generation
 #
-# The loop of 11, again and again, is how GPT-2 writes. See `decoding.py`, and the other scripts beside this one.
+# Repeating step 11 is how GPT-2 generates text. See `decoding.py`, and the other scripts beside this one.
 
 # %%
 for piece in numpy_gpt2.stream_text(model, tokenizer, prompt, max_new_tokens=30, temperature=0.8, top_k=40, seed=1):

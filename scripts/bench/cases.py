@@ -1,4 +1,4 @@
-"""What the benchmark measures, group by group: each case first checked, then timed in turns.
+"""What the benchmark measures, group by group: each case is checked first, then timed alternately.
 
 Each group is a function of a `Bench`, which has the sides, and yields its measurements.
 """
@@ -35,7 +35,7 @@ ITEM = 4  # bytes of a float32
 
 
 class Bench:
-    """The sides at work on one checkpoint, how often and how long, and what the floors and the checks have shown."""
+    """The two sides on one checkpoint, the settings of a run, and the results of its floors and checks."""
 
     def __init__(self, folder, config, rounds, seconds, seed, with_theirs):
         self.folder, self.config = folder, config
@@ -70,7 +70,7 @@ class Bench:
         return self.rng.integers(self.config.vocab_size, size=(n_batch, n_tokens))
 
     def floor(self, cost, n_batch=1):
-        """Measure what the machine can do, and say what a pass of this cost must take: seconds."""
+        """Measure the machine's limits, and return the least seconds for a pass of this cost."""
         bandwidth = self.ours("bandwidth", self.seconds)
         rates = self.ours("product_rates", self.seconds)
         self.bandwidths.append(bandwidth)
@@ -78,16 +78,14 @@ class Bench:
         return floor_seconds(cost, n_batch, bandwidth, max(rates.values()))
 
     def check(self, tokens, reference, near_ties):
-        """Compare what was written with the reference, [n_batch, n_new] each, and count what is equal.
-
-        Ends the program where they disagree."""
+        """Count the tokens equal to the reference's, [n_batch, n_new] each. Exits if they disagree."""
         try:
             self.n_checked += count_equal(tokens, reference, near_ties)
         except Disagreement as error:
             sys.exit(f"error: {error} No time of this run is to be believed.")
 
     def read_by_both(self, ids):
-        """Both sides read the prompts and write on, where the context has room, the same tokens."""
+        """Both sides read the prompts and generate a few tokens, which must be the same."""
         n_new = min(N_CHECKED, self.config.n_positions - ids.shape[1] + 1)
         self.ours("forget")
         self.theirs("forget")
@@ -99,15 +97,15 @@ class Bench:
 def floor_seconds(cost, n_batch, bandwidth, rate):
     """The least seconds for a pass of this cost (`counting.PassCost`) over n sequences at once.
 
-    The weights are read once for all of them, each one's keys and values for itself; each needs its own operations.
-    Reading and computing go on at the same time, so the longer of the two is the floor.
+    Weights are read once for all sequences, keys and values once for each; each needs its own operations. Reading and
+    computing overlap, so the longer of the two is the floor.
     """
     n_bytes = ITEM * (cost.weights_read + n_batch * cost.cache_read)
     return max(n_bytes / bandwidth, n_batch * cost.flops / rate)
 
 
 class Disagreement(Exception):
-    """The sides have chosen different tokens where rounding does not explain it."""
+    """The sides have chosen different tokens, and rounding does not explain it."""
 
 
 def count_equal(tokens, their_tokens, near_ties):
@@ -129,7 +127,7 @@ def count_equal(tokens, their_tokens, near_ties):
 
 
 def measure_load(bench):
-    """Fresh processes, one after another, the first of each to bring all files into memory."""
+    """Fresh processes, one after another; the first of each only warms the file cache."""
     load = Measurement("load", "load the model", "s")
     first = Measurement("load", "process start to first token", "s")
     peak = Measurement("load", "peak memory", "MB")

@@ -1,6 +1,6 @@
 """The benchmark's side of numpy_gpt2, and the floors, measured on the same weights in the same process.
 
-The floors: what this machine cannot go below, whatever the program.
+The floors: the least time on this machine, whatever the program.
 
 * A decode step multiplies one row with every matrix, so it must read every weight once, and every key and value in the
   cache. No order of the work avoids that: 500 MB of weights do not fit a processor's cache, so each step brings them
@@ -19,7 +19,7 @@ from sides import Side, is_near_tie, median_seconds
 from numpy_gpt2 import (KVCache, forward, generate_tokens, load_model, loss_and_gradients, named_parameters, transform,
                         unembed)
 
-# Rows of so many numbers: which is fastest depends on how BLAS shares a matrix among its threads.
+# Row lengths to try: which is fastest depends on how BLAS divides a matrix among its threads.
 READING_WIDTHS = (2048, 4096, 8192)
 N_ROWS = 512  # of the products that measure the best rate: enough of them to be near it
 
@@ -116,7 +116,7 @@ def streamed_weights(model):
         if name not in looked_up:
             flat.append(array.ravel(order="K"))
             if not np.shares_memory(flat[-1], array):
-                raise AssertionError(f"{name} does not lie in one piece: a copy would be read in its place")
+                raise AssertionError(f"{name} is not contiguous: a copy would be read instead")
     return flat
 
 

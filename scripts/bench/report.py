@@ -1,4 +1,4 @@
-"""What the benchmark measured, as ratios: tables, a picture, JSON."""
+"""The benchmark's results: tables, a plot, JSON."""
 
 import statistics
 import sys
@@ -10,12 +10,12 @@ from experiment import draw_lines, picture, print_table
 UNITS = {"ms": 1e3, "s": 1, "MB": 1e-6}
 LEGEND = """
 Medians of the rounds, with the smallest and the largest. "x floor": numpy_gpt2 over the floor. "x ours": transformers
-over numpy_gpt2. A ratio is taken within each round, of times seconds apart, for a machine's speed drifts."""
+over numpy_gpt2. A ratio is taken within each round, of times seconds apart, since a machine's speed drifts."""
 
 
 @dataclass
 class Measurement:
-    """One case: what each side took in each round. Lists of one length, or empty where a side has no such thing."""
+    """One case: the measurement of each side in each round. Lists are of one length, or empty if not measured."""
 
     group: str
     case: str

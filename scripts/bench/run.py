@@ -1,4 +1,4 @@
-"""How fast is it, beside what this machine allows and beside transformers? In one run, with random weights.
+"""How fast is it, compared with this machine's limits and with transformers? In one run, with random weights.
 
 Method: measure the floors (engine.py says what they are and why nothing goes below), numpy_gpt2 and, where they
 are installed, PyTorch and transformers, in turns: floor, numpy_gpt2, transformers, floor, numpy_gpt2, ... Each works in
@@ -43,7 +43,7 @@ from numpy_gpt2.cli.arguments import check_plot, whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, say
 from numpy_gpt2.summary.counting import count_parameters
 
-# What tells each library's BLAS or OpenMP how many threads to use; read once, when its process starts.
+# The number of threads of each BLAS or OpenMP library, which reads it once, when its process starts.
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -118,9 +118,9 @@ def n_usable_cores():
 
 
 def check_outputs(args):
-    """Refuse at once what would else be refused after minutes."""
+    """Raise BadInput for outputs that would otherwise fail after minutes."""
     if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
-        raise BadInput(f"--json must be a file in a folder that is there. Got {args.json}")
+        raise BadInput(f"--json must be a file in an existing folder. Got {args.json}")
     if args.plot:
         with bad_input():
             check_plot(args.plot)
@@ -131,7 +131,7 @@ def check_outputs(args):
 
 
 def has_transformers():
-    """Whether the other side is here; if not, says so."""
+    """Whether transformers is installed; if not, prints a note."""
     missing = [name for name in ("torch", "transformers") if not find_spec(name)]
     if missing:
         say(f"{' and '.join(missing)} not installed: numpy_gpt2 is measured against the floors only "
@@ -181,7 +181,7 @@ def describe(args, config, with_theirs):
 
 
 def processor_name():
-    """The model name that Linux tells, or what Python knows."""
+    """The processor's name, from Linux or else from Python."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -190,7 +190,7 @@ def processor_name():
 
 
 def print_floors(bench):
-    """What the machine has reached: the speeds that the floors are computed with."""
+    """Print the machine's measured speeds, from which the floors are computed."""
     if not bench.rates:
         return
     rows = [["reading the weights, GB/s", *median_and_range(bench.bandwidths, 1e-9)]]

@@ -120,7 +120,7 @@ class Worker:
         try:
             return self.pool.submit(function, *arguments).result()
         except BrokenProcessPool:
-            sys.exit(f"error: the process of {self.module} was ended from outside: out of memory? Take a smaller "
+            sys.exit(f"error: the process of {self.module} was killed: out of memory? Take a smaller "
                      "--size, fewer groups with --only, or leave out the other side with --without-transformers.")
 
     def close(self):

@@ -1,17 +1,16 @@
-"""Which heads copy? A sequence of random tokens, read twice: nothing but the first copy tells what the second will say.
+"""Which heads copy? A sequence of random tokens is repeated: only the first copy can predict the second.
 
-Method: random tokens, all different, stand after an end of text, and then once more. An induction head looks from a
-token of the second copy to the token that came after it in the first one, and so can say what comes next; a
-previous-token head, in an earlier layer, is what tells each token its predecessor. Both are found by their attention.
-Then each head is silenced (its z set to 0), one at a time, and the loss is measured again: are the heads that look
-right the ones that matter?
+Method: a sequence of random tokens, all different, follows an end of text, and is then repeated. An induction head
+attends from a token of the second copy to the token that followed it in the first, and so can predict what comes next;
+a previous-token head, in an earlier layer, gives each token information about its predecessor. Both are identified by
+their attention. Then each head is ablated (its z set to 0), one at a time, and the loss is measured again: do the heads
+with the right attention matter?
 
 How to read the table: `induction` is the mean attention from a token of the second copy to the token after its first
-occurrence (1 at most), `previous` that from any token to the one before it; what even attention over all visible tokens
-would give stands above the table. `second copy` is what the loss on the tokens of the second copy gains without the
-head, in nats per token, `first copy` the same on the first, where nothing can be copied: what a head is worth for
-anything else. The heads stand in the order of `second copy`; head 3.1 is head 1 of layer 3. With --model small it takes
-minutes.
+occurrence (at most 1), `previous` that from any token to the one before it; above the table are the values for uniform
+attention over all visible tokens. `second copy` is the increase of the loss on the second copy without the head, in
+nats per token; `first copy` is the increase on the first, where nothing can be copied: what else a head is good for.
+Heads are sorted by `second copy`; head 3.1 is head 1 of layer 3. --model small takes minutes.
 
 Source: Olsson et al., "In-context Learning and Induction Heads", 2022.
 """
@@ -26,7 +25,7 @@ from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, run
 from numpy_gpt2.scoring import score_rows
 
-CLEARLY = 3  # times what even attention gives: from there on, a head is said to look somewhere
+CLEARLY = 3  # times uniform attention: the threshold for an induction or previous-token head
 
 
 class Head(NamedTuple):
@@ -38,7 +37,7 @@ class Head(NamedTuple):
 
 
 def repeated_sequences(tokenizer, vocab_size, n_samples, length, seed):
-    """Random tokens, no two alike, twice after an end of text: [n_samples, 1 + 2*length]."""
+    """Distinct random tokens, twice after an end of text: [n_samples, 1 + 2*length]."""
     rng = np.random.default_rng(seed)
     pool = np.delete(np.arange(vocab_size), tokenizer.eot_id)
     copies = np.stack([rng.choice(pool, length, replace=False) for _ in range(n_samples)])  # [n_samples, length]
@@ -47,9 +46,7 @@ def repeated_sequences(tokenizer, vocab_size, n_samples, length, seed):
 
 
 def losses(model, ids, tap=no_tap):
-    """Nats per token, mean over the tokens of the first copy and of the second, each without its first token.
-
-    What begins a copy is left out, because nothing could tell it."""
+    """Mean loss of the first copy and of the second, each without its first token, which nothing can predict."""
     hidden = transform(model, ids, tap=tap)  # [n_samples, n_tokens, n_embd]
     of_each = [-score_rows(model, rows[:-1], sample[1:], 0).log_probs for rows, sample in zip(hidden, ids)]
     _, first, second = np.split(np.stack(of_each), [1, ids.shape[-1] // 2], axis=-1)
@@ -92,11 +89,11 @@ def main():
             heads.append(Head(f"{layer}.{head}", without[1] - second, without[0] - first, float(induction[head]),
                               float(previous[head])))
 
-    n_visible = np.arange(1, 2 * length + 2)  # by each token, itself among them
+    n_visible = np.arange(1, 2 * length + 2)  # to each token, including itself
     even_induction, even_previous = np.mean(1 / n_visible[length + 1:]), np.mean(1 / n_visible[1:])
     print(f"{args.samples} sequences of {length} random tokens, twice")
     print(f"loss: first copy {first:.3f}, second copy {second:.3f}")
-    print(f"even attention: induction {even_induction:.3f}, previous {even_previous:.3f}\n")
+    print(f"uniform attention: induction {even_induction:.3f}, previous {even_previous:.3f}\n")
     heads.sort(key=lambda head: -head.added_second)
     experiment.print_table(["head", "second copy", "first copy", "induction", "previous"],
                            [[head.name, f"{head.added_second:+.3f}", f"{head.added_first:+.3f}",
@@ -116,26 +113,25 @@ def main():
 
 
 def conclusion(heads, saved, even_induction, even_previous):
-    """Sentences on heads in the order of their worth on the second copy."""
+    """The conclusion, from the heads sorted by their effect on the second copy."""
     yield f"The second copy is {abs(saved):.2f} nats a token {'easier' if saved > 0 else 'harder'} than the first."
     previous = [head for head in heads if head.previous > CLEARLY * even_previous]
     found = sorted((head for head in heads if head.induction > CLEARLY * even_induction),
                    key=lambda head: -head.induction)
-    yield (f"{len(previous)} of {len(heads)} heads look at the token before them more than {CLEARLY} times as much as "
-           "even attention would.")
+    yield (f"{len(previous)} of {len(heads)} heads attend to the previous token more than {CLEARLY} times as much as "
+           "uniform attention would.")
     if not found:
-        yield "None looks so at the token to copy: by this measure the model has no induction head."
+        yield "None attends to the token to copy that much: by this measure the model has no induction head."
         return
     names = ", ".join(f"{head.name} ({head.induction:.2f})" for head in found)
     at_top = {head.name for head in heads[:len(found)]}
     shared = sum(head.name in at_top for head in found)
-    yield f"At the token to copy look, so much more than evenly, {names}: the induction heads."
+    yield f"The induction heads, which attend to the token to copy that much more than uniformly, are {names}."
     if shared == len(found):
-        yield (f"They are also the {len(found)} without which the second copy's loss rises most: who looks right, "
-               "matters.")
+        yield f"They are also the {len(found)} whose ablation increases the second copy's loss most."
     else:
-        yield (f"Of the {len(found)} without which the second copy's loss rises most, {shared} are among them: looking "
-               "right is not all that matters. What else a head is good for shows in its worth on the first copy.")
+        yield (f"Of the {len(found)} whose ablation increases the second copy's loss most, {shared} are among them: "
+               "the right attention is not all that matters. The first copy shows what else a head is good for.")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""What made the model say that? Three answers by gradients, beside the answer by trying.
+"""What caused the model's answer? Three gradient-based attributions, compared with real activation patching.
 
-Method: the prompts and answers of patch_activations.py. After each prompt the model says one answer rather than the
-other; how much so is the difference of their two logits.
+Method: the prompts and answers of patch_activations.py. The metric is the difference of the two answers' logits.
 
-1. Saliency: the gradient of the answer's logit at each token's embedding, times the embedding. One pass back.
-2. Integrated gradients: the same, but with the mean gradient on the way from no tokens at all, so that the parts sum to
-   what the tokens do together.
-3. Attribution patching: what each patch of one activation of the corrupted run would restore, all of them estimated in
-   three passes. Beside it real patching, one pass for each patch.
+1. Saliency: the gradient of the answer's logit with respect to each token's embedding, times the embedding.
+2. Integrated gradients: the same with the mean gradient along the line from zero embeddings, so that the attributions
+   sum to the effect of all tokens together.
+3. Attribution patching: an estimate of what each patch of an activation into the corrupted run would restore, for all
+   patches in three passes; compared with real patching, which takes one pass per patch.
 
-How to read the tables: the first has a row for each token. The second has a row for each head, or MLP, whose patch
-matters most at all positions together, with the estimate and what real patching gives. With --plot, each patch of the
-residual stream and of the heads is a point: estimate against truth. Points far from the diagonal are where the
-activation is so different that a straight line does not describe what the model does with it: in the first layers,
-mostly, where nearly all of the network is still to come.
+How to read the tables: the first has a row for each token. The second has the heads and MLPs whose patches matter most,
+summed over positions: estimated, and by real patching. With --plot, each patch of the residual stream, heads and MLPs
+is a point. Points far from the diagonal are patches whose effect is not linear: mostly in the first layers, where the
+activations differ most and nearly all of the network is still to come.
 
 Source: Nanda, "Attribution Patching: Activation Patching At Industrial Scale", 2023; Sundararajan et al., "Axiomatic
 Attribution for Deep Networks", 2017.
@@ -31,7 +29,7 @@ N_ROWS = 10
 
 
 def real_effects(model, clean, corrupted, metric, names):
-    """What patching each stage adds to the metric, by trying: of each name an array like that of the estimates."""
+    """The change of the metric by each real patch: {name: [n_head or 1, n_tokens]}."""
     acts = Recorder(names)
     forward(model, clean, tap=acts)
     before, _ = metric(forward(model, corrupted))
@@ -40,11 +38,11 @@ def real_effects(model, clean, corrupted, metric, names):
         heads = range(model.config.n_head) if name.endswith("attn.z") else [None]
         effects[name] = np.array([[metric(forward(model, corrupted, tap=patch(name, acts[name], position, head)))[0]
                                    - before for position in range(len(clean))] for head in heads])
-    return effects  # each [n_head or 1, n_tokens]
+    return effects
 
 
 def print_tokens(tokenizer, ids, columns):
-    """A row for each token of the prompt: its name, and what it does by each method."""
+    """Print a row for each token of the prompt, with its attribution by each method."""
     rows = [[str(i), repr(tokenizer.decode([token_id])), *(f"{values[i]:+.3f}" for values in columns.values())]
             for i, token_id in enumerate(ids)]
     sums = ["", "sum", *(f"{values.sum():+.3f}" for values in columns.values())]
@@ -52,7 +50,7 @@ def print_tokens(tokenizer, ids, columns):
 
 
 def correlation(estimates, effects):
-    """Of all patches together: Pearson's coefficient."""
+    """Pearson's correlation over all patches."""
     return float(np.corrcoef(np.concatenate([estimates[name].ravel() for name in effects]),
                              np.concatenate([values.ravel() for values in effects.values()]))[0, 1])
 
@@ -62,7 +60,7 @@ def main():
     parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
     parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
     parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
-                        help="what should follow each, of which the first token counts (default: ' she' ' he')")
+                        help="the answer to each, of which only the first token counts (default: ' she' ' he')")
     args, model, tokenizer = experiment.start(parser)
     clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
     corrupted = [tokenizer.eot_id, *tokenizer.encode(args.corrupted)]
@@ -73,7 +71,7 @@ def main():
 
     difference = saliency(model, clean, -1, answer) - saliency(model, clean, -1, other)
     parts = integrated_gradients(model, clean, metric)
-    print(f"logit of {args.answers[0]!r} less that of {args.answers[1]!r} after the clean prompt, by token\n")
+    print(f"logit of {args.answers[0]!r} minus logit of {args.answers[1]!r} after the clean prompt, by token\n")
     print_tokens(tokenizer, clean, {"saliency": difference, "integrated gradients": parts})
     with_tokens, _ = metric(forward(model, clean))
     without, _ = metric(forward(model, clean, tap=patch("wte", 0)))
@@ -90,27 +88,27 @@ def main():
             label = f"{name} head {head}" if len(effects) > 1 else name
             of_parts.append((label, float(estimate.sum()), float(values.sum())))
     of_parts.sort(key=lambda part: -abs(part[2]))
-    print(f"\nwhat a patch of the clean run adds to the corrupted one's {estimated.corrupted:+.3f}, summed over "
-          f"positions; the clean one has {estimated.clean:+.3f}\n")
-    experiment.print_table(["patched", "estimated", "by trying"], [
+    print(f"\neffect of patches from the clean run ({estimated.clean:+.3f}) into the corrupted one "
+          f"({estimated.corrupted:+.3f}), summed over positions\n")
+    experiment.print_table(["patched", "estimated", "real"], [
         [label, f"{estimate:+.3f}", f"{truth:+.3f}"] for label, estimate, truth in of_parts[:N_ROWS]])
 
     n_patches = sum(values.size for effects in real.values() for values in effects.values())
     experiment.conclude(
-        f"The parts of the integrated gradients sum to {parts.sum():+.3f}; the tokens together make "
+        f"The integrated gradients sum to {parts.sum():+.3f}; the effect of all tokens together is "
         f"{with_tokens - without:+.3f}.",
-        f"Three passes estimated what {n_patches} patches did one by one. Estimate and truth correlate with " +
+        f"Three passes estimated the effects of {n_patches} patches. The correlation with real patching is " +
         ", ".join(f"{correlation(estimated.effects, effects):.2f} ({kind})" for kind, effects in real.items()) + ".",
-        f"The most important part by trying, {of_parts[0][0]}, makes {of_parts[0][2] / whole:.0%} of the difference "
+        f"The patch with the largest effect, {of_parts[0][0]}, makes {of_parts[0][2] / whole:.0%} of the difference "
         f"between the two runs; its estimate is {of_parts[0][1] / whole:.0%}." if whole else
-        "Both prompts give the same difference of logits: these answers do not tell them apart.")
+        "Both prompts give the same logit difference: these answers do not distinguish them.")
     if args.plot:
         with experiment.picture(args.plot, 3) as panels:
             for panel, (kind, effects) in zip(panels, real.items()):
                 for name, values in effects.items():
                     panel.plot(estimated.effects[name].ravel(), values.ravel(), ".", label=name)
                 panel.axline((0, 0), slope=1, color="grey", linewidth=0.8)
-                panel.set(title=kind, xlabel="estimated by attribution patching", ylabel="by real patching")
+                panel.set(title=kind, xlabel="attribution patching", ylabel="real patching")
                 panel.legend(fontsize="x-small")
 
 

@@ -1,12 +1,12 @@
 """Do biases matter? The survey says that they matter little. Here they are set to zero, and a text is scored.
 
 Method: build copies of the model in which one kind of bias is all zeros (or the layer norms' gains all ones), and
-measure the loss on a text that no model has read. As a control, as many numbers as there are biases in all are set to
-zero among the matrices' weights, drawn at random: are biases worth more or less than their number?
+measure the loss on a text that no model was trained on. As a control, set as many random weights of the matrices to
+zero as there are biases: do biases matter more than their number suggests?
 
-How to read the table: `numbers` is how many are changed, `fraction` what part of all parameters. `loss` is in nats
-per token; `change` is what the copy loses, and `times` by how much that multiplies the perplexity. The key biases are
-there twice, once alone: they add the same to a query's score with every key, which softmax does not see.
+How to read the table: `numbers` is how many are changed, `fraction` their fraction of all parameters. `loss` is in nats
+per token, `change` its increase, and `times` the factor by which the perplexity grows. The key biases also have a row
+of their own: they add the same to a query's score with every key, and softmax ignores that.
 """
 
 import math
@@ -22,18 +22,18 @@ MATTERS = 0.05  # nats per token: perplexity grows by a twentieth
 
 
 def zeroed(model, *endings):
-    """Every array whose name ends like this, as zeros: {name: array}."""
+    """All arrays whose names end in one of these, as zeros: {name: array}."""
     return {name: np.zeros_like(array) for name, array in named_parameters(model) if name.endswith(endings)}
 
 
 def ones(model):
-    """The gains of all layer norms as ones: {name: array}."""
+    """All layer-norm gains as ones: {name: array}."""
     return {name: np.ones_like(array) for name, array in named_parameters(model)
             if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight"))}
 
 
 def without_third(model, third):
-    """The fused bias of queries (0), keys (1) and values (2) without one of its thirds: {name: array}."""
+    """The fused biases with queries (0), keys (1) or values (2) as zeros: {name: array}."""
     arrays = {}
     for name, array in named_parameters(model):
         if name.endswith("c_attn.bias"):
@@ -44,7 +44,7 @@ def without_third(model, third):
 
 
 def without_random_weights(model, n, seed):
-    """n weights of the blocks' matrices, drawn at random, as zeros: {name: array}."""
+    """The blocks' matrices with n random weights as zeros: {name: array}."""
     rng = np.random.default_rng(seed)
     matrices = {name: array for name, array in named_parameters(model) if name.startswith("h.") and array.ndim == 2}
     ends = np.cumsum([array.size for array in matrices.values()])
@@ -72,7 +72,7 @@ def main():
     n_biases = sum(array.size for array in all_biases.values())
     attention = zeroed(model, "attn.c_attn.bias", "attn.c_proj.bias")
     mlp = zeroed(model, "mlp.c_fc.bias", "mlp.c_proj.bias")
-    copies = [  # what is changed, how many numbers that is (None: all of its arrays'), the changed arrays
+    copies = [  # label, count of changed numbers (None: all in the arrays), the changed arrays
         ("attention's biases", None, attention),
         ("  of them the queries'", third, without_third(model, 0)),
         (KEYS, third, without_third(model, 1)),
@@ -101,9 +101,9 @@ def main():
         f"All biases are {n_biases / n_all:.2%} of the parameters, and without them the perplexity is "
         f"{math.exp(min(biases, 99)):.2f} times as large; without as many random weights "
         f"{math.exp(min(control, 99)):.2f} times.",
-        "The survey's claim does not hold for this model: biases are few, and matter far more than their number."
+        "The survey's claim does not hold for this model: biases matter far more than their number suggests."
         if biases > max(MATTERS, 2 * control) else "The survey's claim holds for this model: they matter little.",
-        f"The keys' biases alone change the loss by {abs(changes[KEYS]):.0e}: rounding.")
+        f"The key biases alone change the loss by {abs(changes[KEYS]):.0e}: rounding.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):
             panel.barh([name.strip() for name in changes], list(changes.values()))

@@ -1,14 +1,14 @@
 """How far does coherence reach? The survey says: sentences hold together, longer texts do not.
 
-Method, in three parts. (1) A text is scored with all that stands before each token in its window, and again by the same
-weights with a context of 8, 32 or 128 tokens: what does the far past add? The tokens are the same in a row, so that a
-row compares like with like. (2) How far back does each layer look? Every attention pattern of a pass is measured by a
-tap. (3) Does a long sample come to repeat itself, more than the text does?
+Method, in three parts. (1) A text is scored with the model's full context, and again with the context cut to 8, 32 or
+128 tokens: how much do distant tokens help? Each row has the same tokens, so that its losses are comparable. (2) How
+far back does each layer attend? A tap measures every attention pattern of a pass. (3) Do long samples repeat themselves
+more than the text does?
 
-How to read the tables: (1) loss in nats per token, by how many tokens stand before it in the window; a context of 8
-means that 4 to 7 of them are seen. (2) Mean distance in tokens from a query to what it looks at, and the fraction of
-attention on the text's first token, on the nearest 8 (the first left out), and farther back than 32 (likewise). (3) The
-fraction of runs of three tokens that were there before.
+How to read the tables: (1) loss in nats per token, by the number of tokens before it in the window; with a context of 8
+the model sees 4 to 7 of them. (2) The mean distance in tokens from a query to the keys it attends to, and the fraction
+of attention on the text's first token, on the nearest 8, and more than 32 tokens back (both without the first). (3) The
+fraction of trigrams (of tokens) that occurred before.
 """
 
 import experiment
@@ -24,20 +24,20 @@ CONTEXTS = (8, 32, 128)
 
 
 def losses(model, ids, context):
-    """The loss of every token but the first, with half to all of `context` tokens in sight."""
+    """The loss of every token but the first, each with at least half of a context of `context` tokens."""
     short = experiment.rebuilt(model, {"wpe.weight": model.wpe[:context]}, n_positions=context)
     return -score_tokens(short, ids, stride=context // 2).log_probs
 
 
 def loss_by_position(model, ids):
-    """Rows of: tokens before, tokens scored, the losses with each context and with everything; and all of the last."""
+    """The contexts, and rows of: tokens before, tokens scored, mean loss with each context and with all."""
     n_positions = model.config.n_positions
     contexts = [context for context in CONTEXTS if context < n_positions]
     short = [losses(model, ids, context) for context in contexts]  # [n_tokens - 1] each
     starts = range(0, len(ids) - 1, n_positions)
     whole = np.concatenate([-score_tokens(model, ids[start:start + n_positions]).log_probs for start in starts])
     scored = np.concatenate([np.arange(start + 1, min(start + n_positions, len(ids))) for start in starts])
-    before = scored % n_positions  # how many tokens stand before each in its window
+    before = scored % n_positions  # the number of tokens before each in its window
     rows, low = [], 1
     for high in [2**i for i in range(3, 30)]:
         here = (low <= before) & (before < high)
@@ -50,7 +50,7 @@ def loss_by_position(model, ids):
 
 
 class Distances:
-    """A tap that measures every attention pattern and keeps only the numbers."""
+    """A tap that stores the measures of every attention pattern."""
 
     def __init__(self):
         self.rows = []
@@ -67,7 +67,7 @@ class Distances:
 
 
 def seen_before(ids):
-    """For each run of three tokens, whether it was there before: [n_tokens - 2]."""
+    """Whether each trigram occurred before: [n_tokens - 2]."""
     seen, answers = set(), []
     for three in zip(ids, ids[1:], ids[2:]):
         answers.append(three in seen)
@@ -79,8 +79,8 @@ def main():
     parser = experiment.make_parser(__doc__)
     experiment.add_text(parser)
     experiment.add_seed(parser)
-    parser.add_argument("--samples", type=whole_number(1), default=4, metavar="N", help="long samples (default: 4)")
-    parser.add_argument("--length", type=whole_number(8), default=384, metavar="N", help="of each (default: 384)")
+    parser.add_argument("--samples", type=whole_number(1), default=4, metavar="N", help="samples to draw (default: 4)")
+    parser.add_argument("--length", type=whole_number(8), default=384, metavar="N", help="tokens each (default: 384)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="default: 0.8")
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
@@ -102,7 +102,7 @@ def main():
                            [[str(i), f"{far:.1f}", *(f"{fraction:.1%}" for fraction in fractions)]
                             for i, (far, *fractions) in enumerate(distances.rows)])
 
-    print(f"\n(3) Runs of three tokens seen before: {args.samples} samples at temperature {args.temperature:g}\n")
+    print(f"\n(3) Trigrams seen before: {args.samples} samples at temperature {args.temperature:g}\n")
     steps = generate_tokens(model, [tokenizer.eot_id], length, num_return_sequences=args.samples, seed=args.seed,
                             temperature=args.temperature, vocab_size=tokenizer.vocab_size, eos_token_id=-1)
     samples = np.stack(list(steps), axis=1)  # [n_samples, length]
@@ -110,26 +110,26 @@ def main():
     in_text = seen_before(ids[1:length + 1])
     quarters = np.array_split(np.arange(length - 2), 4)
     repeats = [(f"{q[0] + 1}-{q[-1] + 1}", in_samples[q].mean(), in_text[q].mean()) for q in quarters]
-    experiment.print_table(["runs", "samples", "the text"], [[n, f"{a:.1%}", f"{b:.1%}"] for n, a, b in repeats])
+    experiment.print_table(["trigrams", "samples", "the text"], [[n, f"{a:.1%}", f"{b:.1%}"] for n, a, b in repeats])
 
     name, _, means = rows[-1]
     known = {f"a context of {c}": x for c, x in zip(contexts, means) if x is not None} | {"all": means[-1]}
     worst, best = next(iter(known.values())), min(known, key=known.get)
     fractions = [f"{label} {(worst - x) / (worst - known[best]):.0%}" for label, x in known.items() if x < worst]
     experiment.conclude(
-        f"With {name} tokens before it, a token costs least when the model sees {best}, and "
-        f"{worst - known[best]:.2f} nats less than when it sees {next(iter(known))};",
-        f"of that gain: {', '.join(fractions)}." if fractions else "a longer view gains nothing.",
-        f"In the last quarter of the samples {repeats[-1][1]:.0%} of the runs were there before, in the text "
+        f"With {name} tokens before it, a token's loss is lowest when the model sees {best}: "
+        f"{worst - known[best]:.2f} nats below that with {next(iter(known))}.",
+        f"Of that gain: {', '.join(fractions)}." if fractions else "A longer context gains nothing.",
+        f"In the last quarter of the samples {repeats[-1][1]:.0%} of the trigrams had occurred before, in the text "
         f"{repeats[-1][2]:.0%}.")
     if args.plot:
         with experiment.picture(args.plot, 3) as (left, middle, right):
             by_context = zip([*(f"context {c}" for c in contexts), "all"], zip(*(row[2] for row in rows)))
             experiment.draw_lines(left, [row[0] for row in rows], dict(by_context), "tokens before", "loss")
             experiment.draw_lines(middle, range(len(distances.rows)), {"mean": [row[0] for row in distances.rows]},
-                                  "layer", "mean distance of attention, tokens")
+                                  "layer", "mean attention distance, tokens")
             names, in_samples, in_text = zip(*repeats)
-            experiment.draw_lines(right, names, {"samples": in_samples, "the text": in_text}, "runs", "seen before")
+            experiment.draw_lines(right, names, {"samples": in_samples, "the text": in_text}, "trigrams", "seen before")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What the survey's experiments share: their arguments, a text, changed copies of a model, a table, a picture.
+"""Shared code of the survey's experiments: arguments, a text, modified models, tables and plots.
 
-Each experiment is a script of its own: `python scripts/experiments/temperature_study.py`, with `--help` for what it
-asks and how.
+Each experiment is a script, such as `python scripts/experiments/temperature_study.py`; `--help` has its method.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from numpy_gpt2.cli.exits import BadInput, bad_input, say
 from numpy_gpt2.cli.tables import table
 from numpy_gpt2.scoring import score_tokens
 
-STORY = Path(__file__).with_name("story.txt")  # a fairy tale written for these experiments, so no model has read it
+STORY = Path(__file__).with_name("story.txt")  # written for these experiments: not in any training data
 
 
 class Parser(ArgumentParser):
@@ -29,27 +28,27 @@ class Parser(ArgumentParser):
 
 
 def make_parser(docstring):
-    """The arguments that every experiment has. The script's docstring is its help."""
+    """A parser with the common arguments. The script's docstring is its help."""
     parser = Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_argument(parser)
-    parser.add_argument("--plot", metavar="FILE.png", help="also draw a picture (needs matplotlib)")
+    parser.add_argument("--plot", metavar="FILE.png", help="also save a plot (needs matplotlib)")
     return parser
 
 
 def add_seed(parser, default=1):
     parser.add_argument("--seed", type=whole_number(0), default=default, metavar="S",
-                        help="of all draws (default: %(default)s)")
+                        help="random seed (default: %(default)s)")
 
 
 def add_text(parser, n_tokens=None):
     parser.add_argument("--text", default=os.path.relpath(STORY), metavar="FILE",
                         help="a UTF-8 text (default: scripts/experiments/story.txt)")
     parser.add_argument("--tokens", type=whole_number(2), default=n_tokens, metavar="N",
-                        help=f"of the text, the first N tokens (default: {n_tokens or 'all'})")
+                        help=f"only the first N tokens of the text (default: {n_tokens or 'all'})")
 
 
 def start(parser):
-    """Arguments, model and tokenizer, once everything that can be refused early has been."""
+    """Arguments, model and tokenizer."""
     args = parser.parse_args()
     with bad_input():
         if args.plot:
@@ -60,12 +59,12 @@ def start(parser):
 
 
 def count(model):
-    """The number of parameters, from the arrays themselves."""
+    """The number of parameters, counted from the arrays."""
     return sum(array.size for _, array in named_parameters(model))
 
 
 def text_ids(args, tokenizer):
-    """The text's tokens after an end of text, which is how the model learnt that a text begins."""
+    """The text's tokens after an end of text, as in training."""
     ids = tokenizer.encode(read_prompt(None, args.text))[:args.tokens]
     if len(ids) < 2:
         raise BadInput(f"{args.text}: expected a text of two tokens or more, found {len(ids)}")
@@ -73,17 +72,17 @@ def text_ids(args, tokenizer):
 
 
 def loss(model, ids):
-    """Nats per token, mean over the text."""
+    """Mean loss over the text, in nats per token."""
     return score_tokens(model, ids).mean_loss
 
 
 def rebuilt(model, arrays, **settings):
-    """A copy of the model with other settings, and with these arrays under their names in the checkpoint."""
+    """A model with some settings and arrays replaced."""
     return build_model(replace(model.config, **settings), {**dict(named_parameters(model)), **arrays})
 
 
 def print_table(header, rows, n_left=1):
-    """Aligned columns: the first n_left to the left, the others to the right. Cells are texts, or whole numbers."""
+    """Print aligned columns, the first n_left to the left, the others to the right. Cells are strings or ints."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
     align = "<" * n_left + ">" * (len(header) - n_left)
     for line in table(header, rows, align, width=10_000):
@@ -96,7 +95,7 @@ def conclude(*sentences):
 
 @contextmanager
 def picture(path, n_panels):
-    """A PNG with panels side by side: `with picture(args.plot, 2) as (left, right): left.plot(...)`."""
+    """Save a PNG with panels side by side: `with picture(args.plot, 2) as (left, right): left.plot(...)`."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(1 + 5 * n_panels, 4), layout="constrained")
     yield figure.subplots(1, n_panels, squeeze=False)[0]
@@ -105,7 +104,7 @@ def picture(path, n_panels):
 
 
 def draw_lines(panel, x, lines, x_label, y_label=""):
-    """Lines in a panel: {label: y}. None leaves a gap."""
+    """Plot {label: y} in a panel; a y of None is a gap."""
     for label, y in lines.items():
         panel.plot(x, [float("nan") if value is None else value for value in y], "o-", label=label)
     panel.set(xlabel=x_label, ylabel=y_label)

@@ -1,11 +1,11 @@
-"""How does GPT-2 write? The survey's five steps: tokenize, array, forward, sample, decode; then again from the start.
+"""How does GPT-2 generate text? The survey's five steps, repeated: tokenize, array, forward, sample, decode.
 
-Method: each step is one call, printed with what came out. The first round shows everything; the rounds after it do the
-same with one token more. Nothing is cached: each round reads the whole text again, which a real loop avoids (see
-decoding.py). At the end `generate_tokens` is asked for the same tokens.
+Method: each step is one call, printed with its result in the first round; later rounds repeat the steps with one more
+token. There is no cache: each round reads the whole text again, which a real loop avoids (see decoding.py). At the end,
+`generate_tokens` should give the same tokens.
 
-How to read the table: one line for each round, with the text as it was read, the token that was drawn and its
-probability at this temperature, and that of the token which was likeliest.
+How to read the table: a line for each round, with the text, the sampled token and its probability at this temperature,
+and the highest probability of any token.
 """
 
 import experiment
@@ -21,16 +21,16 @@ from numpy_gpt2.sampling import process_logits, sample
 def main():
     parser = experiment.make_parser(__doc__)
     parser.add_argument("--prompt", default="Once upon a time", help="default: %(default)s")
-    parser.add_argument("--rounds", type=whole_number(1), default=9, metavar="N", help="tokens to draw (default: 9)")
+    parser.add_argument("--rounds", type=whole_number(1), default=9, metavar="N", help="tokens to sample (default: 9)")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="above 0 (default: 0.8)")
     experiment.add_seed(parser, default=4)
     args, model, tokenizer = experiment.start(parser)
     with bad_input():
         sampling = GenerationConfig(temperature=args.temperature)
     if sampling.temperature == 0 or not args.prompt:
-        raise BadInput("a draw needs a temperature above 0 and a prompt that is not empty")
+        raise BadInput("sampling needs a temperature above 0 and a prompt that is not empty")
     vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
-    generator = np.random.default_rng(np.random.SeedSequence(args.seed).spawn(1)[0])  # as generate_tokens makes its own
+    generator = np.random.default_rng(np.random.SeedSequence(args.seed).spawn(1)[0])  # as in generate_tokens
 
     text, new_ids, rows, top = args.prompt, [], [], None
     ids = tokenizer.encode(text)  # 1. tokenize: the text as token ids
@@ -39,11 +39,11 @@ def main():
         raise BadInput(f"--rounds and the prompt must fit the context, {model.config.n_positions} tokens. "
                        f"Got {args.rounds} and {len(ids)}")
     for i in range(args.rounds):
-        array = np.array(ids)  # 2. array: the ids as numbers in a row, [n_tokens]
+        array = np.array(ids)  # 2. array: the ids, [n_tokens]
         logits = forward(model, array)  # 3. forward: a score for every token of the vocabulary, at every position
-        shaped = process_logits(logits[-1, :vocab_size], array, sampling)  # the last row, divided by the temperature
-        token = int(sample(shaped, np.array(generator.random())))  # 4. sample: one draw
-        written = tokenizer.decode([*ids, token])  # 5. decode: ids as text
+        shaped = process_logits(logits[-1, :vocab_size], array, sampling)  # divides by the temperature
+        token = int(sample(shaped, np.array(generator.random())))  # 4. sample one token
+        written = tokenizer.decode([*ids, token])  # 5. decode: the ids as text
         probabilities = softmax(shaped)  # [vocab_size]
         if i == 0:
             top = [(tokenizer.decode([best]), float(probabilities[best])) for best in np.argsort(-probabilities)[:10]]
@@ -58,21 +58,21 @@ def main():
                      f"{probabilities.max():.1%}"])
         new_ids.append(token)
         ids, text = [*ids, token], written
-    experiment.print_table(["round", "read", "drawn", "probability", "likeliest"], rows, n_left=3)
+    experiment.print_table(["round", "read", "sampled", "probability", "highest"], rows, n_left=3)
 
     with bad_input():
         again = list(generate_tokens(model, prompt_ids, args.rounds, seed=args.seed, temperature=args.temperature,
                                      vocab_size=vocab_size, eos_token_id=-1))
     n_likeliest = sum(row[3] == row[4] for row in rows)
     experiment.conclude(
-        f"{text!r} took {args.rounds} rounds of five calls; in {n_likeliest} the draw was the likeliest token.",
-        "generate_tokens, which caches, draws the same tokens." if again == new_ids else
-        "generate_tokens, which caches, draws other tokens: rounding differs, and a draw fell between two of them.")
+        f"{text!r} took {args.rounds} rounds of five calls; {n_likeliest} of them sampled the most likely token.",
+        "generate_tokens, which uses a cache, samples the same tokens." if again == new_ids else
+        "generate_tokens, which uses a cache, samples other tokens, because of a difference in rounding.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):
             panel.barh([repr(name) for name, _ in top], [probability for _, probability in top])
             panel.invert_yaxis()
-            panel.set(xlabel=f"probability after {args.prompt!r}", title="the ten likeliest tokens")
+            panel.set(xlabel=f"probability after {args.prompt!r}", title="the ten most likely tokens")
 
 
 if __name__ == "__main__":

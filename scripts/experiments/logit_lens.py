@@ -1,13 +1,13 @@
-"""What would the model say if it stopped early? The logit lens reads the residual stream before every block.
+"""What would the model predict if it stopped early? The logit lens reads the residual stream before every block.
 
-Method: one pass is recorded. The stream, as it enters each block and as it leaves the last one, goes through the last
-layer norm and the unembedding, as if nothing were to follow. Layer 0 is the embeddings alone; the last column is the
-model itself. The same is done for a longer text, for a sum over more than a handful of tokens.
+Method: one pass is recorded. The residual stream before each block, and after the last, goes through the final layer
+norm and the unembedding. Layer 0 is only the embeddings; the last column is the model's own prediction. Averages are
+taken over a longer text.
 
-How to read the tables: a row is a token as it is read, with the token that came after it; a column is a layer (at most
-nine are shown, evenly spaced). The first table has the token that the lens finds likeliest there, the second the
-probability of the token that came. In the third, `loss` is that of the lens in nats per token, `right` the fraction of
-places where its likeliest token came, `as the last` that where it is the whole model's likeliest token already.
+How to read the tables: a row is an input token and the token that followed; a column is a layer (at most nine, evenly
+spaced). The first table has the lens's top token, the second the probability of the token that followed. In the third,
+`loss` is the lens's in nats per token, `correct` its accuracy, and `as final` the fraction of positions where its top
+token is that of the whole model.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 """
@@ -23,18 +23,18 @@ from numpy_gpt2.scoring import log_sum_exp
 
 PROMPT = "Once upon a time there was a king who had three daughters"
 MAX_COLUMNS = 9
-SETTLED = 0.5  # of the places: from there on the lens is said to have made up its mind
+SETTLED = 0.5  # of the positions: the threshold for agreement with the whole model
 
 
 def recorded(model, ids):
-    """What the lens needs of a pass over ids, the last of which is only a thing to predict."""
+    """The residual streams of a pass over ids, of which the last is only a target."""
     acts = Recorder(["h.*.resid_pre", f"h.{model.config.n_layer - 1}.resid_post"])
     transform(model, ids[:-1], tap=acts)
     return acts
 
 
 def lens_row(model, acts, layer, ids):
-    """A layer's loss, fraction of right tokens, and likeliest tokens [n_tokens]."""
+    """The lens's loss, accuracy and top tokens [n_tokens] at a layer."""
     logits = logit_lens(model, acts, layer)  # [n_tokens, vocab_size]
     check_finite(logits)
     chosen = np.take_along_axis(logits, np.array(ids[1:])[:, np.newaxis], axis=-1)  # [n_tokens, 1]
@@ -61,10 +61,10 @@ def main():
         logits = logit_lens(model, acts, layer)  # [n_tokens, vocab_size]
         likeliest.append([repr(best[0].text) for best in top_tokens(logits, tokenizer, 1)])
         probabilities.append(softmax(logits)[np.arange(len(ids) - 1), ids[1:]])  # [n_tokens]
-    header = ["read", "then came", *(f"layer {layer}" if layer == 0 else str(layer) for layer in columns)]
-    print("The likeliest token:\n")
+    header = ["token", "next", *(f"layer {layer}" if layer == 0 else str(layer) for layer in columns)]
+    print("The lens's top token:\n")
     experiment.print_table(header, [[*names[i:i + 2], *cells] for i, cells in enumerate(zip(*likeliest))], len(header))
-    print("\nThe probability of the token that came:\n")
+    print("\nThe probability of the next token:\n")
     experiment.print_table(header, [[*names[i:i + 2], *(f"{p:.1%}" for p in cells)]
                                     for i, cells in enumerate(zip(*probabilities))], n_left=2)
 
@@ -73,7 +73,7 @@ def main():
     losses = [loss for loss, _, _ in found]
     same = [float(np.mean(best == found[-1][2])) for _, _, best in found]
     print(f"\n{len(text_ids) - 1} tokens of {args.text}:\n")
-    experiment.print_table(["layer", "loss", "right", "as the last"], [
+    experiment.print_table(["layer", "loss", "correct", "as final"], [
         [str(layer), f"{loss:.3f}", f"{right:.1%}", f"{agreed:.1%}"]
         for layer, ((loss, right, _), agreed) in enumerate(zip(found, same))])
 
@@ -81,16 +81,16 @@ def main():
     settled = next(layer for layer, agreed in enumerate(same) if min(same[layer:]) >= SETTLED)
     gains = [before - after for before, after in zip(losses, losses[1:])]
     experiment.conclude(
-        f"The lens's loss falls in {n_falls} of {n_layer} blocks, from {losses[0]:.2f} nats a token at the embeddings "
+        f"The lens's loss falls in {n_falls} of {n_layer} blocks, from {losses[0]:.2f} nats per token for embeddings "
         f"to {losses[-1]:.2f}; most in block {int(np.argmax(gains))}, by {max(gains):.2f}.",
-        f"At layer {settled} of {n_layer}, and from there on, it names the whole model's likeliest token in "
-        f"{SETTLED:.0%} of the places or more.",
-        "The prediction grows block by block." if n_falls == n_layer else
-        "Not every block brings the stream nearer to the answer, read so: some write what only later ones can use.")
+        f"From layer {settled} of {n_layer} on, its top token is the whole model's at {SETTLED:.0%} of the positions "
+        "or more.",
+        "The prediction improves with every block." if n_falls == n_layer else
+        "Not every block improves the prediction: some write what only later blocks can use.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
             image = left.imshow(np.transpose(probabilities), aspect="auto", vmin=0, vmax=1)
-            left.set(xlabel="layer", title="probability of the token that came")
+            left.set(xlabel="layer", title="probability of the next token")
             left.set_xticks(range(len(columns)), map(str, columns))
             left.set_yticks(range(len(ids) - 1), names[1:])
             left.figure.colorbar(image, ax=left)

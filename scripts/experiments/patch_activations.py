@@ -1,14 +1,14 @@
-"""Where does the model keep what it will need? Causal tracing: put one activation of one prompt into another.
+"""Where does the model store what it needs later? Causal tracing: patch one activation of one prompt into another.
 
-Method: two prompts of as many tokens as each other differ in a word, and so does what should follow. The clean one is
-recorded. Then the corrupted one is read again and again, each time with one vector of the residual stream, that of one
-layer at one position, replaced by the clean run's. Where the answer comes back, that vector held what makes the
-difference. The answer is measured as a difference of two logits: the clean answer's less the corrupted one's.
+Method: two prompts of equal length differ in a word, and so do the expected answers. The clean prompt is recorded. Then
+the corrupted one is run many times, each time with one vector of the residual stream, at one layer and position,
+replaced by the clean run's. If that restores the clean answer, the vector has the information that differs. The metric
+is the logit of the clean answer minus that of the corrupted one.
 
-How to read the table: a row is a position, with its token in both prompts, a column the layer that the patched vector
-enters (at most nine are shown, evenly spaced). The cells say how much of the difference is restored: 0% is the
-corrupted run, 100% the clean one. To the left, all is at the word that differs; to the right, all is at the last
-position, where the next token is decided. In between one sees in which layers it moves, and through which tokens.
+How to read the table: a row is a position, with its token in both prompts; a column is the layer whose input is patched
+(at most nine, evenly spaced). A cell is the fraction of the metric that is restored: 0% is the corrupted run, 100% the
+clean one. In early layers only the word that differs matters; in late layers only the last position, which predicts the
+answer. In between you see in which layers the information moves, and through which tokens.
 
 Source: Meng et al., "Locating and Editing Factual Associations in GPT", section 2.1, 2022 (there with noise).
 """
@@ -38,9 +38,9 @@ def answer_ids(tokenizer, answers):
 
 
 def check_prompts(tokenizer, clean, corrupted, n_positions):
-    """Raise BadInput for prompts that cannot be laid over each other."""
+    """Raise BadInput for prompts that cannot be compared position by position."""
     if len(clean) != len(corrupted):
-        raise BadInput(f"the prompts must have as many tokens as each other. Got {len(clean) - 1} and "
+        raise BadInput(f"the prompts must have the same number of tokens. Got {len(clean) - 1} and "
                        f"{len(corrupted) - 1}: {shown(tokenizer, clean)} and {shown(tokenizer, corrupted)}")
     if clean == corrupted:
         raise BadInput("the prompts must differ. Got the same tokens twice")
@@ -53,7 +53,7 @@ def shown(tokenizer, ids):
 
 
 def difference(model, ids, answers, tap=no_tap):
-    """The logit of the one answer less that of the other, after the last token."""
+    """The logit of the first answer minus that of the second, after the last token."""
     hidden = transform(model, ids, tap=tap)  # [n_tokens, n_embd]
     logits = unembed(model, hidden[-1:])[0]  # [vocab_size]
     check_finite(logits)
@@ -65,7 +65,7 @@ def main():
     parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
     parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
     parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
-                        help="what should follow each, of which the first token counts (default: ' she' ' he')")
+                        help="the answer to each, of which only the first token counts (default: ' she' ' he')")
     args, model, tokenizer = experiment.start(parser)
     n_layer = model.config.n_layer
     clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
@@ -78,7 +78,7 @@ def main():
     with_corrupted = difference(model, corrupted, answers)
     whole = with_clean - with_corrupted
     if whole == 0:
-        raise BadInput("--answers must be told apart by the prompts. Got the same difference of logits after both")
+        raise BadInput("--answers must be distinguished by the prompts. Got the same logit difference after both")
     layers = sorted({round(layer) for layer in np.linspace(0, n_layer - 1, MAX_COLUMNS)})
     restored = np.zeros((len(clean), len(layers)))
     for column, layer in enumerate(layers):
@@ -87,7 +87,7 @@ def main():
             patched = difference(model, corrupted, answers, patch(name, acts[name], positions=position))
             restored[position, column] = (patched - with_corrupted) / whole
 
-    print(f"logit of {args.answers[0]!r} less that of {args.answers[1]!r}: clean {with_clean:+.3f}, corrupted "
+    print(f"logit of {args.answers[0]!r} minus logit of {args.answers[1]!r}: clean {with_clean:+.3f}, corrupted "
           f"{with_corrupted:+.3f}\n")
     names = [[repr(tokenizer.decode([token_id])) for token_id in ids] for ids in (clean, corrupted)]
     header = ["position", "clean", "corrupted", *(f"layer {layer}" if layer == 0 else str(layer) for layer in layers)]
@@ -102,12 +102,12 @@ def main():
     experiment.conclude(
         f"After the clean prompt the model prefers {args.answers[with_clean < 0]!r}, after the corrupted one "
         f"{args.answers[with_corrupted < 0]!r}" +
-        ("." if apart else ", which is not what was supposed: these prompts or answers do not tell much about it."),
-        "The vector that restores most stands " + "; ".join(
+        ("." if apart else ", which is not as expected: try other prompts or answers."),
+        "The vector that restores most is " + "; ".join(
             f"at {names[0][position]} in layer {held[0]}" + (f" to {held[-1]}" if len(held) > 1 else "")
             for position, held in stays) + ".",
-        "So the blocks in between carry what the prompts differ in from token to token, which only attention can."
-        if len(stays) > 1 else "So it stays at one token to the last block.")
+        "So the blocks in between move the information from token to token, which only attention can do."
+        if len(stays) > 1 else "So the information stays at one token up to the last block.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):
             image = panel.imshow(restored, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)

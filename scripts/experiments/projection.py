@@ -1,14 +1,14 @@
 """What does W_0 do? The survey calls `attn.c_proj` the matrix that mixes the heads' results.
 
-Method: each head's result is d_head numbers wide, and meets only its own d_head rows of W_0. So attention's output is
-a sum: one contribution for each head, and the bias. Here each is computed by itself; that they add up to what the pass
-had as `attn.out` is checked. Then W_0 is replaced by the identity, one layer at a time: the heads' results side by
-side, each in channels of its own, without any mixing.
+Method: a head's output is d_head numbers wide and is multiplied only by its own d_head rows of W_0. So attention's
+output is a sum of one contribution per head, and the bias. Here each is computed separately, and their sum compared
+with `attn.out` of the pass. Then W_0 is replaced by the identity, one layer at a time: the heads' outputs are
+concatenated without mixing.
 
-How to read the table: a head's fraction is its contribution's projection on the whole output, over the text (sum of
-c . out / sum of out . out), so a row adds up to 100%; below zero a head works against the others. `length` is the root
-of the contributions' squared lengths over that of their sum: above 1 they cancel, below 1 they agree. The last column
-is what the loss becomes when this layer's W_0 is the identity.
+How to read the table: a head's fraction is the projection of its contribution onto the whole output, over the text (sum
+of c . out / sum of out . out), so a row sums to 100%; a head with a negative fraction opposes the others. `length` is
+the root of the sum of the contributions' squared norms, divided by the norm of their sum: above 1 they cancel, below 1
+they agree. The last column is the loss when this layer's W_0 is the identity.
 """
 
 import experiment
@@ -19,7 +19,7 @@ from numpy_gpt2.cli.exits import run
 
 
 def contributions(z, c_proj):
-    """z [n_head, n_tokens, d_head] -> [n_head, n_tokens, n_embd]: what each head alone would give, without the bias."""
+    """z [n_head, n_tokens, d_head] -> [n_head, n_tokens, n_embd]: each head's, without the bias."""
     n_head, _, d_head = z.shape
     rows_of_head = c_proj.weight.reshape(n_head, d_head, -1)  # [n_head, d_head, n_embd]
     return z @ rows_of_head
@@ -44,11 +44,11 @@ def main():
         parts = np.concatenate([by_head, bias[np.newaxis]]).astype(np.float64)  # [n_head + 1, n_tokens, n_embd]
         difference = np.max(np.abs(parts.sum(axis=0) - out)) / np.max(np.abs(out))
         if difference > 1e-4:
-            raise AssertionError(f"layer {i}: the parts add up to attn.out only to {difference:.1e}")
+            raise AssertionError(f"layer {i}: the parts sum to attn.out only up to {difference:.1e}")
         furthest = max(furthest, float(difference))
 
         whole = parts.sum(axis=0)
-        fraction = np.sum(parts * whole, axis=(1, 2)) / np.sum(whole * whole)  # [n_head + 1], adds up to 1
+        fraction = np.sum(parts * whole, axis=(1, 2)) / np.sum(whole * whole)  # [n_head + 1], sums to 1
         length = np.sqrt(np.sum(parts * parts) / np.sum(whole * whole))
         after = experiment.loss(replace_weights(model, {f"h.{i}.attn.c_proj.weight": identity}), ids)
         fractions.append(fraction[:-1])
@@ -61,12 +61,12 @@ def main():
     layer, head = np.unravel_index(np.argmax(fractions), (len(fractions), n_head))
     worst = int(np.argmax(damages))
     experiment.conclude(
-        f"In every layer the heads' contributions and the bias add up to attn.out, to {furthest:.0e} of its largest "
-        f"number. The largest fraction is head {head}'s in layer {layer}: {fractions[layer][head]:.0%}, where an equal "
-        f"one would be {1 / n_head:.0%}.",
-        f"Without W_0 the loss rises most in layer {worst}, by {damages[worst]:.2f} nats a token, and in the mean over "
-        f"layers by {np.mean(damages):.2f}: its mixture of the heads is learnt." if min(damages) > 0 else
-        "In some layer the identity serves no worse than W_0.")
+        f"In every layer the heads' contributions and the bias sum to attn.out, up to {furthest:.0e} of its largest "
+        f"number. The largest fraction is head {head}'s in layer {layer}: {fractions[layer][head]:.0%}; an equal one "
+        f"would be {1 / n_head:.0%}.",
+        f"Without W_0 the loss increases most in layer {worst}, by {damages[worst]:.2f} nats per token, and on average "
+        f"by {np.mean(damages):.2f}: W_0 has learnt how to mix the heads." if min(damages) > 0 else
+        "In some layer the identity is no worse than W_0.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
             image = left.imshow(fractions, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)

@@ -1,15 +1,15 @@
 """Does it pay to fuse queries, keys and values? The survey says that one product saves memory accesses over three.
 
-Method: take every layer's fused matrix `c_attn` apart, put it together again, and hold the three separate products
-against the fused one, on the activations of a real pass. Then time both, taking turns, on 1 to many tokens: one round
-goes through all layers, as a pass does, so that weights come from where a pass finds them.
+Method: split every layer's fused matrix `c_attn`, check that the parts concatenate to it, and compare three separate
+products with the fused one on the activations of a real pass. Then time both alternately for several numbers of tokens;
+a round goes through all layers, as a pass does, so that weights are as cold in the processor's cache.
 
-How to read the table: milliseconds for all layers, the median of the rounds. `ratio` is three products over one, the
-median of the rounds' ratios, with the quarter points in brackets: above 1 fusing is faster. `traffic` is what to expect
-if memory were all: numbers read and written by three products over those by one. Both read the same weights and write
-the same results; the fused one reads its input once instead of three times.
+How to read the table: median milliseconds for all layers. `ratio` is the time of three products over that of one, the
+median of the rounds' ratios, with quartiles in brackets: above 1 fusing is faster. `traffic` is the ratio to expect if
+only memory traffic mattered: numbers read and written. Both read the same weights and write the same results; the fused
+product reads its input once instead of three times.
 
-On a busy machine BLAS's threads wait for each other and the numbers scatter: OPENBLAS_NUM_THREADS=1 steadies them.
+On a busy machine BLAS threads wait for each other and timings vary; OPENBLAS_NUM_THREADS=1 makes them steadier.
 """
 
 import statistics
@@ -25,7 +25,7 @@ from numpy_gpt2.ops import linear
 
 
 class Inputs:
-    """A tap that keeps what each layer's attention reads."""
+    """A tap that keeps the inputs of each layer's attention."""
 
     def __init__(self):
         self.arrays = []
@@ -53,7 +53,7 @@ def seconds(function, *arguments):
 def main():
     parser = experiment.make_parser(__doc__)
     experiment.add_text(parser)
-    parser.add_argument("--rounds", type=whole_number(2), default=60, metavar="N", help="of each (default: 60)")
+    parser.add_argument("--rounds", type=whole_number(2), default=60, metavar="N", help="rounds per case (default: 60)")
     args, model, tokenizer = experiment.start(parser)
     ids = experiment.text_ids(args, tokenizer)[:model.config.n_positions]
     width, n_layer = model.config.n_embd, model.config.n_layer
@@ -65,7 +65,7 @@ def main():
              for weight, bias in whole]
     together = [np.concatenate([weight for weight, _ in three], axis=1) for three in parts]
     if not all(np.array_equal(again, weight) for again, (weight, _) in zip(together, whole)):
-        raise AssertionError("the parts do not make the fused matrix again")
+        raise AssertionError("the parts do not concatenate to the fused matrix")
     largest = relative = 0.0
     for one, three in zip(fused(inputs.arrays, whole), separate(inputs.arrays, parts)):
         difference = float(np.max(np.abs(np.concatenate(three, axis=-1) - one)))
@@ -73,15 +73,15 @@ def main():
         relative = max(relative, difference / float(np.max(np.abs(one))))
     if relative > 1e-5:
         raise AssertionError(f"the three products differ from the fused one by {relative:.1e} of its largest number")
-    print(f"c_attn {width} x {3 * width} = 3 of {width} x {width}, {n_layer} layers: put together again, equal; three "
-          f"products\nand one differ by {largest:.1e} at most, {relative:.1e} of the largest result\n")
+    print(f"c_attn {width} x {3 * width} = 3 of {width} x {width}, {n_layer} layers: the parts concatenate to it; "
+          f"three products\nand one differ by at most {largest:.1e}, {relative:.1e} of the largest result\n")
 
     rows, ratios_by_n, traffic_by_n = [], {}, {}
     for n in [n for n in (1, 16, 128, 512) if n <= len(ids)]:
         few = [np.ascontiguousarray(x[:n]) for x in inputs.arrays]
         rounds = args.rounds if n < 128 else max(2, args.rounds // 4)
         times = []
-        for i in range(-1, rounds):  # the first round warms up; who goes first changes from round to round
+        for i in range(-1, rounds):  # the first round warms up; the order alternates
             a = seconds(fused, few, whole) if i % 2 else None
             b = seconds(separate, few, parts)
             a = seconds(fused, few, whole) if a is None else a
@@ -100,11 +100,11 @@ def main():
     undecided = [n for n in ratios_by_n if n not in faster + slower]
     beyond_traffic = [n for n in faster if ratios_by_n[n][0] > traffic_by_n[n]]
     verdicts = [f"{word} at {', '.join(map(str, ns))}" for word, ns in
-                (("faster", faster), ("slower", slower), ("neither, beyond scatter,", undecided)) if ns]
+                (("faster", faster), ("slower", slower), ("no clear difference", undecided)) if ns]
     experiment.conclude(
         f"On this machine, by the number of tokens, fusing is faster or slower as follows: {'; '.join(verdicts)}.",
-        f"At {', '.join(map(str, beyond_traffic))} it gains more than the traffic explains: not memory accesses alone, "
-        "then, but one product to start (and to share among threads) instead of three." if beyond_traffic else
+        f"At {', '.join(map(str, beyond_traffic))} it gains more than the traffic explains: memory accesses are not "
+        "the only reason; one product is also started and divided among threads not three." if beyond_traffic else
         "It gains no more than the traffic explains, as the survey says." if faster else
         "The survey's claim does not show here: the weights are read once either way.")
     if args.plot:

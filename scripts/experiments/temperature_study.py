@@ -1,14 +1,14 @@
 """What does temperature do? The survey says: a low one repeats itself, 1 balances, 10 and more is noise.
 
-Method: at each temperature the model writes several samples after one prompt, without top-k or top-p. Each sample, and
-the distribution that each of its tokens was drawn from, is measured. Passages of a text that a person wrote, read at
-temperature 1, are measured in the same way: what is neither stuck nor noise looks like that.
+Method: at each temperature the model generates several samples from one prompt, without top-k or top-p. The samples,
+and the distributions that their tokens were sampled from, are measured; so are passages of a text that a person wrote,
+at temperature 1, as a reference that neither repeats itself nor is noise.
 
-How to read the table, all means over the samples: `distinct-2` is the fraction of pairs of neighbouring tokens that are
-different ones (1: none comes twice), `repeat` the longest run of tokens that a sample holds twice. `entropy` is how
-undecided the draws were, in bits (a fair draw from the whole vocabulary has the most); `top 10` is how much of the
-probability the ten likeliest tokens had. `own loss` is what the model itself, at temperature 1, thinks of the sample,
-in nats per token: low is dull, high is strange.
+How to read the table (means over the samples): `distinct-2` is the number of distinct bigrams of tokens over all
+bigrams (1: none is repeated), `repeat` the length of the longest run of tokens that occurs twice. `entropy` is that of
+the distributions sampled from, in bits (a uniform one has the most), `top 10` the total probability of the ten most
+likely tokens. `own loss` is the model's loss on the sample at temperature 1, in nats per token: low is dull, high is
+strange.
 """
 
 import math
@@ -40,7 +40,7 @@ def n_grams(ids, n):
 
 
 def longest_repeat(ids):
-    """The length of the longest run that is there twice; the two may overlap."""
+    """The length of the longest run that occurs twice, possibly overlapping."""
     length = 0
     while len(set(n_grams(ids, length + 1))) < len(ids) - length:
         length += 1
@@ -48,7 +48,7 @@ def longest_repeat(ids):
 
 
 def measure(model, ids, n_prompt, temperature, vocab_size):
-    """One sample: the prompt's tokens, then those that are measured."""
+    """Measure one sample: ids are the prompt's n_prompt tokens, then those to measure."""
     drawn = list(ids[n_prompt:])
     logits = forward(model, ids[:-1])[n_prompt - 1:, :vocab_size].astype(np.float64)  # [n_drawn, vocab_size]
     log_probs = np.log(softmax(logits)[np.arange(len(drawn)), drawn])
@@ -72,9 +72,9 @@ def row(name, m):
 def main():
     parser = experiment.make_parser(__doc__)
     parser.add_argument("--temperatures", nargs="+", type=float, default=TEMPERATURES, metavar="T")
-    parser.add_argument("--samples", type=whole_number(1), default=8, metavar="N", help="at each (default: 8)")
+    parser.add_argument("--samples", type=whole_number(1), default=8, metavar="N", help="samples at each (default: 8)")
     parser.add_argument("--prompt", default="Once upon a time", help="default: %(default)s")
-    parser.add_argument("--length", type=whole_number(3), default=60, metavar="N", help="tokens drawn (default: 60)")
+    parser.add_argument("--length", type=whole_number(3), default=60, metavar="N", help="tokens of each (default: 60)")
     experiment.add_text(parser)
     experiment.add_seed(parser)
     args, model, tokenizer = experiment.start(parser)
@@ -113,12 +113,12 @@ def main():
     nearest = min(results, key=lambda t: abs(results[t].own_loss - human.own_loss))
     noise = [t for t, m in results.items() if m.entropy > 0.9 * most]
     experiment.conclude(
-        f"At {coldest:g} a sample holds a run of {low.repeat:.0f} of its {length} tokens twice, the text one of "
+        f"At {coldest:g} the longest repeated run of a sample has {low.repeat:.0f} of its {length} tokens, in the text "
         f"{human.repeat:.0f}: low temperatures {'repeat themselves' if low.repeat > 2 * human.repeat else 'do not'}.",
-        f"To the model, samples at {nearest:g} are most nearly as strange as the text ({results[nearest].own_loss:.2f} "
-        f"and {human.own_loss:.2f} nats a token).",
-        f"At {hottest:g} the entropy is {high.entropy / most:.0%} of the {most:.2f} bits of a fair draw from all;",
-        f"it passes 90%, and the text is noise, from {noise[0]:g} on." if noise else "it nowhere passes 90%.")
+        f"The own loss of samples at {nearest:g} is closest to the text's ({results[nearest].own_loss:.2f} and "
+        f"{human.own_loss:.2f} nats per token).",
+        f"At {hottest:g} the entropy is {high.entropy / most:.0%} of the {most:.2f} bits of a uniform distribution;",
+        f"it exceeds 90%, and the text is noise, from {noise[0]:g} on." if noise else "it never exceeds 90%.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
             columns = dict(zip(Measures._fields, zip(*results.values())))

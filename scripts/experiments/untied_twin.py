@@ -1,12 +1,11 @@
-"""Is the course's "Model 5" GPT-2? It builds the architecture untied, with 163M parameters, takes away the 38M of the
+"""Is the course's "Model 5" GPT-2? It builds the architecture untied, with 163M parameters, subtracts the 38M of the
 unembedding, and arrives at GPT-2's 124M.
 
-Method: count the parameters of each released size from the shapes that its config gives, tied and untied; no weights
-are needed. Then make the untied twin of a model that is loaded, count both by their arrays, and compare what they
-compute.
+Method: count the parameters of each released size from the shapes of its config, tied and untied, without weights. Then
+make an untied twin of a loaded model, count the parameters in the arrays of both, and compare their logits.
 
-How to read the table: `unembedding` is vocab_size x n_embd, which is what the twin has more. The tied count is what
-the checkpoint stores; `fraction` is the unembedding's part of the untied one, which falls as models grow.
+How to read the table: `unembedding` is vocab_size x n_embd, the difference. The tied count is what the checkpoint
+stores; `fraction` is the unembedding's fraction of the untied count, which falls as models grow.
 """
 
 import math
@@ -52,11 +51,11 @@ def main():
 
     tied, unembedding = counts["small"]
     experiment.conclude(
-        f"{tied + unembedding:,} - {unembedding:,} = {tied:,}: the sum is right, and GPT-2 small is what is left. "
-        f"({unembedding / 1e6:.1f}M is cut to 38M in the survey, not rounded; 163 - 38 would be 125.)",
-        f"The twin has {n_twin - n_model:,} parameters more than {args.model}, and its logits "
-        + ("are equal to the last bit." if equal else f"differ by {difference:.0e} at most."),
-        "But one is GPT-2 only as long as the two matrices stay equal: trained further, they would part."
+        f"{tied + unembedding:,} - {unembedding:,} = {tied:,}: the sum is right, and gives GPT-2 small. "
+        f"(The survey truncates {unembedding / 1e6:.1f}M to 38M; 163 - 38 would be 125.)",
+        f"The twin has {n_twin - n_model:,} more parameters than {args.model}, and its logits "
+        + ("are bitwise equal." if equal else f"differ by at most {difference:.0e}."),
+        "But the twin is GPT-2 only while the two matrices are equal: further training would make them differ."
         if n_twin > n_model else "This checkpoint is untied already.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):

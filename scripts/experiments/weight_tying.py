@@ -1,12 +1,12 @@
 """Are embedding and unembedding one matrix, and what if not? The survey says: tied, which its correlation of 1.0 shows.
 
-Method: ask whether `lm_head` and `wte` are the same array in memory, and correlate their numbers. Then make untied
-copies of the model, change one of the two matrices or both, and score a text. A permutation of the rows keeps every
-row: nothing is lost but which row belongs to which token.
+Method: check whether `lm_head` and `wte` are the same array in memory, and compute their correlation. Then make untied
+copies of the model, change one matrix or both, and score a text. Permuting the rows loses only the assignment of rows
+to tokens.
 
-How to read the table: `correlation` is that of the two matrices, number by number. `loss` is in nats per token; `same
-best` the fraction of places where the copy's likeliest token is the whole model's. A fair guess among all tokens costs
-the logarithm of their number, which the last lines name.
+How to read the table: `correlation` is the elementwise correlation of the two matrices. `loss` is in nats per token;
+`same best` is the fraction of positions where the copy's top token is the original model's. The loss of a uniform guess
+is the logarithm of the vocabulary size, given in the last lines.
 """
 
 import math
@@ -40,7 +40,7 @@ def main():
     ids = np.array(experiment.text_ids(args, tokenizer))
     rng = np.random.default_rng(args.seed)
     vocab_size = model.config.vocab_size
-    old_of_new = rng.permutation(vocab_size)  # row i of a permuted matrix is row old_of_new[i] of the whole one
+    old_of_new = rng.permutation(vocab_size)  # row i of a permuted matrix is row old_of_new[i] of the original
     new_of_old = np.argsort(old_of_new)
     noise = rng.standard_normal(model.lm_head.shape, dtype=model.wte.dtype) * model.wte.std()
 
@@ -51,7 +51,7 @@ def main():
     print(f"\nUntied, and changed; {len(ids) - 1} tokens of {args.text}:\n")
 
     permuted_head, permuted_wte = model.lm_head[old_of_new], model.wte[old_of_new]
-    copies = {  # the model, and the text's tokens as it names them
+    copies = {  # the model, and the text's ids in its numbering
         "as it is": (model, ids),
         "untied, two equal matrices": (untied(model), ids),
         "lm_head permuted": (untied(model, lm_head=permuted_head), ids),
@@ -80,15 +80,15 @@ def main():
     experiment.conclude(
         f"Two equal matrices give {'exactly the same logits' if equal else 'logits equal up to rounding'}: tying saves "
         f"{model.wte.size:,} numbers and changes no result.",
-        f"With lm_head permuted a token costs {broken:.2f} nats more, {losses['lm_head permuted']:.2f}; a fair guess "
-        f"costs {math.log(vocab_size):.2f}. The model thinks the same, and names the wrong tokens: with its logits put "
-        f"back in their places they differ by {difference:.1g} at most.",
-        f"With both permuted alike and the text renamed it costs {losses['both, and the text renamed']:.2f}, as at "
-        "first: ids are only names, and tying ties a token's name as input to its name as output.")
+        f"With lm_head permuted the loss is {broken:.2f} nats per token higher, {losses['lm_head permuted']:.2f}; that "
+        f"of a uniform guess is {math.log(vocab_size):.2f}. The predictions are the same, but for the wrong tokens: "
+        f"with the permutation undone, the logits differ by at most {difference:.1g}.",
+        f"With both permuted alike and the text renumbered, it is {losses['both, and the text renamed']:.2f} again: "
+        "ids are only labels, and tying uses the same label for a token as input and as output.")
     if args.plot:
         with experiment.picture(args.plot, 1) as (panel,):
             panel.barh(list(losses), list(losses.values()))
-            panel.axvline(math.log(vocab_size), linestyle=":", label="a fair guess")
+            panel.axvline(math.log(vocab_size), linestyle=":", label="uniform guess")
             panel.invert_yaxis()
             panel.set_xlabel("loss, nats per token")
             panel.legend()

@@ -306,13 +306,14 @@ def test_the_louder_the_positions_the_less_a_text_repeats_itself(tmp_path, monke
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--only", "decode,speed"], "argument --only: must be of load, start, decode, prefill, batch, lookup. Got"),
+    (["--only", "decode,speed"],
+     "argument --only: must be of load, start, decode, prefill, batch, lookup, gradients. Got"),
     (["--size", "small", "--model", "fairytale"], "not allowed with argument --size"),
     (["--size", "tiny"], "argument --size: invalid choice: 'tiny'"),
     (["--rounds", "0"], "argument --rounds: must be a whole number, 1 or more. Got '0'."),
     (["--seconds", "0"], "--seconds must be more than 0. Got 0.0."),
     (["--seconds", "nan"], "--seconds must be more than 0. Got nan."),
-    (["--json", "no/such/folder/x.json"], "--json must be a file in a folder that is there. Got no/such/folder/x.json"),
+    (["--json", "no/such/folder/x.json"], "--json must be a file in an existing folder. Got no/such/folder/x.json"),
 ])
 def test_wrong_arguments_are_refused_before_anything_is_measured(arguments, message):
     with pytest.raises(BadInput) as error:

@@ -244,14 +244,14 @@ def test_a_head_that_copies_is_found_by_its_pattern(monkeypatch):
     assert module.previous_scores(copies).tolist() == [1 / 8, 1 / 8]  # the first token is the second one's
 
 
-@pytest.mark.parametrize("worth, expected", [([3, 2, 1], "who looks right, matters"), ([1, 2, 3], "0 are among them")])
+@pytest.mark.parametrize("worth, expected", [([3, 2, 1], "whose ablation increases"), ([1, 2, 3], "0 are among them")])
 def test_the_verdict_on_heads_follows_from_their_scores(monkeypatch, worth, expected):
     module = imported("ablate_heads", monkeypatch)
     heads = [module.Head(f"0.{i}", added, 0, induction, 0.9) for i, (added, induction) in
              enumerate(zip(worth, (0.5, 0.01, 0.02)))]
     heads.sort(key=lambda head: -head.added_second)
     text = " ".join(module.conclusion(heads, 1.0, 0.05, 0.1))
-    assert expected in text and "0.0 (0.50)" in text and "3 of 3 heads look at the token before" in text
+    assert expected in text and "0.0 (0.50)" in text and "3 of 3 heads attend to the previous token" in text
     assert "no induction head" in " ".join(module.conclusion(heads, -1.0, 0.2, 0.1))
 
 
@@ -318,7 +318,7 @@ def test_five_steps_draws_what_generate_tokens_draws(outputs, fairytale):
     drawn = list(generate_tokens(model, prompt, 3, temperature=0.8, seed=1))
     assert repr(tokenizer.decode([*prompt, drawn[0]])) in outputs["five_steps"]
     assert repr(tokenizer.decode([*prompt, *drawn])) in " ".join(outputs["five_steps"].split("\n"))
-    assert "draws the same tokens" in " ".join(outputs["five_steps"].split())
+    assert "samples the same tokens" in " ".join(outputs["five_steps"].split())
 
 
 def test_logit_lens_sees_what_a_model_of_so_many_blocks_says(outputs, fairytale):
