@@ -3,7 +3,7 @@
 import numpy as np
 
 from .errors import check_int
-from .matmul import allocate_channel_major
+from .matmul import allocate_channel_major, write_channel_major
 from .weights import GPT2
 
 
@@ -53,8 +53,8 @@ class KVCache:
         `length` stays: every layer of a pass writes at the same positions, and `transform` moves it once, at its end.
         """
         end = self.length + k.shape[-2]
-        self.k[layer, ..., self.length:end, :] = k
-        self.v[layer, ..., self.length:end, :] = v
+        write_channel_major(self.k[layer, ..., self.length:end, :], k)
+        write_channel_major(self.v[layer, ..., self.length:end, :], v)
         return self.k[layer, ..., :end, :], self.v[layer, ..., :end, :]
 
     def crop(self, length: int) -> None:

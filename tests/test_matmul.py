@@ -85,3 +85,13 @@ def test_a_channel_s_positions_are_adjacent_in_the_cache():
     for array in (cache.k, cache.v):
         assert array.strides[-2] == array.itemsize
     assert not allocate_channel_major((2, 3), np.float32).any()
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 10))
+def test_a_copy_in_blocks_copies_everything(n_positions, d_head, n_at_once):
+    x = np.arange(2.0 * n_positions * d_head).reshape(2, n_positions, d_head)
+    buffer = allocate_channel_major((2, n_positions + 1, d_head), np.float64)
+    with patch.object(matmul, "COPY_BLOCK", n_at_once):
+        matmul.write_channel_major(buffer[:, :-1], x)
+    np.testing.assert_array_equal(buffer[:, :-1], x)
+    assert not buffer[:, -1].any()

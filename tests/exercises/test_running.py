@@ -58,7 +58,7 @@ def test_a_run_with_every_function_the_students_writes_what_the_engine_writes(tm
 
 @pytest.mark.parametrize("name, old, new, stage", [
     ("attend", "/ math.sqrt(d_head)", "/ d_head", "h.0.attn.z, while the prompt is read"),
-    ("gelu", "0.044715 * x**3", "0.09 * x**3", "h.0.mlp.out, while the prompt is read"),
+    ("gelu", "0.044715 * x**3", "5.0 * x**3", "h.0.mlp.out, while the prompt is read"),
     ("unembed", "hidden @ model.lm_head.T", "-hidden @ model.lm_head.T", "logits, while the prompt is read"),
     ("embed", "np.arange(first_position, first_position + ids.shape[-1])", "np.arange(ids.shape[-1])",
      "h.0.resid_pre, while token 1 after the prompt is read"),
