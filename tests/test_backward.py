@@ -325,7 +325,7 @@ def test_activations_of_a_cached_pass_are_refused():
     forward(model, [1, 2], cache=cache)
     acts = Recorder()
     logits = forward(model, [3, 4, 5], cache=cache, tap=acts)
-    with pytest.raises(ValueError, match=r"of a pass over ids without a cache: \(3, 3, 4\) at 'h.0.attn.k_all'. "
+    with pytest.raises(ValueError, match=r"from a pass over ids without a cache: \(3, 3, 4\) at 'h.0.attn.k_all'. "
                                          r"Got \(3, 5, 4\)"):
         backpropagate(model, [3, 4, 5], acts, np.zeros_like(logits))
 
