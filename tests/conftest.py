@@ -1,5 +1,8 @@
 """Settings of all tests."""
 
+import sys
+
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # Examples are the same in every run, so that a pass here is a pass everywhere; nothing is timed, for machines differ.
@@ -11,3 +14,12 @@ settings.register_profile("explore", deadline=None, max_examples=300, suppress_h
 settings.register_profile("mutation", deadline=None, max_examples=10, derandomize=True,
                           phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("numpy_gpt2")
+
+
+@pytest.fixture(autouse=True)
+def same_trace_function():
+    """A test that debugs ends with pdb's trace function, or none; coverage must go on watching the tests after it."""
+    before = sys.gettrace()
+    yield
+    if sys.gettrace() is not before:
+        sys.settrace(before)
