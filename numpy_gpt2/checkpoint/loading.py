@@ -23,7 +23,7 @@ from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
 from .hub import CONFIG, GENERATION, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up, optional
-from .json_file import config_from, read_settings, text_ids
+from .json_file import config_from, read_json_object, read_settings, text_ids
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
@@ -183,6 +183,7 @@ def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
     config_path = files["config.json"]
     settings = read_settings(config_path, str(config_path))
     config = config_from({**settings, **text_ids(files)}, str(config_path))
+    warn_of_missing_end(files, config)
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
@@ -246,3 +247,13 @@ def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
             array[n_read:n_read + len(rows)] = rows
         n_read += len(rows)
     return array
+
+
+def warn_of_missing_end(files: Mapping[str, Path], config: GPT2Config) -> None:
+    """Say where a text ends that would not end in transformers, for which generation_config.json counts alone."""
+    path = files.get("generation_config.json")
+    if path is None or config.eos_token_id is None:
+        return
+    if read_json_object(path, str(path)).get("eos_token_id") is None:
+        warnings.warn(f"{path}: no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in "
+                      "transformers they would end at the length alone.", CheckpointWarning, stacklevel=4)

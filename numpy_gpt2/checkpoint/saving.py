@@ -60,9 +60,9 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     writers["config.json"] = lambda path: path.write_text(config, encoding="utf-8")
     with locked(folder):
         complete = write_files(folder, writers)
-        if tokenizer is not None:
-            for name in set(TOKENIZER_FILES) - writers.keys():
-                (folder / name).unlink(missing_ok=True)
+        stale = {"generation_config.json", *(TOKENIZER_FILES if tokenizer is not None else ())} - writers.keys()
+        for name in stale:  # generation_config.json would win over the new config.json, with another model's end
+            (folder / name).unlink(missing_ok=True)
         replace_files(folder, complete)
 
 
