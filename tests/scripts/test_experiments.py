@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import (GPT2Config, KVCache, Recorder, build_model, forward, generate_tokens, named_parameters,
+from numpy_gpt2 import (GPT2Config, KVCache, Recorder, build_model, forward, generate_tokens, named_parameters, no_tap,
                         random_model, residual_logits)
 from numpy_gpt2.model import block
 
@@ -213,7 +213,7 @@ def test_ablate_heads_figures_are_those_of_models_without_these_heads(outputs, m
     names = re.findall(r"^(\d\.\d) ", outputs["ablate_heads"], re.MULTILINE)
     values = [number(row(outputs["ablate_heads"], name)[0]) for name in names]
     assert len(names) == 36 and values == sorted(values, reverse=True)
-    assert f"second copy {before[:, 9:].mean():.2f}" in outputs["ablate_heads"]
+    assert f"second copy {before[:, 9:].mean():.3f}" in outputs["ablate_heads"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 3))
@@ -315,7 +315,7 @@ def test_coherence_study_s_attention_is_the_pattern_s(outputs, fairytale):
 def test_five_steps_draws_what_generate_tokens_draws(outputs, fairytale):
     model, tokenizer = fairytale
     prompt = tokenizer.encode("Once upon a time")
-    drawn = list(generate_tokens(model, prompt, 3, temperature=0.8, seed=1))
+    drawn = list(generate_tokens(model, prompt, 3, temperature=0.8, seed=4))  # the script's own seed
     assert repr(tokenizer.decode([*prompt, drawn[0]])) in outputs["five_steps"]
     assert repr(tokenizer.decode([*prompt, *drawn])) in " ".join(outputs["five_steps"].split("\n"))
     assert "samples the same tokens" in " ".join(outputs["five_steps"].split())
@@ -365,7 +365,7 @@ def test_patch_activations_restores_what_the_blocks_make_of_the_patched_stream(o
             x = corrupted[f"h.{layer}.resid_pre"].copy()
             x[position] = clean[f"h.{layer}.resid_pre"][position]
             for i in range(layer, 6):
-                x = block(x, model.h[i], model.config, KVCache(model), i)
+                x = block(x, model.h[i], model.config, KVCache(model), i, no_tap)
             logits = residual_logits(model, x)[-1]
             share = (logits[she] - logits[he] - with_corrupted) / (with_clean - with_corrupted)
             assert number(cells[layer - 6]) == pytest.approx(share, abs=6e-3)
