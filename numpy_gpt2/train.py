@@ -203,7 +203,7 @@ def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
 
 def print_losses(run: Run) -> None:
     """The table at the end: the losses where they were measured."""
-    rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(loss):.1f}"]
+    rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(min(loss, 700)):.4g}"]
             for step, loss in run.held_out_losses.items()]
     header = ["step", "training loss", "held-out loss", "held-out perplexity"]
     for line in table(header, rows, ">>>>", shutil.get_terminal_size(fallback=(120, 24)).columns):
