@@ -138,7 +138,7 @@ def test_a_run_that_found_the_disk_full_goes_on(story, tmp_path):
     """`ulimit -f` stands for the disk: the state is larger than what one file may hold."""
     out = tmp_path / "out"
     limited = f"ulimit -f 100; exec {' '.join(COMMAND)} {story} --out {out} {' '.join(SMALL)} --save-every 0"
-    unmeasured = {**ENVIRONMENT, "COVERAGE_PROCESS_START": ""}  # what coverage writes at the end would be too large, too
+    unmeasured = {**ENVIRONMENT, "COVERAGE_PROCESS_START": ""}  # what coverage writes would be too large, too
     process = subprocess.run(["bash", "-c", limited], capture_output=True, encoding="utf-8", env=unmeasured)
     assert process.returncode == 1
     assert re.search(r"error: .*File too large", process.stderr)
