@@ -22,7 +22,7 @@ except ImportError:
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.step"]
 LAUNCH = Path(__file__).parents[2] / ".vscode" / "launch.json"
-GUIDE = (Path(numpy_gpt2.__file__).parent / "step" / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "numpy_gpt2" / "step" / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
 ENVIRONMENT.pop("PYTHONBREAKPOINT", None)
 
