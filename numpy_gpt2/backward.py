@@ -21,9 +21,9 @@ from typing import Any, Mapping
 import numpy as np
 
 from .config import GPT2Config
-from .loss import check_targets, cross_entropy
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
+from .scoring import check_targets, cross_entropy
 from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 

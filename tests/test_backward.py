@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy_gpt2 import GPT2Config, KVCache, Recorder, ablate, forward, named_parameters, random_model
 from numpy_gpt2 import backward as backward_module
 from numpy_gpt2.backward import backpropagate, loss_and_gradients
-from numpy_gpt2.loss import LEFT_OUT, cross_entropy
+from numpy_gpt2.scoring import LEFT_OUT, cross_entropy
 from numpy_gpt2.tap import STAGES, stage_names
 from numpy_gpt2.weights import build_model
 from strategies import lively_model, passes, random_ids, seeds

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import Recorder, backpropagate, forward, load_model, loss_and_gradients, named_parameters
-from numpy_gpt2.loss import LEFT_OUT
+from numpy_gpt2.scoring import LEFT_OUT
 
 pytestmark = pytest.mark.parity
 
