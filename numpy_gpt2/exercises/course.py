@@ -14,6 +14,7 @@ The texts' format, by example:
 """
 
 import ast
+import difflib
 import functools
 import re
 import textwrap
@@ -104,6 +105,16 @@ def chapter_titles() -> dict[str, Text]:
 def exercises_by_name() -> dict[str, Exercise]:
     """All exercises, in the order of the course."""
     return {exercise.name: exercise for chapter in CHAPTERS for exercise in read_texts(chapter)[1]}
+
+
+def find_exercise(name: str) -> Exercise:
+    """Raises ValueError, with the nearest names, for one that is no exercise's."""
+    exercises = exercises_by_name()
+    if name not in exercises:
+        near = difflib.get_close_matches(name.lower(), exercises, cutoff=0.5)
+        advice = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(exercises)}."
+        raise ValueError(f"the name must be an exercise's. Got {name!r}. {advice}")
+    return exercises[name]
 
 
 # Solutions, stubs, mistakes -------------------------------------------------------------------------------------------
