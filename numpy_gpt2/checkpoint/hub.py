@@ -91,7 +91,7 @@ def look_up(name: str) -> Path | str:
     if os.path.isfile(name):
         raise ValueError(f"{name}: a file: expected the folder that it is in, with config.json and model.safetensors.")
     known = [*BUNDLED, *RELEASED]
-    near = get_close_matches(name.lower(), known, n=1)
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.8)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(f"no checkpoint {name!r}: expected one of {', '.join(known)}, a folder that exists, or "
                      f"owner/repo on the hub.{hint}")
