@@ -8,7 +8,8 @@ from ..checkpoint.saving import write_whole
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
                              read_prompt, special_tokens)
 from ..cli.exits import BadInput, bad_input, run, say
-from .page import MAX_TOKENS, page_data, prompt_ids, render
+from .page import MAX_TOKENS, page_data, prompt_ids
+from .rendering import render
 
 
 def make_parser() -> ArgumentParser:

@@ -15,7 +15,8 @@ import pytest
 
 import numpy_gpt2
 from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model
-from numpy_gpt2.explore.page import page_data, prompt_ids, render
+from numpy_gpt2.explore.page import page_data, prompt_ids
+from numpy_gpt2.explore.rendering import render
 from numpy_gpt2.lens import logit_lens, top_tokens
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.sampling import process_logits
