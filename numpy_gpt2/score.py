@@ -79,7 +79,7 @@ def main() -> None:
         pieces = score_in_pieces(model, ids, stride, n_top)
     scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
 
-    facts = {**settings(args, model, tokenizer, stride),
+    facts = {**scoring_settings(args, model, tokenizer, stride),
              **measures(len(scores.log_probs), float(scores.log_probs.sum()), n_bytes)}
     if args.json:
         print_json(facts, scores, ids[1:], tokenizer, args.tokens)
@@ -89,7 +89,7 @@ def main() -> None:
         print_measures(facts)
 
 
-def settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
+def scoring_settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
     """How the text is scored. bos: the token that was put before it, or None."""
     bos = None if args.no_bos else quoted(tokenizer, tokenizer.with_bos()[0]).strip('"')
     return {"model": args.model, "n_positions": model.config.n_positions, "stride": stride, "bos": bos}
@@ -133,7 +133,7 @@ def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace)
         for piece in with_progress_bar(score_stream(model, ids_of_parts(), stride)):
             n_tokens += len(piece.log_probs)
             log_prob += float(piece.log_probs.sum())
-    facts = {**settings(args, model, tokenizer, stride), **measures(n_tokens, log_prob, n_bytes)}
+    facts = {**scoring_settings(args, model, tokenizer, stride), **measures(n_tokens, log_prob, n_bytes)}
     if args.json:
         print(json.dumps(finite(facts)))
     else:
