@@ -1,7 +1,6 @@
-"""The page that `explore` writes: the data of one forward pass in one HTML file, which needs no network.
+"""The data of the page that `explore` writes: one forward pass, ready for JSON.
 
-`page.html`, in this folder, is the template; its script draws every figure from the data. The data are what a
-`Recorder` saw, to these precisions:
+The page's scripts draw every figure from them. They are what a `Recorder` saw, to these precisions:
 
     attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
     logits of the last token    exact float32: the page samples from them as sampling.py does
@@ -10,9 +9,6 @@
 """
 
 import base64
-import json
-from functools import cache
-from pathlib import Path
 from typing import Any, Collection, Mapping, Sequence
 
 import numpy as np
@@ -24,9 +20,6 @@ from ..sampling import check_finite
 from ..tap import STAGES, Recorder
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
-
-TEMPLATE = Path(__file__).with_name("page.html")
-PLACEHOLDER = "{{data}}"  # appears once in the template
 
 MAX_TOKENS = 128  # more would not be legible
 MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
@@ -155,25 +148,3 @@ def attribution_data(model: GPT2, acts: Recorder, predicted: Sequence[int]) -> d
     logits = [acts["logits"][position, token_id] for position, token_id in enumerate(predicted)]
     return {"ids": list(predicted), "logits": rounded(logits, 5), "parts": found[0].names,
             "values": rounded([attribution.values for attribution in found], 5)}
-
-
-# The page -------------------------------------------------------------------------------------------------------------
-
-
-def render(data: Mapping[str, Any]) -> str:
-    """The page: the template with the data in it."""
-    return template().replace(PLACEHOLDER, script_safe_json(data))
-
-
-@cache
-def template() -> str:
-    return TEMPLATE.read_text(encoding="utf-8")
-
-
-def script_safe_json(data: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a <script> element: no text in it can end the element or begin another.
-
-    It is ASCII: json escapes everything else, including U+2028 and U+2029.
-    """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
