@@ -1,11 +1,9 @@
-"""The data of the page that `explore` writes: one forward pass, ready for JSON.
-
-The page's scripts draw every figure from them. They are what a `Recorder` saw, to these precisions:
+"""The data of the page that `explore` shows: what a `Recorder` saw of one forward pass, ready for JSON.
 
     attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
     logits of the last token    exact float32: the page samples from them as sampling.py does
     norms, attributions         5 decimals
-    probabilities               6 decimals
+    probabilities, losses       6 decimals
 """
 
 import base64
@@ -14,10 +12,11 @@ from typing import Any, Collection, Mapping, Sequence
 import numpy as np
 
 from ..config import GPT2Config
-from ..lens import direct_logit_attribution, logit_lens, top_tokens
+from ..lens import chain, direct_logit_attribution, logit_lens, top_tokens
 from ..model import check_ids, forward
 from ..sampling import check_finite
-from ..tap import STAGES, Recorder
+from ..scoring import log_sum_exp
+from ..tap import STAGES, Recorder, Tap, no_tap
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
 
@@ -53,17 +52,18 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
     return ids
 
 
-def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) -> dict[str, Any]:
+def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, tap: Tap = no_tap) -> dict[str, Any]:
     """Everything that the page shows of a forward pass over ids [n_tokens], ready for JSON.
 
-    name: the model's name on the page. Positions, layers and heads count from 0; `names` has the text of every id on
-    the page, or its bytes where these are not whole characters.
+    name: the model's name on the page. tap: an activation hook; what it returns is what the page shows.
+    Positions, layers and heads count from 0; `names` has the text of every id on the page, or its bytes where these
+    are not whole characters.
     Raises FloatingPointError for logits that are not finite.
     """
     last = model.config.n_layer - 1
     acts = Recorder(["wte", "wpe", "h.*.resid_pre", "h.*.attn.pattern", "h.*.attn.z", "h.*.mlp.out",
                      f"h.{last}.resid_post", "logits"])
-    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
+    logits = forward(model, ids, tap=chain(tap, acts))  # [n_tokens, vocab_size]
     check_finite(logits)
     known = logits[-1, :tokenizer.vocab_size]  # ids without a token are never sampled
     likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
@@ -79,6 +79,7 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) 
         "names": {token_id: token_name(tokenizer, token_id) for token_id in sorted(shown)},
         "stages": stages_data(model.config, len(ids)),
         "attention": packed_attention(acts, model.config.n_layer),
+        "losses": losses(logits[:-1], ids[1:]),
         "norms": norms(acts, model.config.n_layer),
         "lens": lens,
         "attribution": attribution_data(model, acts, [tokens[0] for tokens in predicted]),
@@ -119,6 +120,12 @@ def packed_attention(acts: Recorder, n_layer: int) -> str:
 def packed(array: np.ndarray, dtype: str) -> str:
     """The array's bytes in base64."""
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
+
+
+def losses(logits: np.ndarray, targets: Sequence[int]) -> list[float]:
+    """-log(softmax(logits)[target]), the loss of each token but the first: logits [n_tokens - 1, vocab_size]."""
+    of_targets = logits[np.arange(len(targets)), list(targets)]  # [n_tokens - 1]
+    return rounded(log_sum_exp(logits)[:, 0] - of_targets, 6)
 
 
 def norms(acts: Recorder, n_layer: int) -> list[list[float]]:

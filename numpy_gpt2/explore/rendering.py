@@ -15,37 +15,43 @@ FOLDER = Path(__file__).parent
 DATA = "{{data}}"  # where the data go; once in the template
 
 # In the order in which they are joined: what a script uses at once is defined by one before it.
-SCRIPTS = ("data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
+SCRIPTS: tuple[str, ...] = ("data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
            "attribution", "next", "start")
+SERVED_SCRIPTS: tuple[str, ...] = ()  # what needs an engine, on pages that a server sends
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The page: the template with the data in it."""
-    return template().replace(DATA, script_safe_json(data))
+    """The page: the template with the data in it. Data with "server" make the page that has an engine behind it."""
+    return template(served="server" in data).replace(DATA, script_safe_json(data))
 
 
 @cache
-def template() -> str:
+def template(served: bool = False) -> str:
     """The page without its data."""
-    places = {"{{style}}": style(), "{{script}}": script(), "{{policy}}": content_security_policy()}
+    places = {"{{style}}": style(), "{{script}}": script(served), "{{policy}}": content_security_policy(served)}
     page = read("page.html")
     for place, text in places.items():
         page = page.replace(place, text)
     return page
 
 
-def content_security_policy() -> str:
-    """What a browser may load and run on the page: its own style and script, by their hashes, and nothing else."""
-    return (f"default-src 'none'; style-src '{sha256(style())}'; script-src '{sha256(script())}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'")
+def content_security_policy(served: bool = False) -> str:
+    """What a browser may load and run on the page: its own style and script, by their hashes, and nothing else.
+
+    A served page may ask its server, too.
+    """
+    policy = (f"default-src 'none'; style-src '{sha256(style())}'; script-src '{sha256(script(served))}'; "
+              "img-src data:; base-uri 'none'; form-action 'none'")
+    return policy + "; connect-src 'self'" if served else policy
 
 
 def style() -> str:
     return "\n" + read("page.css")
 
 
-def script() -> str:
-    return '\n"use strict";\n\n' + "\n".join(read(f"scripts/{name}.js") for name in SCRIPTS)
+def script(served: bool) -> str:
+    names = SCRIPTS + SERVED_SCRIPTS if served else SCRIPTS
+    return '\n"use strict";\n\n' + "\n".join(read(f"scripts/{name}.js") for name in names)
 
 
 def read(name: str) -> str:

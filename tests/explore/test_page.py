@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import STAGES, GPT2Config, Recorder, Tokenizer, forward, named_parameters, random_model
+from numpy_gpt2 import (STAGES, GPT2Config, Recorder, Tokenizer, ablate, chain, forward, named_parameters, random_model,
+                        score_tokens)
 from numpy_gpt2.explore.page import MAX_TOKENS, page_data, prompt_ids
 from numpy_gpt2.lens import direct_logit_attribution, logit_lens, top_tokens
 from strategies import lively_model, passes
@@ -67,6 +68,29 @@ def test_logits_are_those_of_the_last_position_bit_for_bit(model_and_ids):
     logits = unpacked(data["logits"], "<f4")
     np.testing.assert_array_equal(logits, recorded(model, ids)["logits"][-1])
     assert data["likeliest"] == np.argsort(-logits, kind="stable").tolist()
+
+
+@given(one_prompt)
+def test_losses_are_those_of_the_scores(model_and_ids):
+    model, ids = model_and_ids
+    found = page_data(model, TOKENIZER, ids.tolist(), "any")["losses"]
+    expected = -score_tokens(model, ids).log_probs if len(ids) > 1 else []
+    assert found == pytest.approx(list(expected), abs=2e-5)
+
+
+def test_a_tap_changes_everything_that_is_shown_as_it_changes_the_pass():
+    ids = TOKENIZER.encode("Once upon a time there was")
+    tap = ablate("h.1.attn.z", heads=1)
+    acts = Recorder()
+    logits = forward(MODEL, ids, tap=chain(tap, acts))
+    data = page_data(MODEL, TOKENIZER, ids, "fairytale", tap)
+    np.testing.assert_array_equal(unpacked(data["logits"], "<f4"), logits[-1])
+    np.testing.assert_allclose(patterns(data, len(ids))[2], acts["h.2.attn.pattern"], rtol=0, atol=1e-5)
+    lens = top_tokens(logit_lens(MODEL, acts, 2), TOKENIZER, 5)
+    assert data["lens"]["ids"][2] == [[token.id for token in tokens] for tokens in lens]
+    head = data["attribution"]["parts"].index("h.1.attn.head.1")
+    assert [values[head] for values in data["attribution"]["values"]] == [0] * len(ids)
+    assert data["losses"] != page_data(MODEL, TOKENIZER, ids, "fairytale")["losses"]
 
 
 @given(one_prompt)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import SIZES, random_model
 from numpy_gpt2.explore.page import page_data
-from numpy_gpt2.explore.rendering import DATA, FOLDER, SCRIPTS, read, render, script_safe_json, sha256, template
+from numpy_gpt2.explore.rendering import DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256, template
 from test_page import MODEL, NASTY, TOKENIZER, bytes_tokenizer
 
 
@@ -60,13 +60,14 @@ def test_the_data_come_out_of_the_page_as_they_went_in():
     assert scripts[1] == parsed(template()).scripts[1]
 
 
-def test_only_the_page_s_own_style_and_script_may_run_and_nothing_may_be_asked_for():
-    page = template()
+@pytest.mark.parametrize("served", [False, True])
+def test_only_the_page_s_own_style_and_script_may_run_and_only_its_server_be_asked(served):
+    page = template(served)
     policy, = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
     (style,), scripts = re.findall("<style>(.*?)</style>", page, re.DOTALL), parsed(page).scripts
     assert policy.split("; ") == ["default-src 'none'", f"style-src '{sha256(style)}'",
                                   f"script-src '{sha256(scripts[1])}'", "img-src data:", "base-uri 'none'",
-                                  "form-action 'none'"]
+                                  "form-action 'none'", *(["connect-src 'self'"] if served else [])]
     assert page.index("Content-Security-Policy") < page.index("<style")  # before what it is about
 
 
@@ -75,8 +76,10 @@ def test_the_hash_of_an_empty_script_is_the_one_that_browsers_compute():
 
 
 def test_every_script_of_the_folder_is_on_the_page():
-    assert sorted(SCRIPTS) == sorted(path.stem for path in (FOLDER / "scripts").iterdir())
-    assert all(read(f"scripts/{name}.js") in template() for name in SCRIPTS)
+    assert sorted(SCRIPTS + SERVED_SCRIPTS) == sorted(path.stem for path in (FOLDER / "scripts").iterdir())
+    for name in SCRIPTS + SERVED_SCRIPTS:
+        assert read(f"scripts/{name}.js") in template(served=True)
+        assert (read(f"scripts/{name}.js") in template()) == (name in SCRIPTS)
 
 
 def test_the_template_has_one_place_for_the_data_and_nothing_from_elsewhere():
