@@ -15,8 +15,9 @@ FOLDER = Path(__file__).parent
 DATA = "{{data}}"  # where the data go; once in the template
 
 # In the order in which they are joined: what a script uses at once is defined by one before it.
-SCRIPTS: tuple[str, ...] = ("data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
-           "attribution", "next", "start")
+SCRIPTS: tuple[str, ...] = (
+    "data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
+    "attribution", "next", "start")
 SERVED_SCRIPTS: tuple[str, ...] = ()  # what needs an engine, on pages that a server sends
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import SIZES, random_model
 from numpy_gpt2.explore.page import page_data
-from numpy_gpt2.explore.rendering import DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256, template
+from numpy_gpt2.explore.rendering import (DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256,
+                                              template)
 from test_page import MODEL, NASTY, TOKENIZER, bytes_tokenizer
 
 
