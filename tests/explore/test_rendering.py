@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy_gpt2 import SIZES, random_model
 from numpy_gpt2.explore.page import page_data
 from numpy_gpt2.explore.rendering import (DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256,
-                                              template)
+                                          template)
 from test_page import MODEL, NASTY, TOKENIZER, bytes_tokenizer
 
 
