@@ -89,7 +89,7 @@ def test_a_module_imports_only_modules_before_it(path):
     ("checkpoint/hub.py", "from ..cli.exits import say", ["cli.exits"]),
     ("checkpoint/hub.py", "from .. import generate", ["generate"]),
     ("checkpoint/hub.py", "from ..checkpoint import loading", []),
-    ("generate.py", "from .explore.page import render", []),
+    ("generate.py", "from .explore.rendering import render", []),
 ])
 def test_a_wrong_import_is_found_wherever_it_is(name, code, wrong):
     assert wrong_imports(PACKAGE / name, code) == wrong
