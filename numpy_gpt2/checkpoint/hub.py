@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
@@ -90,9 +91,11 @@ def look_up(name: str) -> Path | str:
                 raise ValueError(f"no checkpoint {name!r}: on the hub it is {owner}/{model}.")
     if os.path.isfile(name):
         raise ValueError(f"{name}: a file: expected the folder that it is in, with config.json and model.safetensors.")
-    known = ", ".join([*BUNDLED, *RELEASED])
-    raise ValueError(f"no checkpoint {name!r}: expected one of {known}, a folder that exists, or owner/repo on the "
-                     "hub.")
+    known = [*BUNDLED, *RELEASED]
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f"no checkpoint {name!r}: expected one of {', '.join(known)}, a folder that exists, or "
+                     f"owner/repo on the hub.{hint}")
 
 
 def checked_revision(revision: str | None) -> str:

@@ -5,6 +5,7 @@ import csv
 import json
 import subprocess
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..cli.arguments import ArgumentParser, add_model_argument, read_prompt, whole_number
@@ -69,7 +70,9 @@ def main() -> None:
 def exercise_named(name: str) -> Exercise:
     exercises = exercises_by_name()
     if name not in exercises:
-        raise BadInput(f"the exercise must be one of {', '.join(exercises)}. Got {name!r}.")
+        near = get_close_matches(name, exercises, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadInput(f"the exercise must be one of {', '.join(exercises)}. Got {name!r}.{hint}")
     return exercises[name]
 
 
