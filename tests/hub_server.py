@@ -244,7 +244,8 @@ class HubServer:
 @contextmanager
 def environment(endpoint: str, cache: Path, offline: bool = False) -> Iterator[None]:
     """huggingface_hub in this process as HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE make it in a new one."""
-    values = {"ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    values = {"ENDPOINT": endpoint,
+              "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
               "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_TELEMETRY": True}
     with patch.multiple(constants, **values), patch.dict(os.environ, {"NO_PROXY": "127.0.0.1"}):
         yield

@@ -49,12 +49,12 @@ def read_header(path: Path) -> list[StoredTensor]:
 
 
 def header_length(start: bytes) -> int:
-    """How many bytes of a header to read after the first eight of a file, which say it: no more than show its excess."""
+    """How many bytes to read after the first eight, which tell the header's length: at most one too many."""
     return min(int.from_bytes(start[:8], "little"), LARGEST_TEXT + 1)
 
 
 def check_header(start: bytes, path: Path) -> None:
-    """Raise CheckpointError for a header larger than any GPT-2's, before it is parsed, or a file of another kind."""
+    """Raise CheckpointError for a header larger than any GPT-2's, before it is parsed, or a git-lfs pointer."""
     check_is_content(start, str(path))
     check_amount(start[8:8 + header_length(start)], f"{path}: header")
 

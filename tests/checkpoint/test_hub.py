@@ -33,6 +33,7 @@ from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.errors import CheckpointError, HubError
 from numpy_gpt2.weights import random_model
 
+
 @dataclass
 class Computer:
     """Someone's computer: a cache, and what lies behind HF_ENDPOINT."""
@@ -44,7 +45,8 @@ class Computer:
     def call(self, function: str, *arguments: Any) -> dict[str, Any]:
         """What a function of loading.py gives, or with what it fails, on this computer."""
         start = time.monotonic()
-        with environment(self.endpoint, self.home / "hub", self.is_offline), warnings.catch_warnings(record=True) as all:
+        with environment(self.endpoint, self.home / "hub", self.is_offline), \
+                warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 loaded = getattr(loading, function)(*arguments)
@@ -53,15 +55,15 @@ class Computer:
             except Exception as error:
                 kinds = [CheckpointError, HubError, ValueError]
                 answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
-        answer["warnings"] = [str(one.message) for one in all]
+        answer["warnings"] = [str(one.message) for one in caught]
         return answer | {"seconds": time.monotonic() - start}
 
     def run(self, program: str) -> "subprocess.CompletedProcess[str]":
         """A process of its own on this computer."""
         inherited = {name: value for name, value in os.environ.items()
                      if not name.startswith("HF_") and "proxy" not in name.lower()}
-        settings = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.endpoint, "HF_HUB_OFFLINE": str(int(self.is_offline)),
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        settings = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.endpoint,
+                    "HF_HUB_OFFLINE": str(int(self.is_offline)), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         return subprocess.run([sys.executable, "-c", program], env=inherited | settings, text=True, timeout=60,
                               cwd=Path(__file__).parents[2], capture_output=True)
 
