@@ -1,6 +1,8 @@
-"""How matrix products call BLAS, and which memory order arrays have: no shape or value depends on either."""
+"""How matrix products call BLAS, and where and in which order arrays lie in memory: no shape or value depends on it."""
 
+import ctypes
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ import numpy as np
 FEW_ROWS = 16
 SLICE = 384  # outputs at a time
 COPY_BLOCK = 32  # positions at a time, where a copy changes the memory order
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+GIGABYTE = 2**30
 
 
 def matrix_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -63,3 +68,14 @@ def write_channel_major(buffer: np.ndarray, x: np.ndarray) -> None:
     """
     for i in range(0, x.shape[-2], COPY_BLOCK):
         buffer[..., i:i + COPY_BLOCK, :] = x[..., i:i + COPY_BLOCK, :]
+
+
+def reuse_freed_memory() -> None:
+    """Let new arrays take the memory of freed ones, for the rest of the process: for loops over large arrays.
+
+    By default glibc returns the memory of a large array to the system, which hands it out again page by page, each one
+    cleared: up to a third of the time of a backward pass. Other C libraries are left as they are.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        for limit in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(limit, GIGABYTE)

@@ -11,8 +11,8 @@ from numpy_gpt2.__main__ import COMMANDS
 PACKAGE = Path(__file__).parents[1] / "numpy_gpt2"
 
 # From the foundations upwards. A folder stands for all its modules, which may import each other.
-ORDER = """errors config html matmul ops weights cache tap model sampling prompt_lookup bpe tokenizer streams decoding
-    scoring backward lens checkpoint cli training summary step explore exercises generate score tokens
+ORDER = """errors config html matmul ops weights cache tap model sampling scoring prompt_lookup bpe tokenizer streams
+    decoding backward lens checkpoint cli training summary step explore exercises generate score tokens
     train""".split()
 EXEMPT = ("__init__", "__main__")
 
@@ -89,7 +89,7 @@ def test_a_module_imports_only_modules_before_it(path):
     ("checkpoint/hub.py", "from ..cli.exits import say", ["cli.exits"]),
     ("checkpoint/hub.py", "from .. import generate", ["generate"]),
     ("checkpoint/hub.py", "from ..checkpoint import loading", []),
-    ("generate.py", "from .explore.page import render", []),
+    ("generate.py", "from .explore.rendering import render", []),
 ])
 def test_a_wrong_import_is_found_wherever_it_is(name, code, wrong):
     assert wrong_imports(PACKAGE / name, code) == wrong

@@ -3,6 +3,9 @@
 No time is measured, only counted what noise cannot move.
 """
 
+import platform
+import subprocess
+import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -95,3 +98,27 @@ def test_a_copy_in_blocks_copies_everything(n_positions, d_head, n_at_once):
         matmul.write_channel_major(buffer[:, :-1], x)
     np.testing.assert_array_equal(buffer[:, :-1], x)
     assert not buffer[:, -1].any()
+
+
+COUNT_FRESH_PAGES = """
+import resource, sys
+import numpy as np
+from numpy_gpt2.matmul import reuse_freed_memory
+if "reuse" in sys.argv:
+    reuse_freed_memory()
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(10_000_000)  # 80 MB, freed at once
+before = pages()
+for _ in range(5):
+    np.ones(10_000_000)
+print(pages() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc",
+                    reason="glibc has the setting, on Linux")
+def test_freed_memory_is_reused():
+    fresh, reused = (int(subprocess.run([sys.executable, "-c", COUNT_FRESH_PAGES, *arguments], capture_output=True,
+                                        check=True, timeout=60).stdout) for arguments in ((), ("reuse",)))
+    assert reused < fresh / 10

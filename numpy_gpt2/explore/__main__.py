@@ -8,7 +8,10 @@ from ..checkpoint.saving import write_whole
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
                              read_prompt, special_tokens)
 from ..cli.exits import BadInput, bad_input, run, say
-from .page import MAX_TOKENS, page_data, prompt_ids, render
+from .page import MAX_TOKENS, page_data, prompt_ids
+from .rendering import render
+
+PAGE_SUFFIXES = ("", ".html", ".htm")
 
 
 def make_parser() -> ArgumentParser:
@@ -53,6 +56,8 @@ def check_output(path: Path) -> None:
         is_in_a_folder = False
     if not is_in_a_folder:
         raise BadInput(f"--output must be a file in an existing folder. Got {str(path)!r}.")
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        raise BadInput(f"--output must end in .html: explore writes a web page. Got {str(path)!r}.")
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "a device or a pipe"
         raise BadInput(f"--output must be a file. Got {str(path)!r}, which is {what}.")

@@ -1,32 +1,24 @@
-"""The page that `explore` writes: the data of one forward pass in one HTML file, which needs no network.
-
-`page.html`, in this folder, is the template; its script draws every figure from the data. The data are what a
-`Recorder` saw, to these precisions:
+"""The data of the page that `explore` shows: what a `Recorder` saw of one forward pass, ready for JSON.
 
     attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
     logits of the last token    exact float32: the page samples from them as sampling.py does
     norms, attributions         5 decimals
-    probabilities               6 decimals
+    probabilities, losses       6 decimals
 """
 
 import base64
-import json
-from functools import cache
-from pathlib import Path
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from ..config import GPT2Config
-from ..lens import direct_logit_attribution, logit_lens, top_tokens
+from ..lens import chain, direct_logit_attribution, logit_lens, top_tokens
 from ..model import check_ids, forward
 from ..sampling import check_finite
-from ..tap import STAGES, Recorder
+from ..scoring import log_sum_exp
+from ..tap import STAGES, Recorder, Tap, no_tap
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
-
-TEMPLATE = Path(__file__).with_name("page.html")
-PLACEHOLDER = "{{data}}"  # appears once in the template
 
 MAX_TOKENS = 128  # more would not be legible
 MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
@@ -47,7 +39,13 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
     Raises ValueError for a prompt that is too long for the model or the page.
     """
     ids = tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos()
-    limit = min(MAX_TOKENS, model.config.n_positions)
+    check_fits_page(model, ids)
+    return ids
+
+
+def check_fits_page(model: GPT2, ids: Sequence[int]) -> None:
+    """Raise ValueError for ids that the model does not have, and for more than it can read or the page can show."""
+    limit = most_tokens(model.config)
     if len(ids) > limit:
         reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"
         raise ValueError(f"the prompt must be at most {limit} tokens, {reason}. Got {len(ids)}: shorten it.")
@@ -57,24 +55,30 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
     if n_numbers > MOST_NUMBERS:
         raise ValueError(f"a page can show at most {MOST_NUMBERS:,} numbers of a pass. Got {n_numbers:,}, by "
                          f"{len(ids)} tokens and {config.n_layer:,} layers: shorten the prompt, or take another model.")
-    return ids
 
 
-def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) -> dict[str, Any]:
+def most_tokens(config: GPT2Config) -> int:
+    return min(MAX_TOKENS, config.n_positions)
+
+
+def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, tap: Tap = no_tap,
+              after_layer: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Everything that the page shows of a forward pass over ids [n_tokens], ready for JSON.
 
-    name: the model's name on the page. Positions, layers and heads count from 0; `names` has the text of every id on
-    the page, or its bytes where these are not whole characters.
+    name: the model's name on the page. tap: an activation hook; what it returns is what the page shows. after_layer:
+    called after each layer of the logit lens, which takes longer than the pass.
+    Positions, layers and heads count from 0; `names` has the text of every id on the page, or its bytes where these
+    are not whole characters.
     Raises FloatingPointError for logits that are not finite.
     """
     last = model.config.n_layer - 1
     acts = Recorder(["wte", "wpe", "h.*.resid_pre", "h.*.attn.pattern", "h.*.attn.z", "h.*.mlp.out",
                      f"h.{last}.resid_post", "logits"])
-    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
+    logits = forward(model, ids, tap=chain(tap, acts))  # [n_tokens, vocab_size]
     check_finite(logits)
     known = logits[-1, :tokenizer.vocab_size]  # ids without a token are never sampled
     likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
-    lens = lens_data(model, tokenizer, acts)
+    lens = lens_data(model, tokenizer, acts, after_layer)
     predicted = lens["ids"][-1]  # by the last layer, which is the model's prediction
     shown = {*ids, *likeliest, *np.ravel(lens["ids"]).tolist()}
     return {
@@ -86,6 +90,7 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str) 
         "names": {token_id: token_name(tokenizer, token_id) for token_id in sorted(shown)},
         "stages": stages_data(model.config, len(ids)),
         "attention": packed_attention(acts, model.config.n_layer),
+        "losses": losses(logits[:-1], ids[1:]),
         "norms": norms(acts, model.config.n_layer),
         "lens": lens,
         "attribution": attribution_data(model, acts, [tokens[0] for tokens in predicted]),
@@ -128,6 +133,12 @@ def packed(array: np.ndarray, dtype: str) -> str:
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
 
 
+def losses(logits: np.ndarray, targets: Sequence[int]) -> list[float]:
+    """-log(softmax(logits)[target]), the loss of each token but the first: logits [n_tokens - 1, vocab_size]."""
+    of_targets = logits[np.arange(len(targets)), list(targets)]  # [n_tokens - 1]
+    return rounded(log_sum_exp(logits)[:, 0] - of_targets, 6)
+
+
 def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
     """The norm of each token's residual stream before each block and after the last: [n_layer + 1, n_tokens]."""
     streams = [acts[f"h.{i}.resid_pre"] for i in range(n_layer)] + [acts[f"h.{n_layer - 1}.resid_post"]]
@@ -139,10 +150,13 @@ def rounded(array: Any, decimals: int) -> Any:
     return np.round(np.asarray(array, np.float64), decimals).tolist()
 
 
-def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder) -> dict[str, Any]:
+def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder, after_layer: Callable[[], None]) -> dict[str, Any]:
     """The top tokens before each block and after the last: ids and probabilities, [n_layer + 1, n_tokens, N_TOP]."""
     k = min(N_TOP, model.config.vocab_size, tokenizer.vocab_size)
-    best = [top_tokens(logit_lens(model, acts, layer), tokenizer, k) for layer in range(model.config.n_layer + 1)]
+    best = []
+    for layer in range(model.config.n_layer + 1):
+        best.append(top_tokens(logit_lens(model, acts, layer), tokenizer, k))
+        after_layer()
     return {"ids": [[[int(token.id) for token in tokens] for tokens in row] for row in best],
             "probabilities": [[[round(float(token.probability), 6) for token in tokens] for tokens in row]
                               for row in best]}
@@ -155,25 +169,3 @@ def attribution_data(model: GPT2, acts: Recorder, predicted: Sequence[int]) -> d
     logits = [acts["logits"][position, token_id] for position, token_id in enumerate(predicted)]
     return {"ids": list(predicted), "logits": rounded(logits, 5), "parts": found[0].names,
             "values": rounded([attribution.values for attribution in found], 5)}
-
-
-# The page -------------------------------------------------------------------------------------------------------------
-
-
-def render(data: Mapping[str, Any]) -> str:
-    """The page: the template with the data in it."""
-    return template().replace(PLACEHOLDER, script_safe_json(data))
-
-
-@cache
-def template() -> str:
-    return TEMPLATE.read_text(encoding="utf-8")
-
-
-def script_safe_json(data: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a <script> element: no text in it can end the element or begin another.
-
-    It is ASCII: json escapes everything else, including U+2028 and U+2029.
-    """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..backward import loss_and_gradients
 from ..config import GPT2Config
-from ..matmul import allocate_parameter
+from ..matmul import allocate_parameter, reuse_freed_memory
 from ..weights import GPT2, build_model, named_parameters, parameter_shapes
 from .optimizers import adamw, clip_by_global_norm, muon
 from .schedule import warmup_and_cosine
@@ -49,12 +49,14 @@ class Run:
 def start(model: GPT2, config: TrainingConfig) -> Run:
     """A run that has taken no step. From here on the model's arrays are the run's: they change with every step.
 
+    Memory that a step frees stays with the process, for the next step.
     Raises ValueError for a context that the model does not have, and for a glob that freezes nothing, or everything.
     """
     if config.context > model.config.n_positions:
         raise ValueError(f"context must be at most the model's, {model.config.n_positions}. Got {config.context}.")
     arrays = dict(named_parameters(model))
     frozen = frozen_names(list(arrays), config.freeze)
+    reuse_freed_memory()
     moments = {name: {moment: np.zeros_like(array) for moment in moments_of(name, array.shape, config)}
                for name, array in arrays.items() if name not in frozen}
     return Run(model, config, moments)

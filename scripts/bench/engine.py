@@ -18,6 +18,7 @@ from sides import Side, is_near_tie, median_seconds
 
 from numpy_gpt2 import (KVCache, forward, generate_tokens, load_model, loss_and_gradients, named_parameters, transform,
                         unembed)
+from numpy_gpt2.matmul import reuse_freed_memory
 
 # Row lengths to try: which is fastest depends on how BLAS divides a matrix among its threads.
 READING_WIDTHS = (2048, 4096, 8192)
@@ -49,7 +50,8 @@ class Engine(Side):
         cache.crop(cache.length - n)
 
     def gradients(self, ids):
-        """The loss of ids [n_batch, n_tokens], and the gradient of every weight."""
+        """The loss of ids [n_batch, n_tokens], and the gradient of every weight, computed as in a training run."""
+        reuse_freed_memory()
         return loss_and_gradients(self.model, ids)
 
     # Floors ----------------------------------------------------------------------------------------------------------

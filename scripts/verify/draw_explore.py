@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy_gpt2
 from numpy_gpt2.cli.exits import BadInput, run, say
-from numpy_gpt2.explore.page import page_data, prompt_ids, render
+from numpy_gpt2.explore.page import page_data, prompt_ids
+from numpy_gpt2.explore.rendering import render
 
 PROMPT = "The king said to his daughter that she"
 FOLDER = Path(__file__).resolve().parents[2] / "numpy_gpt2" / "explore" / "pictures"

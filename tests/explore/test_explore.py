@@ -15,7 +15,8 @@ import pytest
 
 import numpy_gpt2
 from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model
-from numpy_gpt2.explore.page import page_data, prompt_ids, render
+from numpy_gpt2.explore.page import page_data, prompt_ids
+from numpy_gpt2.explore.rendering import render
 from numpy_gpt2.lens import logit_lens, top_tokens
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.sampling import process_logits
@@ -109,6 +110,7 @@ def test_the_browser_is_told_to_open_the_page_and_its_absence_is_no_error(tmp_pa
 BAD_INPUT = {
     "missing folder": (["-o", "no/such/folder/page.html"], "existing folder. Got 'no/such/folder/page.html'"),
     "output is a folder": (["-o", "."], "--output must be a file. Got '.', which is a folder."),
+    "output is no page": (["-o", "x.pdf"], "--output must end in .html: explore writes a web page. Got 'x.pdf'."),
     "prompt too long": (["king " * 500], "at most 128 tokens"),
     "unknown model": (["--model", "no-such-model"], "no-such-model"),
     "missing prompt file": (["--prompt-file", "no/such/file"], "no/such/file"),

@@ -1,0 +1,133 @@
+// Attention
+
+function drawThumbnails() {
+  const grid = find(".thumbnails");
+  const room = Math.min(innerWidth - 32, 520) - 46;
+  grid.style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 26), 46)}px`);
+  const heads = Array.from({ length: n_head }, (_, head) => head);
+  const buttons = Array.from({ length: n_layer }, (_, layer) => heads.map((head) => thumbnail(layer, head)));
+  fillGrid(grid, ["head", ...heads.map(String)], buttons.map((row, layer) =>
+    [`h.${layer}`, ...row.map((button) => make("td", {}, button))]));
+  arrowKeys(grid, buttons);
+}
+
+function thumbnail(layer, head) {
+  const canvas = make("canvas", { width: n_tokens, height: n_tokens });
+  const button = make("button", { type: "button", "aria-label": `h.${layer}, head ${head}` }, canvas);
+  button.addEventListener("click", () => choose({ layer, head }));
+  const draw = () => {
+    const image = new ImageData(n_tokens, n_tokens);  // a pixel for each pair; above the diagonal all stay transparent
+    for (let query = 0; query < n_tokens; query++) {
+      for (let key = 0; key <= query; key++) {
+        const rgb = palette[Math.round(255 * probabilityShare(weight(layer, head, query, key)))];
+        image.data.set(rgb, 4 * (query * n_tokens + key));
+      }
+    }
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  };
+  repaints.set(`h.${layer} ${head}`, draw);
+  draw();
+  return button;
+}
+
+function markThumbnails() {
+  document.querySelectorAll(".thumbnails tbody tr").forEach((row, layer) => {
+    row.classList.toggle("chosen", layer === chosen.layer);
+    row.querySelectorAll("button").forEach((button, head) =>
+      button.setAttribute("aria-pressed", layer === chosen.layer && head === chosen.head));
+  });
+}
+
+const CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130) / n_tokens), 12), 46);  // pixels
+const place = { query: n_tokens - 1, key: 0 };                         // where the keyboard stands in the large map
+
+function drawAxes() {
+  const map = find(".map");
+  map.style.setProperty("--cell", `${CELL}px`);
+  map.style.setProperty("--label", `${Math.min(CELL - 2, 13)}px`);
+  const label = (_, position) => make("span", {}, promptChip(position));
+  map.querySelector(".keys").append(...page.ids.map(label));
+  map.querySelector(".queries").append(...page.ids.map(label));
+  const canvas = map.querySelector("canvas");
+  canvas.addEventListener("pointermove", ({ offsetX, offsetY }) =>
+    visit(Math.floor(offsetY / CELL), Math.floor(offsetX / CELL)));
+  canvas.addEventListener("pointerleave", () => { hideTip(); drawMap(); });
+  canvas.addEventListener("click", () => choose({ position: place.query }));
+  canvas.addEventListener("focus", () => visit(place.query, Math.min(place.key, place.query)));
+  canvas.addEventListener("blur", () => drawMap());
+  canvas.addEventListener("keydown", (event) => {
+    const { query, key } = place;
+    const to = { ArrowLeft: [query, key - 1], ArrowRight: [query, key + 1], ArrowUp: [query - 1, key],
+                 ArrowDown: [query + 1, key], Home: [query, 0], End: [query, query] }[event.key];
+    if (event.key === "Enter" || event.key === " ") choose({ position: query });
+    if (to && visit(...to)) keepInView(map.parentElement, canvas);
+    if (to || event.key === " ") event.preventDefault();
+  });
+  repaints.set("map", drawMap);
+}
+
+/** Points at one cell of the large map: its two tokens are lit, and its number told. */
+function visit(query, key) {
+  if (query < 0 || query >= n_tokens || key < 0 || key > query) return false;
+  Object.assign(place, { query, key });
+  light([query, key]);
+  drawMap(place);
+  tellWeight(query, key);
+  return true;
+}
+
+/** A long prompt's map is larger than its frame. */
+function keepInView(frame, canvas) {
+  frame.scrollLeft = canvas.offsetLeft + place.key * CELL - frame.clientWidth / 2;
+  frame.scrollTop = canvas.offsetTop + place.query * CELL - frame.clientHeight / 2;
+}
+
+function drawHead() {
+  const canvas = find(".map canvas");
+  const name = `h.${chosen.layer}, head ${chosen.head}`;
+  find(".large h3").textContent = name;
+  canvas.setAttribute("aria-label", `Attention of ${name}, ${n_tokens} by ${n_tokens} tokens. Arrow keys move.`);
+  drawMap();
+  const row = page.ids.map((_, key) => weight(chosen.layer, chosen.head, chosen.position, key));
+  tellWeight(chosen.position, row.indexOf(Math.max(...row)));
+  fillAttention();
+}
+
+function tellWeight(query, key) {
+  find("#attention .readout").replaceChildren(
+    promptChip(query), ` (${query}) looks at `, promptChip(key), ` (${key}): `,
+    make("b", {}, fixed(weight(chosen.layer, chosen.head, query, key), 3)));
+}
+
+function drawMap(pointed) {
+  const canvas = find(".map canvas");
+  const ratio = devicePixelRatio || 1;
+  canvas.width = canvas.height = n_tokens * CELL * ratio;
+  canvas.style.width = canvas.style.height = `${n_tokens * CELL}px`;
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  context.font = `${Math.min(CELL / 3.2, 14)}px ${getComputedStyle(document.body).fontFamily}`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const gap = CELL > 16 ? 1.5 : 0.5;
+  for (let query = 0; query < n_tokens; query++) {
+    for (let key = 0; key <= query; key++) {
+      const value = weight(chosen.layer, chosen.head, query, key);
+      const fill = colour(probabilityShare(value));
+      context.fillStyle = css(fill);
+      context.fillRect(key * CELL, query * CELL, CELL - gap, CELL - gap);
+      if (CELL < 34) continue;
+      context.fillStyle = textColour(fill);
+      context.fillText(fixed(value, 2), (key + 0.5) * CELL, (query + 0.5) * CELL);
+    }
+  }
+  context.strokeStyle = css(cssColour("--accent"));
+  context.lineWidth = 2;
+  context.strokeRect(1, chosen.position * CELL, (chosen.position + 1) * CELL - 2, CELL - 1);
+  if (pointed) context.strokeRect(pointed.key * CELL + 1, pointed.query * CELL + 1, CELL - 3, CELL - 3);
+}
+
+const fillAttention = numbers("attention", () =>
+  table(["token", ...page.ids.map((id, key) => promptChip(key))], page.ids.map((id, query) =>
+    [promptChip(query), ...page.ids.map((_, key) =>
+      key > query ? "" : fixed(weight(chosen.layer, chosen.head, query, key), 3))])));

@@ -1,0 +1,101 @@
+"""Laws of the page as a file: nothing in its data is taken for markup, and nothing but its own script runs."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from numpy_gpt2 import SIZES, random_model
+from numpy_gpt2.explore.page import page_data
+from numpy_gpt2.explore.rendering import (DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256,
+                                          template)
+from test_page import MODEL, NASTY, TOKENIZER, bytes_tokenizer
+
+
+class Scripts(HTMLParser):
+    """What a browser takes for the page's scripts, and all its attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scripts, self.attributes, self.is_inside = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag == "script":
+            self.scripts.append("")
+            self.is_inside = True
+
+    def handle_endtag(self, tag):
+        self.is_inside = self.is_inside and tag != "script"
+
+    def handle_data(self, text):
+        if self.is_inside:
+            self.scripts[-1] += text
+
+
+def parsed(page):
+    parser = Scripts()
+    parser.feed(page)
+    return parser
+
+
+@given(st.text() | st.text("</script >&!-'\"\u2028"))
+@example(NASTY)
+def test_no_text_in_the_data_can_end_the_element_that_holds_them(text):
+    safe = script_safe_json({text: [text]})
+    assert json.loads(safe) == {text: [text]}
+    assert safe.isascii() and not re.search("[<>&]", safe)
+
+
+def test_the_data_come_out_of_the_page_as_they_went_in():
+    ids = TOKENIZER.encode(NASTY)
+    data = page_data(MODEL, TOKENIZER, ids, NASTY)
+    scripts = parsed(render(data)).scripts
+    assert len(scripts) == len(parsed(template()).scripts) == 2
+    assert json.loads(scripts[0]) == json.loads(json.dumps(data))
+    assert json.loads(scripts[0])["prompt"] == NASTY
+    assert scripts[1] == parsed(template()).scripts[1]
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_only_the_page_s_own_style_and_script_may_run_and_only_its_server_be_asked(served):
+    page = template(served)
+    policy, = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    (style,), scripts = re.findall("<style>(.*?)</style>", page, re.DOTALL), parsed(page).scripts
+    assert policy.split("; ") == ["default-src 'none'", f"style-src '{sha256(style)}'",
+                                  f"script-src '{sha256(scripts[1])}'", "img-src data:", "base-uri 'none'",
+                                  "form-action 'none'", *(["connect-src 'self'"] if served else [])]
+    assert page.index("Content-Security-Policy") < page.index("<style")  # before what it is about
+
+
+def test_the_hash_of_an_empty_script_is_the_one_that_browsers_compute():
+    assert sha256("") == "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+
+
+def test_every_script_of_the_folder_is_on_the_page():
+    assert sorted(SCRIPTS + SERVED_SCRIPTS) == sorted(path.stem for path in (FOLDER / "scripts").iterdir())
+    for name in SCRIPTS + SERVED_SCRIPTS:
+        assert read(f"scripts/{name}.js") in template(served=True)
+        assert (read(f"scripts/{name}.js") in template()) == (name in SCRIPTS)
+
+
+def test_the_template_has_one_place_for_the_data_and_nothing_from_elsewhere():
+    assert template().count(DATA) == 1
+    assert not re.search(r"https?:|@import|url\(|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",
+                         template())
+    names = {name for name, _ in parsed(template()).attributes}
+    assert names.isdisjoint({"src", "srcset", "onclick", "onload"})
+
+
+@pytest.mark.slow
+def test_a_page_of_40_tokens_of_small_s_size_is_below_2_megabytes():
+    config = SIZES["small"]
+    tokenizer = bytes_tokenizer(config.vocab_size)
+    assert tokenizer.vocab_size == config.vocab_size
+    ids = np.random.default_rng(0).integers(config.vocab_size, size=40).tolist()
+    page = render(page_data(random_model(config), tokenizer, ids, "small"))
+    assert len(page.encode()) < 2_000_000
