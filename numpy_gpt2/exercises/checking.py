@@ -13,7 +13,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..cache import KVCache
-from .comparison import Difference, difference, leaves
+from .comparing import Difference, difference, leaves
 from .course import Exercise, mistaken_function
 from .laws import LAWS, Law
 from .messages import say_in

@@ -18,7 +18,7 @@ from ..cli.exits import bad_input
 from ..tokenizer import Tokenizer
 from ..weights import GPT2
 from .checking import describe_error
-from .comparison import close
+from .comparing import close
 from .course import exercises_by_name, lookup
 from .isolation import load_file
 from .laws import LAWS

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .comparison import Difference, is_plain
+from .comparing import Difference, is_plain
 from .messages import say_in
 
 MOST_CHARACTERS = 300  # of a value that is not an array
