@@ -131,6 +131,23 @@ def test_lists_are_shown_whole_with_their_first_difference():
     assert message.startswith("The result[0] is str: expected bytes.\n")
 
 
+def test_a_missing_key_is_named_whichever_pair_is_looked_up_first():
+    def merge(piece, ranks):
+        tokens = [piece[i:i + 1] for i in range(len(piece))]
+        while len(tokens) > 1:
+            i = min(reversed(range(len(tokens) - 1)), key=lambda i: ranks[tokens[i], tokens[i + 1]])
+            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
+        return tokens
+
+    assert first_line("merge", merge).startswith("A pair without a rank raises KeyError")
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_of_numpy_are_not_the_students_output(capsys):
+    assert not check("induction_score", lambda pattern, period: pattern[..., :0].mean(axis=-1)).passed
+    assert capsys.readouterr() == ("", "")
+
+
 def test_what_is_right_for_one_sequence_only_is_told_so():
     def split_heads(x, n_head):
         if x.ndim == 2:
