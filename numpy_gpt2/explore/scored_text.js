@@ -3,13 +3,17 @@
 const page = JSON.parse(document.getElementById("data").textContent);
 const DARKEST = 9;  // nats, and more
 
+function nameOf(id) {
+  return page.names[id];
+}
+
 function shade(surprise) {
   return `s${Math.min(Math.floor(surprise), DARKEST)}`;
 }
 
 /** A token as part of a text: spaces stay spaces, and a line end is seen and ends the line. */
 function textToken(position) {
-  const name = page.names[page.ids[position]];
+  const name = nameOf(page.ids[position]);
   const surprise = page.surprise[position];
   const token = make("bdi", { class: surprise === null ? "unscored" : shade(surprise), "data-at": position });
   if (Array.isArray(name)) {
