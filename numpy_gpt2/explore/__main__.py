@@ -19,8 +19,8 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.explore", description="Show one forward pass over a prompt: its tokens, "
                             "the model's parts, attention, the logit lens, the residual stream, and the next token. "
                             "Writes one HTML file, which needs no network.")
-    parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens (default: only "
-                        "<|endoftext|>)")
+    parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens (default: standard "
+                        "input, if it is a pipe or a file; else only <|endoftext|>)")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
