@@ -12,8 +12,8 @@ from typing import Any, Iterator
 
 from .checkpoint.loading import load
 from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_argument,
-                            add_special_tokens_argument, announce_model, model_config, read_prompt, special_tokens,
-                            utf8_text, whole_number)
+                            add_special_tokens_argument, announce_model, model_config, prompt_file_or_pipe,
+                            read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table, visible
 from .config import GenerationConfig
@@ -86,7 +86,10 @@ def main() -> None:
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, seed=args.seed,
             stop_strings=args.stop, prompt_lookup_num_tokens=args.prompt_lookup)
     n_positions = model_config(args.model).n_positions
-    prompt = "" if args.interactive else read_prompt(args.prompt, args.prompt_file, n_positions, args.last)
+    prompt = ""
+    if not args.interactive:
+        file = prompt_file_or_pipe(args.prompt, args.prompt_file)
+        prompt = read_prompt(args.prompt, file, n_positions, args.last)
     with bad_input():
         model, tokenizer = load(args.model)
     announce_model(args.model, model)

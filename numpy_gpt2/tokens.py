@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .bpe import merge_steps
 from .checkpoint.loading import load_tokenizer
-from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, input_is_piped,
+from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, prompt_file_or_pipe,
                             read_prompt, special_tokens)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table
@@ -35,9 +35,10 @@ def main() -> None:
     args = make_parser().parse_args()
     if args.text is not None and args.prompt_file is not None:
         raise BadInput("a text and --prompt-file were both given: give one")
-    if args.text is None and args.prompt_file is None and not input_is_piped():
+    file = prompt_file_or_pipe(args.text, args.prompt_file)
+    if args.text is None and file is None:
         raise BadInput("expected a text, or standard input, or --prompt-file with a file")
-    text = read_prompt(args.text, args.prompt_file)
+    text = read_prompt(args.text, file)
     with bad_input():
         tokenizer = load_tokenizer(args.model)
     hint = " (bundled; for OpenAI's: --model gpt2)" if args.model == "fairytale" else ""

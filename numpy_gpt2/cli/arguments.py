@@ -119,13 +119,10 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
                 last: bool = False) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
-    Without either it is standard input where that is a pipe or a file, else empty. No more is read than a context could
-    hold, for a file may have no end; with `last`, all is read, and no more kept than the end that n_positions tokens
-    could hold. n_positions: the model's context, which an error names. Line ends are read as in any text file, and the
-    last one is not part of the prompt: editors and `echo` put it there.
+    No more is read than a context could hold, for a file may have no end; with `last`, all is read, and no more kept
+    than the end that n_positions tokens could hold. n_positions: the model's context, which an error names. Line ends
+    are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
     """
-    if prompt is None and prompt_file is None and input_is_piped():
-        prompt_file = "-"
     if prompt_file is None:
         return utf8_text(checked_length(os.fsencode(prompt or ""), "the prompt", n_positions), "the prompt")
     source = name_of(prompt_file)
@@ -150,13 +147,18 @@ def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
     return data
 
 
-def input_is_piped() -> bool:
-    """Whether standard input is a pipe or a file: what someone has given, not a terminal or /dev/null."""
+def prompt_file_or_pipe(prompt: str | None, prompt_file: str | None) -> str | None:
+    """The file to read the prompt from: without a prompt or a file, standard input (-) if it is a pipe or a file.
+
+    A terminal, /dev/null and what is closed are none: whoever starts a command there gives it nothing to read.
+    """
+    if prompt is not None or prompt_file is not None:
+        return prompt_file
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):  # it has no file, as in a notebook, or is closed
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+    except (OSError, ValueError):  # a stream without a file, as in a notebook
+        return None
+    return "-" if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else None
 
 
 @contextmanager
