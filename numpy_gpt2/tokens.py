@@ -20,7 +20,8 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or a file)")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
+                        "a file)")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
