@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from locales import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model
@@ -50,7 +51,7 @@ def assert_measures(facts, scores, n_bytes):
 
 
 def test_json_is_the_library_s_result_and_every_byte_of_the_file_counts(fairytale, tmp_path):
-    path = tmp_path / "text with spaces é.txt"
+    path = tmp_path / as_typed("text with spaces é.txt")
     path.write_bytes(TEXT.encode())
     process = score(str(path), "--json")
     assert process.returncode == 0

@@ -97,7 +97,7 @@ def test_json_is_a_list_of_objects(command, tmp_path):
 
 
 def test_csv_marks_a_class(command, tmp_path):
-    right, stubs = solved_folder(tmp_path / "Ánh, 12A"), tmp_path / "b"
+    right, stubs = solved_folder(tmp_path / "Anh, 12A"), tmp_path / "b"
     new_folder(stubs)
     command("hint", FIRST, "--folder", stubs)
     status, out, err = command("check", "--folder", right, "--folder", stubs, "--csv")

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from locales import as_typed
 from student_folders import NAMES, solved_folder, with_change
 
 from numpy_gpt2.exercises.course import CHAPTERS, exercises_by_name, mistaken_source
@@ -128,7 +129,7 @@ def test_nothing_is_written_to_a_students_folder(tmp_path):
 
 @pytest.mark.parametrize("end, mark", [(b"\r\n", b""), (b"\r\n", b"\xef\xbb\xbf")])
 def test_windows_line_ends_and_spaces_and_letters_in_the_path_do_not_matter(tmp_path, end, mark):
-    folder = solved_folder(tmp_path / "bài tập của Ánh")
+    folder = solved_folder(tmp_path / as_typed("bài tập của Ánh"))
     for chapter in CHAPTERS:
         path = folder / f"{chapter}.py"
         path.write_bytes(mark + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", end))
