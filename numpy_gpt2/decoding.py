@@ -14,6 +14,7 @@ from .errors import check_int
 from .model import check_ids, transform, unembed
 from .prompt_lookup import LookupStatistics, lookup_steps
 from .sampling import process_logits, sample
+from .scoring import Drawn, log_probs_of
 from .streams import SharedSteps, Stream, TextStream
 from .tap import Tap, no_tap
 from .tokenizer import Tokenizer
@@ -22,14 +23,15 @@ from .weights import GPT2
 
 def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
                     generation_config: GenerationConfig = GenerationConfig(), vocab_size: int | None = None,
-                    tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
-    """Draw tokens one after another: an iterator over ids, one a step.
+                    top_log_probs: int = 0, tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
+    """Draw tokens one after another: an iterator over ids, one a step, with their log-probabilities (see `Stream`).
 
     ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens] (prompts of equal length); each step gives
         an int, or an array [*batch]; with num_return_sequences=n an array [n, *batch]. A row that has ended repeats its
         end until all have. A prompt that fills the context still gets one token.
     max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields are settings by keyword too.
     vocab_size: draw only from the first so many ids, where the tokenizer knows fewer than the model.
+    top_log_probs: how many of the likeliest tokens to remember at each step, in the stream's `top_ids`.
     tap: an activation hook, given the arrays of every pass (tap.py).
 
     Raises ValueError for arguments that make no sense, TypeError for an unknown setting, before anything is computed;
@@ -48,12 +50,14 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     if vocab_size is None:
         vocab_size = model.config.vocab_size
     check_int("vocab_size", vocab_size, 1, model.config.vocab_size)
+    check_int("top_log_probs", top_log_probs, 0, model.config.vocab_size)
     if config.prompt_lookup_num_tokens and prompt.ndim > 1:
         raise ValueError(f"prompt_lookup_num_tokens must be for one prompt. Got a batch of {prompt.shape[:-1]}.")
     if config.prompt_lookup_num_tokens and n_steps > 0:
         lookup = LookupStatistics()
-        return Stream(lookup_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap, lookup), lookup)
-    return Stream(_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap))
+        return Stream(lookup_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap, top_log_probs, lookup),
+                      lookup)
+    return Stream(_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap, top_log_probs))
 
 
 def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
@@ -62,13 +66,14 @@ def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
 
 
 def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
-           config: GenerationConfig, tap: Tap) -> Generator[Any, None, Any]:
+           config: GenerationConfig, tap: Tap, n_top: int) -> Generator[Drawn, None, Any]:
     """The loop itself, with arguments that have been checked. Returns the finish reasons."""
     *batch, n_prompt = prompt.shape
     n_samples = config.num_return_sequences
     rows = tuple(batch) if n_samples is None else (n_samples, *batch)
     if n_steps == 0:
         return np.full(rows, "length").tolist()
+    ends = np.array(eos_ids)  # [n_ends]
     ended = np.zeros(rows, dtype=bool)
     history = np.broadcast_to(prompt, (*rows, n_prompt))
     generators = [np.random.default_rng(child) for child in np.random.SeedSequence(config.seed).spawn(ended.size)]
@@ -86,8 +91,12 @@ def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vo
             draws = np.array([generator.random() for generator in generators])
             token = sample(processed, draws.reshape(rows))  # [*rows]
         token = np.where(ended, history[..., -1], token)  # an ended row repeats its end
-        ended = ended | np.isin(token, eos_ids)
-        yield int(token) if token.ndim == 0 else token.copy()  # whoever gets it may write to it
+        drawn = log_probs_of(logits, token, n_top)
+        if rows:
+            yield drawn._replace(log_probs=np.where(ended, 0, drawn.log_probs))
+        else:
+            yield drawn._replace(ids=int(token), log_probs=float(drawn.log_probs))
+        ended = ended | (token[..., np.newaxis] == ends).any(axis=-1)
         if ended.all() or step == n_steps - 1:
             break
         history = np.concatenate([history, token[..., np.newaxis]], axis=-1)  # [*rows, n_so_far]
@@ -117,7 +126,8 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
 
 def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_sequences: int,
                    max_new_tokens: int | None = None, *, generation_config: GenerationConfig = GenerationConfig(),
-                   allowed_special: Collection[str] = (), tap: Tap = no_tap, **settings: Any) -> list[TextStream]:
+                   allowed_special: Collection[str] = (), top_log_probs: int = 0, tap: Tap = no_tap,
+                   **settings: Any) -> list[TextStream]:
     """Several continuations of one prompt, a stream for each: drawn together, and read in any order, or by threads."""
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
@@ -127,9 +137,9 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
     eos_ids = as_ids(config.eos_token_id)
     if config.eos_token_id is None:
         eos_ids = [*tokenizer.eos_ids, *as_ids(model.config.eos_token_id)]
-    steps = generate_tokens(model, tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos(), tap=tap,
+    steps = generate_tokens(model, tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos(),
                             generation_config=config.updated(eos_token_id=eos_ids, stop_strings=()),
-                            vocab_size=min(tokenizer.vocab_size, model.config.vocab_size))
+                            vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
+                            top_log_probs=top_log_probs, tap=tap)
     shared = SharedSteps(steps)
-    return [TextStream(shared, row, tokenizer, eos_ids, config.stop_strings, steps.lookup)
-            for row in range(num_return_sequences)]
+    return [TextStream(shared, row, tokenizer, eos_ids, config.stop_strings) for row in range(num_return_sequences)]

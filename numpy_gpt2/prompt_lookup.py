@@ -19,6 +19,7 @@ from .cache import KVCache
 from .config import GenerationConfig
 from .model import transform, unembed
 from .sampling import process_logits
+from .scoring import Drawn, log_probs_of
 from .tap import Tap
 from .weights import GPT2
 
@@ -63,8 +64,9 @@ def draft(ids: np.ndarray, length: int) -> np.ndarray:
 
 
 def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
-                 config: GenerationConfig, tap: Tap, statistics: LookupStatistics) -> Generator[int, None, str]:
-    """The greedy loop with drafts: prompt [n_prompt] -> at most n_steps ids, one by one. Returns the finish reason.
+                 config: GenerationConfig, tap: Tap, n_top: int,
+                 statistics: LookupStatistics) -> Generator[Drawn, None, str]:
+    """The greedy loop with drafts: prompt [n_prompt] -> at most n_steps tokens, one by one. Returns the finish reason.
 
     After each pass, drafted tokens that the model did not predict are removed from the cache.
     """
@@ -88,7 +90,8 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[in
             history = np.append(history, token)
             statistics.n_tokens += 1
             statistics.n_accepted += right and i < len(drafted)
-            yield token
+            drawn = log_probs_of(row, np.array(token), n_top)
+            yield drawn._replace(ids=token, log_probs=float(drawn.log_probs))
             if token in eos_ids:
                 return "eos"
             if len(history) == end:

@@ -171,20 +171,45 @@ def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int)
     check_finite(logits)
     chosen = np.take_along_axis(logits, targets[:, np.newaxis], axis=-1)  # [n, 1]
     ranks = 1 + np.sum(logits > chosen, axis=-1)  # [n]
-    top_ids = top_ids_of(logits, n_top)  # [n, n_top]
-    top = np.take_along_axis(logits, top_ids, axis=-1)  # [n, n_top]
-    total = log_sum_exp(logits)  # [n, 1]
-    return Scores((chosen - total)[:, 0], ranks, top_ids, top - total)
+    _, log_probs, top_ids, top_log_probs = log_probs_of(logits, targets, n_top)
+    return Scores(log_probs, ranks, top_ids, top_log_probs)
+
+
+class Drawn(NamedTuple):
+    """Tokens, how likely the model found them, and which it found the likeliest: for one token numbers, else arrays."""
+
+    ids: Any  # [...]
+    log_probs: Any  # [...], float64
+    top_ids: np.ndarray  # [..., n_top], in descending order
+    top_log_probs: np.ndarray  # [..., n_top], float64
+
+    def of_row(self, row: int) -> "Drawn":
+        """One of several; one alone is itself."""
+        if np.ndim(self.ids) == 0:
+            return self
+        return Drawn(int(self.ids[row]), float(self.log_probs[row]), self.top_ids[row], self.top_log_probs[row])
+
+
+def log_probs_of(logits: np.ndarray, ids: np.ndarray, n_top: int) -> Drawn:
+    """The log-probability of each id, and the n_top likeliest: logits [..., vocab_size], ids [...] -> four arrays."""
+    rows = logits.reshape(-1, logits.shape[-1])  # [n, vocab_size]
+    index = np.arange(len(rows))  # [n]
+    total = log_sum_exp(rows)  # [n, 1]
+    log_probs = rows[index, ids.reshape(-1)] - total[:, 0]  # [n]
+    top_ids = top_ids_of(rows, n_top)  # [n, n_top]
+    top_log_probs = rows[index[:, np.newaxis], top_ids] - total  # [n, n_top]
+    of_each = (*ids.shape, n_top)
+    return Drawn(ids, log_probs.reshape(ids.shape), top_ids.reshape(of_each), top_log_probs.reshape(of_each))
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))), the normaliser of the log-probabilities: [n, vocab_size] -> [n, 1].
+    """log(sum(exp(logits))), the normaliser of the log-probabilities: [n, vocab_size] -> [n, 1], float64.
 
-    In float64, so that the sum over the vocabulary adds no rounding error to that of the logits.
+    Summed in float64, so that a large vocabulary adds no rounding error to that of the logits.
     """
-    logits = logits.astype(np.float64)
     largest = np.max(logits, axis=-1, keepdims=True)  # [n, 1]
-    total = np.sum(np.exp(logits - largest), axis=-1, keepdims=True)  # [n, 1], at least 1
+    with np.errstate(under="ignore"):  # tiny probabilities become 0
+        total = np.sum(np.exp(logits - largest), axis=-1, keepdims=True, dtype=np.float64)  # [n, 1], at least 1
     return largest + np.log(total)
 
 

@@ -1,34 +1,47 @@
 """Iterators that generation returns: a stream of tokens, or of text up to a stop string, with a finish reason."""
 
 import threading
+from copy import copy
 from typing import Any, Generator, Iterable, Iterator, Sequence, TypeVar
 
 import numpy as np
 
 from .prompt_lookup import LookupStatistics
+from .scoring import Drawn
 from .tokenizer import Tokenizer
 
 T = TypeVar("T")
 
 
 class Stream(Iterator[T]):
-    """An iterator with a `finish_reason`, which is None until it ends, and for a batch a list with a reason per row.
+    """An iterator that remembers what it drew. Its four lists are parallel: element i is about the i-th token.
 
-    "eos": an end-of-text token; "stop": a stop string; "length": max_new_tokens or the context was reached.
-    `lookup` has the statistics of prompt lookup, or None without it.
+    ids: the tokens so far: ints, or for a batch arrays [*rows].
+    log_probs: the natural logarithm of each token's probability in the model's own distribution, before the repetition
+        penalty, logits processors, temperature and the rest: floats, or arrays [*rows]. (The end that an ended row
+        repeats has 0.) They are those of `score_tokens` for the prompt and `ids`.
+    top_ids, top_log_probs: the `top_log_probs=n` likeliest tokens at each step, in descending order: arrays [*rows, n].
+        The token that was drawn need not be among them.
+    finish_reason: None until the end, then "eos": an end-of-text token; "stop": a stop string; or "length":
+        max_new_tokens or the context was reached. For a batch a list with a reason per row.
+    lookup: the statistics of prompt lookup, or None without it.
     """
 
-    def __init__(self, steps: Generator[T, None, Any], lookup: LookupStatistics | None = None) -> None:
-        self._steps = steps
-        self.lookup = lookup
-        self._error: Exception | None = None
+    def __init__(self, steps: Generator[Any, None, Any], lookup: LookupStatistics | None = None) -> None:
+        self.ids: list[Any] = []
+        self.log_probs: list[Any] = []
+        self.top_ids: list[np.ndarray] = []
+        self.top_log_probs: list[np.ndarray] = []
         self.finish_reason: Any = None
+        self.lookup = lookup
+        self._steps = steps
+        self._error: Exception | None = None
 
     def __next__(self) -> T:
         if self._error is not None:
             raise self._error  # a generator that has failed would only raise StopIteration
         try:
-            return next(self._steps)
+            return self._taken(next(self._steps))
         except StopIteration as end:
             self.finish_reason = self.finish_reason or end.value
             raise
@@ -36,45 +49,54 @@ class Stream(Iterator[T]):
             self._error = error
             raise
 
+    def _taken(self, step: Any) -> T:
+        """What is given of a step: a token, which is remembered."""
+        self._remember(step)
+        return copy(step.ids)  # whoever gets it may write to it
+
+    def _remember(self, step: Drawn) -> None:
+        for known, new in zip((self.ids, self.log_probs, self.top_ids, self.top_log_probs), step):
+            known.append(new)
+
 
 class SharedSteps:
     """The steps of one generation, each computed once, for several readers, which may be in different threads."""
 
-    def __init__(self, steps: Iterator[Any]) -> None:
-        self.steps = steps
-        self.taken: list[Any] = []
+    def __init__(self, stream: Stream[Any]) -> None:
+        self.stream = stream
         self.lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[Any]:
+    def of_row(self, row: int) -> Iterator[Drawn]:
+        """What one row drew, step by step."""
         i = 0
         while True:
             with self.lock:
-                if i == len(self.taken):
-                    try:
-                        self.taken.append(next(self.steps))
-                    except StopIteration:
-                        return
-            yield self.taken[i]
+                if i == len(self.stream.ids) and next(self.stream, None) is None:
+                    return
+            yield Drawn(self.stream.ids[i], self.stream.log_probs[i], self.stream.top_ids[i],
+                        self.stream.top_log_probs[i]).of_row(row)
             i += 1
 
 
 class TextStream(Stream[str]):
-    """Pieces of one row's text; `ids` are all tokens sampled so far, including those whose text is held back."""
+    """Pieces of one row's text. `ids` and the other lists also have the tokens whose text is held back or left out."""
 
-    def __init__(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
-                 stop_strings: Sequence[str], lookup: LookupStatistics | None) -> None:
-        super().__init__(self._pieces(steps, row, tokenizer, eos_ids, stop_strings), lookup)
-        self.ids: list[int] = []
+    def __init__(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: Sequence[int],
+                 stop_strings: Sequence[str]) -> None:
+        super().__init__(self._pieces(steps, row, tokenizer, eos_ids, stop_strings), steps.stream.lookup)
 
-    def _pieces(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: list[int],
+    def _taken(self, step: str) -> str:
+        return step
+
+    def _pieces(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: Sequence[int],
                 stop_strings: Sequence[str]) -> Generator[str, None, str]:
         """The pieces of the text. Returns the finish reason."""
         def ids_until_end() -> Iterator[int]:
-            for tokens in steps:
-                self.ids.append(int(np.ravel(tokens)[row]))
-                if self.ids[-1] in eos_ids:
+            for step in steps.of_row(row):
+                self._remember(step)
+                if step.ids in eos_ids:
                     return
-                yield self.ids[-1]
+                yield step.ids
 
         stopped = yield from until_stop(tokenizer.decode_stream(ids_until_end()), stop_strings)
         if stopped:

@@ -12,11 +12,13 @@ let attentionBefore;
 
 /** What the page shows at the moment. `choose` changes it. */
 const chosen = { layer: 0, head: 0, position: 0, isOpen: !matchMedia("(max-width: 62rem)").matches };
+const otherNames = {};  // of tokens that are not in the data of a pass: those that were written, or compared
 const settings = { temperature: 1, top_k: 0, top_p: 1 };
 
 function setData(data, untouched = null) {
   page = data;
   before = untouched;
+  Object.assign(page.names, before?.names, otherNames);
   n_tokens = page.ids.length;
   attention = unpack(page.attention, Uint16Array);
   attentionBefore = before && unpack(before.attention, Uint16Array);
@@ -54,10 +56,3 @@ function nextTokens(data, position) {
   return { ids: best, logits: Float32Array.of(...highest, ...row(groups, Float32Array)),
            counts: Float32Array.of(...highest.map(() => 1), ...counts), best: [...best.slice(0, data.likeliest.length)] };
 }
-
-/** A token's text, or its bytes, from any of the data that the page has. */
-function nameOf(id) {
-  return page.names[id] ?? before?.names[id] ?? otherNames[id];
-}
-
-const otherNames = {};  // of tokens that are not in the data of the page: what the server wrote, or compared

@@ -33,7 +33,7 @@ function grouped(count) {
 function tokenChip(id, position) {
   const chip = make("bdi", { class: "token", "data-id": id });
   if (position !== undefined) chip.dataset.position = position;
-  const name = nameOf(id);
+  const name = page.names[id];
   if (Array.isArray(name)) {
     chip.classList.add("bytes");
     chip.append(hex(name));
@@ -59,13 +59,13 @@ function hex(bytes) {
 }
 
 function bytesOf(id) {
-  const name = nameOf(id);
+  const name = page.names[id];
   return Array.isArray(name) ? name : [...new TextEncoder().encode(name)];
 }
 
 /** The same as `tokenChip`, in words: for names that are read aloud. */
 function tokenWords(id) {
-  const name = nameOf(id);
+  const name = page.names[id];
   return Array.isArray(name) ? "bytes " + hex(name) : JSON.stringify(name);
 }
 
