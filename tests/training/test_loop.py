@@ -215,6 +215,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_has_no_moments():
 def test_globs_that_freeze_nothing_or_everything_are_refused(globs, message):
     with pytest.raises(ValueError) as error:
         frozen_names(NAMES, globs)
+    assert str(error.value).startswith("freeze must")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -339,20 +340,25 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path_factory, place, cut):
         assert "\n" not in str(error)
 
 
-class Booby:
+CAUGHT = []
+
+
+def spring(what):
+    CAUGHT.append(what)
+
+
+class Trap:
     """Unpickled, it calls a function."""
 
     def __reduce__(self):
-        return (Booby.caught.append, (1,))
-
-    caught: list = []
+        return spring, ("caught",)
 
 
 def test_nothing_in_a_saved_state_is_ever_executed(tmp_path):
-    np.savez(tmp_path / saved_run.FILE, facts=np.array(Booby(), dtype=object))
+    np.savez(tmp_path / saved_run.FILE, facts=np.array(Trap(), dtype=object))
     with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / saved_run.FILE))}: expected the state"):
         resume(start(initial_model(TINY, seed=1), CONFIG), tmp_path, {})
-    assert not Booby.caught
+    assert not CAUGHT
 
 
 def test_a_text_is_the_same_whatever_the_type_of_its_ids():
