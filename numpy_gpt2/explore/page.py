@@ -128,8 +128,15 @@ def packed_attention(acts: Recorder, n_layer: int) -> str:
     return packed(np.rint(seen * WHOLE), "<u2")
 
 
+def refuse_overflow(array: Any) -> None:
+    """Raise FloatingPointError for what JSON cannot hold, and no figure can show."""
+    if not np.isfinite(array).all():
+        raise FloatingPointError("the activations are not finite: they overflow")
+
+
 def packed(array: np.ndarray, dtype: str) -> str:
     """The array's bytes in base64."""
+    refuse_overflow(array)
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
 
 
@@ -147,6 +154,7 @@ def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
 
 def rounded(array: Any, decimals: int) -> Any:
     """Nested lists of Python floats, rounded to what the page needs."""
+    refuse_overflow(array)
     return np.round(np.asarray(array, np.float64), decimals).tolist()
 
 

@@ -86,6 +86,7 @@ class PageRequest(BaseHTTPRequestHandler):
 
     server: PageServer
     timeout = SECONDS_TO_READ
+    default_request_version = "HTTP/1.0"  # for what is no HTTP: 0.9 would be answered without headers
 
     def setup(self) -> None:
         super().setup()
@@ -245,7 +246,7 @@ class PageRequest(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What http.server itself refuses."""
-        self.refuse(Refusal(code, message or HTTPStatus(code).phrase))
+        self.refuse(Refusal(code, one_line(ValueError(message or HTTPStatus(code).phrase))))
 
     def version_string(self) -> str:
         return "numpy_gpt2"
