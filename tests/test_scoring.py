@@ -169,7 +169,8 @@ def test_no_more_tokens_are_read_than_the_windows_hold():
 def test_a_piece_comes_before_the_next_window_is_read(monkeypatch):
     n_read = []
     transform = scoring.transform
-    monkeypatch.setattr(scoring, "transform", lambda model, ids, **options: n_read.append(len(ids)) or transform(model, ids))
+    monkeypatch.setattr(scoring, "transform",
+                        lambda model, ids, tap: n_read.append(len(ids)) or transform(model, ids, tap=tap))
     pieces = score_in_pieces(strategies.lively_model(SMALL), strategies.random_ids(SMALL, (14,)), 4)
     assert n_read == []
     next(pieces)
@@ -268,7 +269,7 @@ BAD_ARGUMENTS = {
     "tokens that are no integers": ([[1.0, 2.0]], {}, "integers"),
     "a stride of 0": ([[1, 2]], {"stride": 0}, "stride"),
     "a stride below 0": ([[1, 2]], {"stride": -1}, "stride"),
-    "a stride of the whole context": ([[1, 2]], {"stride": 8}, "less than the model's context. must be a whole number from 1 to 7"),
+    "a stride of the whole context": ([[1, 2]], {"stride": 8}, "context.* a whole number from 1 to 7. Got 8"),
     "fewer than no alternatives": ([[1, 2]], {"n_top": -1}, "n_top"),
     "more alternatives than tokens": ([[1, 2]], {"n_top": 18}, "17"),
 }
