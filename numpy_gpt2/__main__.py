@@ -1,5 +1,7 @@
 """`python -m numpy_gpt2`: the commands, a line each."""
 
+from .cli.exits import run
+
 COMMANDS = {
     "generate": "continue a prompt",
     "step": "walk through one forward pass, array by array",
@@ -20,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -102,6 +102,10 @@ class GPT2Config:
         settings = {**settings, **{name: settings[alias] for alias, name in ALIASES.items() if alias in settings}}
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
+    def _repr_html_(self) -> str:
+        from .html import settings_html
+        return settings_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The hub's `config.json` of this config, which transformers reads."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}

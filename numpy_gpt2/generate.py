@@ -34,9 +34,9 @@ def make_parser() -> ArgumentParser:
                         help=f"below 1 safer, above 1 wilder, 0 greedy (default: {TEMPERATURE})")
     parser.add_argument("--top-k", type=whole_number(0), default=40, metavar="K",
                         help="draw from the K likeliest tokens, 0 is off (default: %(default)s)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P",
+    parser.add_argument("--top-p", type=fraction, default=1.0, metavar="P",
                         help="draw from the likeliest tokens that reach probability P together, 1 is off (the default)")
-    parser.add_argument("--min-p", type=float, default=0.0, metavar="P",
+    parser.add_argument("--min-p", type=fraction, default=0.0, metavar="P",
                         help="draw from tokens at least P times as likely as the likeliest, 0 is off (the default)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R",
                         help="above 1 makes tokens that were there before less likely, 1 is off (the default)")
@@ -108,6 +108,14 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
     if args.stats:
         n_prompt = len(tokenizer.encode(prompt, special_tokens(args)))
         say(statistics(n_prompt, streams, started, first_piece or time.perf_counter()))
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a number; one that can only be meant as a percentage is told so."""
+    number = float(text)
+    if 2 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"must be a fraction, at most 1. Got {text}: {text}% is {number / 100:g}")
+    return number
 
 
 def stop_string(text: str) -> str:

@@ -252,18 +252,21 @@ def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) 
 Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> value, gradient at the logits
 
 
-def logit_difference(token_id: int, other_id: int, position: int = -1) -> Metric:
+def logit_difference(token_id: int, other_id: int | None, position: int = -1) -> Metric:
     """The metric of most patching studies: the logit of one token minus that of another, at one position.
 
+    other_id: None subtracts nothing, which leaves the one logit.
     Summed over the rows of a batch. When called, it raises ValueError for a token or position that is out of range.
     """
+    others = [] if other_id is None else [other_id]
+
     def metric(logits: np.ndarray) -> tuple[float, np.ndarray]:
-        check_logit(*logits.shape[-2:], position, token_id, other_id)
+        check_logit(*logits.shape[-2:], position, token_id, *others)
         at_position = logits[..., position, :]  # [vocab_size]
         d_logits = np.zeros_like(logits)  # [n_tokens, vocab_size]
         d_logits[..., position, token_id] += 1
-        d_logits[..., position, other_id] -= 1
-        return float(np.sum(at_position[..., token_id] - at_position[..., other_id])), d_logits
+        d_logits[..., position, others] -= 1
+        return float(np.sum(at_position[..., token_id])) - float(np.sum(at_position[..., others])), d_logits
 
     return metric
 

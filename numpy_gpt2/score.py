@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from .cli.exits import BadInput, bad_input, run
 from .cli.progress import with_progress_bar
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score_stream
 from .tokenizer import Tokenizer, quoted
+from .weights import GPT2
 
 N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` shows in each place
 
@@ -50,6 +52,9 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
+    if args.file != "-" and not os.path.exists(args.file):
+        raise BadInput(f"{args.file}: no such file. A text comes in a file, or from standard input: "
+                       'echo "the text" | python -m numpy_gpt2.score -')
     parts = byte_parts(args.file, LONGEST_WHOLE + 1)
     data, source = next(parts), name_of(args.file)
     if len(data) > LONGEST_WHOLE:
@@ -74,7 +79,7 @@ def main() -> None:
         pieces = score_in_pieces(model, ids, stride, n_top)
     scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
 
-    facts = {"model": args.model, "n_positions": model.config.n_positions, "stride": stride,
+    facts = {**scoring_settings(args, model, tokenizer, stride),
              **measures(len(scores.log_probs), float(scores.log_probs.sum()), n_bytes)}
     if args.json:
         print_json(facts, scores, ids[1:], tokenizer, args.tokens)
@@ -82,6 +87,12 @@ def main() -> None:
         if args.tokens:
             print_table(scores, ids[1:], tokenizer)
         print_measures(facts)
+
+
+def scoring_settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
+    """How the text is scored. bos: the token that was put before it, or None."""
+    bos = None if args.no_bos else quoted(tokenizer, tokenizer.with_bos()[0]).strip('"')
+    return {"model": args.model, "n_positions": model.config.n_positions, "stride": stride, "bos": bos}
 
 
 def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
@@ -122,8 +133,7 @@ def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace)
         for piece in with_progress_bar(score_stream(model, ids_of_parts(), stride)):
             n_tokens += len(piece.log_probs)
             log_prob += float(piece.log_probs.sum())
-    facts = {"model": args.model, "n_positions": model.config.n_positions, "stride": stride,
-             **measures(n_tokens, log_prob, n_bytes)}
+    facts = {**scoring_settings(args, model, tokenizer, stride), **measures(n_tokens, log_prob, n_bytes)}
     if args.json:
         print(json.dumps(finite(facts)))
     else:
@@ -161,6 +171,8 @@ def dividing_place(text: str, encode: Callable[[str], list[int]]) -> int:
 
 
 def print_measures(facts: dict[str, Any]) -> None:
+    bos = f"{facts['bos']}, put before the text" if facts["bos"] else "none (--no-bos): the first token is not scored"
+    print(f"BOS            {bos}")
     print(f"tokens scored  {facts['n_tokens']:,} (context {facts['n_positions']:,}, stride {facts['stride']:,})")
     print(f"bytes scored   {facts['n_bytes']:,}")
     print(f"mean loss      {facts['mean_loss']:.4f} nats per token")

@@ -16,9 +16,19 @@ class Weights:
     """Named arrays, whose repr has their shapes rather than thousands of numbers."""
 
     def __repr__(self) -> str:
-        texts = [f"{name} {list(value.shape)}" if isinstance(value, np.ndarray) else f"{name}={value}"
-                 for name, value in vars(self).items() if name != "h"]  # the blocks would fill a page
+        texts = []
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                texts.append(f"{name} {list(value.shape)}")
+            elif isinstance(value, tuple):
+                texts.append(f"{name}: {len(value)} blocks")
+            elif isinstance(value, Weights):
+                texts.append(f"{name}={value}")
         return f"{type(self).__name__}({', '.join(texts)})"
+
+    def _repr_html_(self) -> str:
+        from .html import weights_html  # when used, as in all of these: the import is no slower
+        return weights_html(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # A tour of one forward pass
 #
-# Run the cells in order, in VS Code ("Run Cell") or, after `jupytext --to notebook scripts/tour.py`, in Jupyter. As a
-# plain script it prints as it goes: `python scripts/tour.py`. It needs no network, and no cell takes longer than a
-# second. Change anything, and run the cell again.
+# Run the cells in order: `tour.ipynb` in Jupyter, or `tour.py`, from which it is made, in VS Code ("Run Cell"). As a
+# plain script it prints as it goes: `python scripts/tour.py`. It needs no network, and no cell takes longer than a few
+# seconds. Change anything, and run the cell again.
 
 # %%
+import builtins
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +18,15 @@ from numpy_gpt2.ops import layer_norm, softmax
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 
+
+def section(title):
+    """Print a heading. In a notebook it is above the cell already."""
+    if not hasattr(builtins, "__IPYTHON__"):
+        print(f"\n{title}\n{'-' * len(title)}")
+
+
+section("A tour of one forward pass")
+
 # %% [markdown]
 # ## 1. A model is data
 #
@@ -23,6 +34,7 @@ np.set_printoptions(precision=3, suppress=True, linewidth=110)
 # them. `fairytale` is bundled; `"gpt2"` is OpenAI's, and everything below works with it too.
 
 # %%
+section("1. A model is data")
 model, tokenizer = numpy_gpt2.load("fairytale")
 config = model.config
 print("layers, heads, width:", config.n_layer, config.n_head, config.n_embd)
@@ -35,6 +47,7 @@ print("embedding and unembedding are one array:", model.lm_head is model.wte)
 # A common word is one token, with the space before it; a rare one is several.
 
 # %%
+section("2. A text is token ids")
 prompt = "The old woman went into the forest. Then"
 ids = tokenizer.encode(prompt)
 tokens = [tokenizer.decode([token_id]) for token_id in ids]
@@ -44,9 +57,10 @@ print("a rare word:", [tokenizer.decode([token_id]) for token_id in tokenizer.en
 # %% [markdown]
 # ## 3. Embedding: the token plus its position
 #
-# From here on each token is a vector of n_embd numbers, its row of the residual stream.
+# From here on each token is a vector of `n_embd` numbers, its row of the residual stream.
 
 # %%
+section("3. Embedding: the token plus its position")
 resid_pre = model.wte[ids] + model.wpe[np.arange(len(ids))]  # [n_tokens, n_embd]
 print("shape:", resid_pre.shape, "type:", resid_pre.dtype)
 assert np.array_equal(resid_pre, embed(model, np.array(ids), first_position=0, tap=numpy_gpt2.no_tap))
@@ -55,9 +69,10 @@ assert np.array_equal(resid_pre, embed(model, np.array(ids), first_position=0, t
 # ## 4. One block by hand: attention
 #
 # A layer norm gives every row mean 0 and variance 1, then one product gives queries, keys and values of all heads.
-# Head 2's are channels 2*d_head up to 3*d_head of each.
+# Head 2's are channels `2*d_head` up to `3*d_head` of each.
 
 # %%
+section("4. One block by hand: attention")
 block = model.h[0]
 ln_1 = layer_norm(resid_pre, block.ln_1.weight, block.ln_1.bias, config.layer_norm_epsilon)  # [n_tokens, n_embd]
 qkv = ln_1 @ block.attn.c_attn.weight + block.attn.c_attn.bias  # [n_tokens, 3*n_embd]
@@ -95,6 +110,7 @@ resid_post = resid_mid + mlp(ln_2, block.mlp, config.activation_function, numpy_
 # a glob. They include what we computed by hand.
 
 # %%
+section("5. Taps: every array of the pass, by name")
 acts = numpy_gpt2.Recorder()
 logits = numpy_gpt2.forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
 print(len(acts), "arrays; those of block 0:")
@@ -108,35 +124,37 @@ assert np.allclose(acts["h.0.resid_post"], resid_post, atol=1e-3)
 # %% [markdown]
 # ## 6. Patterns: who looks at whom
 #
-# Some heads have a simple function. Which one attends most to the previous token?
+# Some heads have a simple function. Which one attends most to the previous token? One sentence does not tell: there a
+# head can do so by chance. So we take the mean over 400 tokens of a story.
 
 # %%
-patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(config.n_layer)])  # [n_layer, n_head, n, n]
+section("6. Patterns: who looks at whom")
+story_file = Path(numpy_gpt2.__file__).parents[1] / "scripts" / "experiments" / "story.txt"
+story = tokenizer.encode(story_file.read_text(encoding="utf-8"))
+story_acts = numpy_gpt2.Recorder("h.*.attn.pattern")
+numpy_gpt2.forward(model, story[:400], tap=story_acts)
+patterns = np.stack([story_acts[f"h.{i}.attn.pattern"] for i in range(config.n_layer)])  # [n_layer, n_head, 400, 400]
 to_previous = np.diagonal(patterns, offset=-1, axis1=-2, axis2=-1).mean(axis=-1)  # [n_layer, n_head]
-i, j = np.unravel_index(np.argmax(to_previous), to_previous.shape)
-print(f"head {j} of block {i} gives {to_previous[i, j]:.0%} of its attention to the token before")
-for token, row in zip(tokens, patterns[i, j]):
+print("mean attention to the token before, a row for each block:")
+print(to_previous)
+i, j = (int(index) for index in np.unravel_index(np.argmax(to_previous), to_previous.shape))
+print(f"head {j} of block {i} gives {to_previous[i, j]:.0%} of its attention to the token before. In our sentence:")
+for token, row in zip(tokens, acts[f"h.{i}.attn.pattern"][j]):
     print(f"  {token!r:10} looks most at {tokens[int(np.argmax(row))]!r}")
 
 # %%
-try:
-    import matplotlib.pyplot as plt
-except ImportError:
-    print("no picture: it needs matplotlib (pip install 'numpy_gpt2[plot]')")
-else:
-    figure, panel = plt.subplots()
-    panel.imshow(patterns[i, j])
-    panel.set_xticks(range(len(tokens)), tokens, rotation=90)
-    panel.set_yticks(range(len(tokens)), tokens)
-    panel.set_title(f"head {j} of block {i}: each row is what one token looks at")  # a notebook shows it below
+numpy_gpt2.show_attention(acts, i, j, tokens)  # a notebook draws it
 
 # %% [markdown]
 # ## 7. The logit lens: what would the model predict if it stopped here?
 #
-# The stream before any block, put through the last layer norm and the unembedding, is a guess at the next token.
+# The stream before a block, put through the last layer norm and the unembedding, is a guess at the next token. (Before
+# the first block there is nothing but the token itself and its position, and the guess is bytes that hardly ever occur.
+# So this begins before block 1; the last line is after all blocks, the model's own prediction.)
 
 # %%
-for layer in range(config.n_layer + 1):
+section("7. The logit lens: what would the model predict if it stopped here?")
+for layer in range(1, config.n_layer + 1):
     best = numpy_gpt2.top_tokens(numpy_gpt2.logit_lens(model, acts, layer)[-1], tokenizer, k=4)
     print(layer, "  ".join(f"{token.text!r} {token.probability:.0%}" for token in best))
 
@@ -147,6 +165,7 @@ for layer in range(config.n_layer + 1):
 # made the model prefer " she" to " he"? The logit difference is best, since it ignores what raises both.
 
 # %%
+section("8. Attribution: who said it?")
 she, he = tokenizer.encode(" she")[0], tokenizer.encode(" he")[0]
 for_she = numpy_gpt2.direct_logit_attribution(model, acts, she)
 for_he = numpy_gpt2.direct_logit_attribution(model, acts, he)
@@ -170,6 +189,7 @@ def prefers_she(ids, tap=numpy_gpt2.no_tap):
     return float(last[she] - last[he])
 
 
+section("9. Ablation: what is missing without it?")
 whole = prefers_she(ids)
 print(f"with all heads: {whole:+.3f}")
 for layer in range(config.n_layer):
@@ -183,6 +203,7 @@ for layer in range(config.n_layer):
 # `scripts/experiments/patch_activations.py` does this for every layer and position.
 
 # %%
+section("10. Patching: where is the information?")
 other_ids = tokenizer.encode(prompt.replace("woman", "man"))
 print(f"'woman' {whole:+.3f}, 'man' {prefers_she(other_ids):+.3f}; 'man' with one vector of 'woman':")
 for position in (2, len(ids) - 1):
@@ -220,6 +241,7 @@ for layer in range(config.n_layer):
 # one token; `q` has one row, `k_all` has all.
 
 # %%
+section("11. Decode: one more token costs one token's computation")
 cache = numpy_gpt2.KVCache(model, n_positions=len(ids) + 10)
 prefill = numpy_gpt2.forward(model, ids, cache=cache)
 next_id = int(np.argmax(prefill[-1]))
@@ -233,9 +255,19 @@ print("the same logits without a cache:", np.allclose(decoded[-1], again[-1], at
 # %% [markdown]
 # ## 12. Generation
 #
-# Repeating step 11 is how GPT-2 generates text. See `decoding.py`, and the other scripts beside this one.
+# Repeating step 11 is how GPT-2 generates text. See `decoding.py`, and the scripts in `experiments/`.
 
 # %%
+section("12. Generation")
 for piece in numpy_gpt2.stream_text(model, tokenizer, prompt, max_new_tokens=30, temperature=0.8, top_k=40, seed=1):
     print(piece, end="", flush=True)
 print()
+
+# %% [markdown]
+# ## 13. All of it on one page
+#
+# `show` puts the page of `python -m numpy_gpt2.explore` into the notebook: all heads, the lens, the parts of a logit.
+
+# %%
+section("13. All of it on one page")
+numpy_gpt2.show(model, tokenizer, prompt)  # a notebook shows it

@@ -15,9 +15,14 @@ import socket
 import struct
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Callable
+from pathlib import Path
+from typing import Callable, Iterator
+from unittest.mock import patch
+
+from huggingface_hub import constants
 
 RESOLVE_CACHE = "/api/resolve-cache"  # where the redirect of a small file leads
 
@@ -234,6 +239,16 @@ class HubServer:
             self.closing.wait(0.3)  # what was sent shall arrive before the connection is torn down
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(handler.connection.detach())
+
+
+@contextmanager
+def environment(endpoint: str, cache: Path, offline: bool = False) -> Iterator[None]:
+    """huggingface_hub in this process as HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE make it in a new one."""
+    values = {"ENDPOINT": endpoint,
+              "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+              "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_TELEMETRY": True}
+    with patch.multiple(constants, **values), patch.dict(os.environ, {"NO_PROXY": "127.0.0.1"}):
+        yield
 
 
 class QuietServer(ThreadingHTTPServer):

@@ -166,6 +166,13 @@ def test_a_logit_difference_is_one_logit_less_another():
     assert not logit_difference(3, 3)(logits)[1].any()
 
 
+def test_without_another_token_it_is_the_logit_alone():
+    logits = forward(lively_model(CONFIG), IDS)
+    value, d_logits = logit_difference(3, None)(logits)
+    assert value == logits[-1, 3]
+    assert d_logits[-1, 3] == d_logits.sum() == np.abs(d_logits).sum() == 1
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda model: saliency(model, IDS, 6, 0), "position must be a whole number from -6 to 5. Got 6"),
     (lambda model: saliency(model, IDS, -7, 0), "position must be a whole number from -6 to 5. Got -7"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -116,7 +117,8 @@ def test_interactive_goes_on_after_a_line_that_is_not_utf_8():
 @pytest.mark.skipif(os.name == "nt", reason="the shell is POSIX's")
 @pytest.mark.parametrize("closing, status", [(">&-", 0), ("2>&-", 0), ("--prompt-file - <&-", 0), ("--no 2>&-", 2)])
 def test_streams_that_were_closed_make_no_traceback(closing, status):
-    command = " ".join([*COMMAND, "" if "-file" in closing else "Once", "--max-new-tokens", "1", closing])
+    prompt = "" if "-file" in closing else "Once"
+    command = f"{shlex.join(COMMAND)} {prompt} --max-new-tokens 1 {closing}"
     process = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60)
     assert process.returncode == status
     assert b"Traceback" not in process.stderr and b"model:" not in process.stdout and b"error:" not in process.stdout

@@ -11,7 +11,7 @@ from numpy_gpt2.__main__ import COMMANDS
 PACKAGE = Path(__file__).parents[1] / "numpy_gpt2"
 
 # From the foundations upwards. A folder stands for all its modules, which may import each other.
-ORDER = """errors config html matmul ops weights cache tap model sampling scoring prompt_lookup bpe tokenizer streams
+ORDER = """errors html config matmul ops weights cache tap model sampling scoring prompt_lookup bpe tokenizer streams
     decoding backward lens checkpoint cli training summary step explore exercises generate score tokens
     train""".split()
 EXEMPT = ("__init__", "__main__")

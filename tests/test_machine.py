@@ -68,6 +68,7 @@ CASES: "dict[str, tuple[dict[str, str], int | None]]" = {
     "nothing is known": ({}, None),
     "an old kernel": ({"proc/meminfo": "MemTotal: 8000 kB\nMemFree: 100 kB\n"}, None),
     "the machine": ({"proc/meminfo": MEMINFO}, 6000 * 1024),
+    "a machine that says nothing of swap": ({"proc/meminfo": "MemAvailable:   5000 kB\n"}, 5000 * 1024),
     "a container": ({
         "proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "5000000\n",
         "sys/fs/cgroup/memory.current": "2000000\n",
@@ -94,6 +95,19 @@ def test_the_least_of_what_is_left_is_available(tmp_path, case):
     assert available_memory(tmp_path) == expected
 
 
+@pytest.mark.parametrize("limit, status, expected", [
+    (10_000, "Name:\tpython\nVmSize:\t       3 kB\n", 10_000 - 3 * 1024),
+    (10_000, "Name:\tpython\n", None),  # what is used is not known
+    (-1, "VmSize:\t       3 kB\n", None)])  # no limit
+def test_a_limit_of_the_process_leaves_what_it_has_not_used(tmp_path, monkeypatch, limit, status, expected):
+    resource = pytest.importorskip("resource", reason="limits are POSIX's")
+    monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_AS: (limit, limit)}.__getitem__)
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text(status)
+    assert available_memory(tmp_path) == expected
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs Linux")
 def test_this_machine_tells_what_is_available():
     available = available_memory()
@@ -116,6 +130,13 @@ def test_a_model_that_does_not_fit_is_refused_to_the_byte_and_one_that_fits_is_n
     monkeypatch.setattr(memory, "available_memory", lambda: 10**8)
     with pytest.raises(MemoryError, match="0.10 GB is available: take a smaller model, fairytale, or"):
         check_memory(SIZES["small"], dtype)
+    monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(SIZES["medium"], dtype))
+    with pytest.raises(MemoryError, match=r"take a smaller model, medium \("):
+        check_memory(SIZES["large"], dtype)
+
+
+def test_gigabytes_are_a_thousand_million_bytes():
+    assert memory.gigabytes(1_375_000_000) == "1.38 GB"  # where 1.37 would begin
 
 
 @pytest.mark.parametrize("name", ["xl", "gpt2-xl", "openai-community/gpt2-xl"])

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from locales import as_typed
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, VIETNAMESE = "README.md", "README.vi.md"
@@ -69,13 +70,14 @@ def marked(commands):
 
 
 def run(command, folder=ROOT):
-    return subprocess.run([sys.executable, *shlex.split(command)[1:]], input=b"The king\n", capture_output=True,
-                          timeout=1800, cwd=folder, env=ENVIRONMENT)
+    arguments = map(as_typed, shlex.split(command)[1:])
+    return subprocess.run([sys.executable, *arguments], input=b"The king\n", capture_output=True, timeout=1800,
+                          cwd=folder, env=ENVIRONMENT)
 
 
 def output(command):
     command = re.sub(r"\bpython\b", shlex.quote(sys.executable), command, count=1)
-    process = subprocess.run(command, shell=True, capture_output=True, timeout=120, cwd=ROOT, env=ENVIRONMENT)
+    process = subprocess.run(as_typed(command), shell=True, capture_output=True, timeout=120, cwd=ROOT, env=ENVIRONMENT)
     assert process.returncode == 0, process.stderr
     return process.stdout.decode("utf-8")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from locales import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model
@@ -50,7 +51,7 @@ def assert_measures(facts, scores, n_bytes):
 
 
 def test_json_is_the_library_s_result_and_every_byte_of_the_file_counts(fairytale, tmp_path):
-    path = tmp_path / "text with spaces é.txt"
+    path = tmp_path / as_typed("text with spaces é.txt")
     path.write_bytes(TEXT.encode())
     process = score(str(path), "--json")
     assert process.returncode == 0
@@ -95,7 +96,8 @@ def test_the_table_has_a_line_for_each_token_and_the_measures_below(fairytale):
     assert '  " upon"  ' in lines[1]
     assert lines[1].endswith(f"{math.exp(scores.top_log_probs[1, 4]):.3f}")
     assert lines[n] == ""
-    assert lines[n + 1:] == [f"tokens scored  {n} (context 512, stride 256)",
+    assert lines[n + 1:] == ["BOS            <|endoftext|>, put before the text",
+                             f"tokens scored  {n} (context 512, stride 256)",
                              f"bytes scored   {len(TEXT.encode())}",
                              f"mean loss      {scores.mean_loss:.4f} nats per token",
                              f"perplexity     {scores.perplexity:.2f}",
@@ -104,9 +106,28 @@ def test_the_table_has_a_line_for_each_token_and_the_measures_below(fairytale):
 
 def test_without_options_only_the_measures_are_printed_and_the_model_is_named(fairytale):
     process = score("-", stdin=TEXT.encode())
-    assert process.stdout.decode().startswith("tokens scored  ") and process.stdout.count(b"\n") == 5
+    assert process.stdout.decode().startswith("BOS  ") and process.stdout.count(b"\n") == 6
     errors = process.stderr.decode()
     assert errors.count("\n") == 1 and errors.startswith("model: fairytale") and "--model gpt2" in errors
+
+
+def test_it_says_whether_a_bos_was_put_before_the_text():
+    for options, line, bos in (([], b"BOS            <|endoftext|>, put before the text", "<|endoftext|>"),
+                               (["--no-bos"], b"BOS            none (--no-bos): the first token is not scored", None)):
+        assert score("-", *options, stdin=b"The king").stdout.splitlines()[0] == line
+        assert json.loads(score("-", "--json", *options, stdin=b"The king").stdout)["bos"] == bos
+
+
+@pytest.mark.parametrize("arguments, clue", [
+    (["The king had three sons."], 'echo "the text" | python -m numpy_gpt2.score -'),
+    (["The", "king"], "one argument too many: 'king'"),
+    (["--file", "story.txt"], "give the file alone"),
+])
+def test_a_sentence_in_the_place_of_a_file_is_told_how_to_come(arguments, clue):
+    process = score(*arguments)
+    lines = process.stderr.decode().splitlines()
+    assert (process.returncode, process.stdout, len(lines)) == (2, b"", 1)
+    assert lines[0].startswith("error: ") and clue in lines[0]
 
 
 def test_end_of_text_in_a_file_is_text():

@@ -10,6 +10,7 @@ import pytest
 import regex
 import tiktoken
 import tiktoken.load
+from gpt2_vocabulary import KNOWN_IDS, write_gpt2_vocabulary
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,6 @@ from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, escaped, quoted
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 LETTERS = {byte: letter for letter, byte in byte_alphabet().items()}
 REAL_FILES = Path(__file__).resolve().parents[2] / "shared" / "gpt2-tokenizer"
-REAL_HASHES = {"vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-               "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"}
 SAMPLE = "the cat's on the mat, and the others aren't: über 2001 cafés 日本語 日本 日 …  \n\n  the    end\n" * 3
 
 
@@ -587,55 +586,55 @@ def test_added_tokens_must_fit_the_vocabulary(tmp_path, entry, message):
     assert message in refusal(write_files(tmp_path, tokenizer=tokenizer_json(added_tokens=added)))
 
 
-# OpenAI's own vocabulary
+# A vocabulary of GPT-2's size: one that is made up, and OpenAI's where its files are at hand
+
+
+@pytest.fixture(scope="module", params=["made up", *(["OpenAI's"] if REAL_FILES.is_dir() else [])])
+def gpt2_files(request, tmp_path_factory):
+    folder = REAL_FILES
+    if request.param == "made up":
+        folder = tmp_path_factory.mktemp("gpt2")
+        write_gpt2_vocabulary(folder)
+    return {name: folder / name for name in ("vocab.json", "merges.txt")}
 
 
 @pytest.fixture(scope="module")
-def real_files():
-    if not REAL_FILES.is_dir():
-        pytest.skip(f"OpenAI's vocab.json and merges.txt are not in {REAL_FILES}")
-    return {name: REAL_FILES / name for name in ("vocab.json", "merges.txt")}
+def gpt2_tokenizer(gpt2_files):
+    return tokenizer_from_files(gpt2_files)
 
 
 @pytest.fixture(scope="module")
-def real_tokenizer(real_files):
-    return tokenizer_from_files(real_files)
-
-
-@pytest.fixture(scope="module")
-def tiktokens_gpt2(real_files, tmp_path_factory):
+def tiktokens_gpt2(gpt2_files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path_factory.mktemp("tiktoken")))
-        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
-            str(real_files["merges.txt"]), str(real_files["vocab.json"]),
-            REAL_HASHES["merges.txt"], REAL_HASHES["vocab.json"])
+        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(gpt2_files["merges.txt"]),
+                                                              str(gpt2_files["vocab.json"]))
     return tiktoken.Encoding("gpt2", pat_str=OPENAI_PATTERN.pattern, mergeable_ranks=ranks,
                              special_tokens={END_OF_TEXT: 50256})
 
 
-@pytest.mark.parametrize("text, ids", [
-    ("Hello world!", [15496, 995, 0]),
-    ("The dog", [464, 3290]),
-    ("London is", [23421, 318]),
-    (" \n\n  the", [220, 628, 220, 262]),
-    (END_OF_TEXT, [27, 91, 437, 1659, 5239, 91, 29]),
-])
-def test_known_ids_of_gpt2(real_tokenizer, text, ids):
-    assert real_tokenizer.encode(text) == ids
-    assert real_tokenizer.decode(ids) == text
+@pytest.mark.parametrize("text, ids", KNOWN_IDS.items())
+def test_known_ids_of_gpt2(gpt2_tokenizer, text, ids):
+    assert gpt2_tokenizer.encode(text) == ids
+    assert gpt2_tokenizer.decode(ids) == text
+
+
+def test_gpt2s_vocabulary_is_left_to_tiktoken(gpt2_tokenizer):
+    assert gpt2_tokenizer.vocab_size == 50257
+    assert gpt2_tokenizer._ids_are_ranks
 
 
 @given(text=any_text | likely_text)
 @settings(max_examples=150)
-def test_real_ids_equal_tiktokens(real_tokenizer, tiktokens_gpt2, text):
-    assert real_tokenizer.encode(text) == tiktokens_gpt2.encode_ordinary(text)
+def test_ids_of_gpt2s_vocabulary_equal_tiktokens(gpt2_tokenizer, tiktokens_gpt2, text):
+    assert gpt2_tokenizer.encode(text) == tiktokens_gpt2.encode_ordinary(text)
     with_end = text + END_OF_TEXT + text
-    assert real_tokenizer.encode(with_end, "all") == tiktokens_gpt2.encode(with_end, allowed_special="all")
+    assert gpt2_tokenizer.encode(with_end, "all") == tiktokens_gpt2.encode(with_end, allowed_special="all")
 
 
 @given(ids=st.lists(st.integers(0, 50256)))
-def test_real_text_equals_tiktokens(real_tokenizer, tiktokens_gpt2, ids):
-    assert real_tokenizer.decode(ids) == "".join(real_tokenizer.decode_stream(ids)) == tiktokens_gpt2.decode(ids)
+def test_text_of_gpt2s_vocabulary_equals_tiktokens(gpt2_tokenizer, tiktokens_gpt2, ids):
+    assert gpt2_tokenizer.decode(ids) == "".join(gpt2_tokenizer.decode_stream(ids)) == tiktokens_gpt2.decode(ids)
 
 
 # What transformers makes of it
@@ -663,13 +662,13 @@ def test_what_transformers_saves_loads_and_encodes_the_same(tmp_path, extra):
 
 
 @pytest.fixture(scope="module")
-def tokenizers_gpt2(real_files):
+def tokenizers_gpt2(gpt2_files):
     tokenizers = pytest.importorskip("tokenizers")
-    return tokenizers.ByteLevelBPETokenizer(str(real_files["vocab.json"]), str(real_files["merges.txt"]))
+    return tokenizers.ByteLevelBPETokenizer(str(gpt2_files["vocab.json"]), str(gpt2_files["merges.txt"]))
 
 
 @pytest.mark.parity
 @given(text=assigned_text | likely_text)
 @settings(max_examples=150)
-def test_real_ids_equal_those_of_tokenizers(real_tokenizer, tokenizers_gpt2, text):
-    assert real_tokenizer.encode(text) == tokenizers_gpt2.encode(text).ids
+def test_ids_of_gpt2s_vocabulary_equal_those_of_tokenizers(gpt2_tokenizer, tokenizers_gpt2, text):
+    assert gpt2_tokenizer.encode(text) == tokenizers_gpt2.encode(text).ids

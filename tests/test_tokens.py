@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from locales import as_typed
 
 from numpy_gpt2 import tokens
 from numpy_gpt2.bpe import merge
@@ -27,7 +28,7 @@ def run(monkeypatch, capsys):
     """A function that runs the command in this process, on a terminal of 100 columns: exit status, stdout, stderr."""
     def run(*arguments, stdin=b"", columns="100"):
         monkeypatch.setenv("COLUMNS", columns)
-        monkeypatch.setattr(sys, "argv", ["tokens", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["tokens", *map(as_typed, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         status = exit_status(tokens.main)
         captured = capsys.readouterr()
@@ -40,7 +41,8 @@ def write_vocabulary(folder, *pairs):
     """The 256 bytes, what the merges make, and the end of text, as a checkpoint's files."""
     names = [*byte_alphabet(), *("".join(pair) for pair in pairs), END_OF_TEXT]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(names)}))
-    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in pairs))
+    lines = "".join(f"{left} {right}\n" for left, right in pairs)
+    (folder / "merges.txt").write_text(lines, encoding="utf-8")
     return folder
 
 
@@ -128,7 +130,7 @@ def test_nearby_tokens_are_eleven_or_all(piece, data):
 
 
 def test_the_text_comes_from_a_file_or_standard_input_without_its_last_line_end(run, tmp_path):
-    path = tmp_path / "naïve ☃.txt"
+    path = tmp_path / as_typed("naïve ☃.txt")
     path.write_bytes("two\r\nlines\r\n".encode())
     expected = run("two\nlines")
     assert run("--prompt-file", path) == run("--prompt-file", "-", stdin=b"two\nlines\n") == expected

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_bit_for_bit(story, t
 def test_a_run_that_found_the_disk_full_goes_on(story, tmp_path):
     """`ulimit -f` stands for the disk: the state is larger than what one file may hold."""
     out = tmp_path / "out"
-    limited = f"ulimit -f 100; exec {' '.join(COMMAND)} {story} --out {out} {' '.join(SMALL)} --save-every 0"
+    limited = f"ulimit -f 100; exec {shlex.join(COMMAND)} {story} --out {out} {' '.join(SMALL)} --save-every 0"
     unmeasured = {**ENVIRONMENT, "COVERAGE_PROCESS_START": ""}  # what coverage writes would be too large, too
     process = subprocess.run(["bash", "-c", limited], capture_output=True, encoding="utf-8", env=unmeasured)
     assert process.returncode == 1
@@ -208,7 +209,7 @@ def test_a_model_that_has_diverged_is_said_where_it_is_measured(story, tmp_path)
 
 
 def test_too_little_memory_is_said_before_the_start(story, tmp_path):
-    limited = (f"ulimit -v 3000000; exec {' '.join(COMMAND)} {story} --out {tmp_path / 'out'} --context 512 "
+    limited = (f"ulimit -v 3000000; exec {shlex.join(COMMAND)} {story} --out {tmp_path / 'out'} --context 512 "
                "--batch-size 60000")
     process = subprocess.run(["bash", "-c", limited], capture_output=True, encoding="utf-8", env=ENVIRONMENT)
     assert_refused(process, 1, r"not enough memory: training takes .* GB \(weights 0.01 GB, gradients 0.01 GB, .*: "

@@ -19,10 +19,11 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterator
+from typing import Any, BinaryIO, Callable, Iterator, Mapping
 
 from ..errors import CheckpointError, HubError
-from .json_file import largest_text
+from .json_file import LARGEST_TEXT, largest_text
+from .tensors import check_header, header_length
 
 ANSWER_S = 8  # how long an answer may take to begin, in all: looking up a name has no limit of its own
 SILENCE_S = 5  # how long the hub may keep silent in the middle of an answer
@@ -116,6 +117,21 @@ def check_disk(partial: Path, size: int | None) -> None:
                       str(partial.parent))
 
 
+def download_header(url: str, path: Path) -> bytes:
+    """The first bytes of a safetensors file up to the end of its header. Raises CheckpointError for a larger one.
+
+    path: what errors call the file. The rest is not sent for; what has come with it is thrown away.
+    """
+    start = b""
+    with closing(get(url, path.name, {"Range": f"bytes=0-{LARGEST_TEXT + 8}"})) as response:
+        for piece in response.iter_bytes():
+            start += piece
+            if len(start) >= 8 + header_length(start):
+                break
+    check_header(start, path)
+    return start
+
+
 # The transfer ---------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +183,11 @@ def open_no_link(path: str, flags: int) -> int:
 def receive(state: Transfer) -> None:
     """Append to the file what the hub sends from there on, until it has sent all that it promised, or more."""
     file, size = state.file, state.size
-    with closing(within(ANSWER_S, lambda: answer(state))) as response:
+    position = file.tell()
+    headers = {"Range": f"bytes={position}-"} if position else {}
+    if position and not state.is_verifiable:
+        headers["If-Range"] = state.began_with  # if the file is another one now: all of it
+    with closing(within(ANSWER_S, lambda: get(state.url, state.file_name, headers))) as response:
         check_answer(state, response)
         for piece in response.iter_bytes():
             file.write(piece)
@@ -179,30 +199,27 @@ def receive(state: Transfer) -> None:
                 check_text_size(state.file_name, file.tell())
 
 
-def answer(state: Transfer) -> Any:
-    """What the hub answers to the question for the rest of the file, its body unread. Redirects are followed."""
+def get(url: str, file_name: str, headers: Mapping[str, str]) -> Any:
+    """The server's answer to a GET, its body unread. Redirects are followed, and a refusal is raised."""
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, get_session
-    position, session = state.file.tell(), get_session()
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if position:
-        headers["Range"] = f"bytes={position}-"
-        if not state.is_verifiable:
-            headers["If-Range"] = state.began_with  # if the file is another one now: all of it
-    request = session.build_request("GET", state.url, headers=headers, timeout=SILENCE_S)
+    session = get_session()
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **headers}
+    request = session.build_request("GET", url, headers=headers, timeout=SILENCE_S)
     for _ in range(MOST_REDIRECTS + 1):
         response = session.send(request, stream=True, follow_redirects=False)
+        if response.status_code >= 400:
+            response.close()  # unread: it would be read to its end, if it has one
+            raise HfHubHTTPError(f"status {response.status_code}", response=response)
         if response.next_request is None:
             return response
-        response.close()  # unread: it would be read to its end, if it has one
+        response.close()
         request = response.next_request
-    raise HubError(f"{state.file_name}: the server redirects more than {MOST_REDIRECTS} times: check HF_ENDPOINT.")
+    raise HubError(f"{file_name}: the server redirects more than {MOST_REDIRECTS} times: check HF_ENDPOINT.")
 
 
 def check_answer(state: Transfer, response: Any) -> None:
     """See to it that the body goes on where the file ends, or begin the file again. Raises for anything else."""
-    from huggingface_hub.errors import HfHubHTTPError
-    if response.status_code >= 400:  # hub's own check would read the whole body, however long
-        raise HfHubHTTPError(f"status {response.status_code}", response=response)
     if response.status_code == 206:
         part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if part and int(part[1]) == state.file.tell() and (state.size is None or part[2] in ("*", str(state.size))):

@@ -9,13 +9,15 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
 from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
-from .download import ANSWER_S, SILENCE_S, download_file, within
+from .download import ANSWER_S, SILENCE_S, download_file, download_header, within
 from .saving import interrupted_save
+from .tensors import StoredTensor, tensors_in_header
 from .wanted import (CONFIG, GENERATION, INDEX, SAVE_AGAIN, TOKENIZER, WEIGHTS, IncompleteCheckpoint,  # noqa: F401
                      Wanted, choose_files, files_in_folder, optional, with_those_beside)
 
@@ -89,9 +91,11 @@ def look_up(name: str) -> Path | str:
                 raise ValueError(f"no checkpoint {name!r}: on the hub it is {owner}/{model}.")
     if os.path.isfile(name):
         raise ValueError(f"{name}: a file: expected the folder that it is in, with config.json and model.safetensors.")
-    known = ", ".join([*BUNDLED, *RELEASED])
-    raise ValueError(f"no checkpoint {name!r}: expected one of {known}, a folder that exists, or owner/repo on the "
-                     "hub.")
+    known = [*BUNDLED, *RELEASED]
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f"no checkpoint {name!r}: expected one of {', '.join(known)}, a folder that exists, or "
+                     f"owner/repo on the hub.{hint}")
 
 
 def checked_revision(revision: str | None) -> str:
@@ -190,6 +194,17 @@ def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
         return download_file(url, repo, commit, file_name, metadata.etag, metadata.size)
     except Exception as error:
         raise explained(error, repo, commit) from error
+
+
+def fetch_header(repo: str, commit: str, file_name: str) -> list[StoredTensor]:
+    """What the header of a file of weights lists. The weights stay where they are."""
+    from huggingface_hub import hf_hub_url
+    path = Path(repo, file_name)  # what errors call it
+    try:
+        start = download_header(hf_hub_url(repo, file_name, revision=commit), path)
+    except Exception as error:
+        raise explained(error, repo, commit) from error
+    return tensors_in_header(start, path)
 
 
 def remember_commit(path: Path, revision: str) -> None:

@@ -43,12 +43,12 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     if tokenizer is not None and not tokenizer.files:
         raise ValueError("tokenizer must be one that load or load_tokenizer has read from files. Got another.")
     try:
-        dtype = np.dtype("?" if dtype is None else dtype)  # NumPy takes None for float64
+        stored = np.dtype(dtype)
     except TypeError:  # bfloat16, which NumPy does not have, or no type at all
-        pass
-    if dtype not in (np.float32, np.float16):
+        stored = None
+    if stored not in (np.float32, np.float16):
         raise ValueError(f'dtype must be "float32" or "float16". Got {shown(dtype)}.')
-    arrays = {name: narrowed(name, array, dtype) for name, array in named_parameters(model)}
+    arrays = {name: narrowed(name, array, stored) for name, array in named_parameters(model)}
     config = json.dumps(model.config.to_dict() | class_of(tokenizer), indent=2) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

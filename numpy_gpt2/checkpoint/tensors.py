@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Callable, Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -39,31 +39,58 @@ def read_header(path: Path) -> list[StoredTensor]:
     try:
         with open(path, "rb") as file:
             start = file.read(8)
-            length = int.from_bytes(start, "little")
-            text = file.read(min(length, LARGEST_TEXT + 1))
-        check_is_content(start + text, str(path))
-        check_amount(text, f"{path}: header")
+            start += file.read(header_length(start))
+        check_header(start, path)
         with safe_open(path, framework="np", backend="pread"):
             pass  # it checks, once and for all: lengths, types, and that the tensors cover the file without overlap
-        header = json.loads(text)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {one_line(error)}") from error
+    return tensors_in_header(start, path)
+
+
+def header_length(start: bytes) -> int:
+    """How many bytes to read after the first eight, which tell the header's length: at most one too many."""
+    return min(int.from_bytes(start[:8], "little"), LARGEST_TEXT + 1)
+
+
+def check_header(start: bytes, path: Path) -> None:
+    """Raise CheckpointError for a header larger than any GPT-2's, before it is parsed, or a git-lfs pointer."""
+    check_is_content(start, str(path))
+    check_amount(start[8:8 + header_length(start)], f"{path}: header")
+
+
+def tensors_in_header(start: bytes, path: Path) -> list[StoredTensor]:
+    """The tensors that a file's first bytes, to the end of the header, list. Raises CheckpointError."""
+    end = 8 + header_length(start)
+    try:
+        header = json.loads(start[8:end])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {one_line(error)}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: expected a JSON object as the header, found {shown(header)}.")
     header.pop("__metadata__", None)
+    tensors = []
     for name, entry in header.items():
-        if not isinstance(entry, dict):  # safetensors takes a list, the same values without their names
-            raise CheckpointError(f"{path}: tensor {shown(name)}: expected a JSON object in the header, "
-                                  f"found {shown(entry)}.")
-    return [StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-            for name, entry in header.items()]
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int()]}:
+                tensors.append(StoredTensor(path, name, dtype, tuple(shape), end + first))
+            case _:  # safetensors takes a list too, the same values without their names
+                raise CheckpointError(f"{path}: tensor {shown(name)}: expected a JSON object with dtype, shape and "
+                                      f"data_offsets in the header, found {shown(entry)}.")
+    return tensors
 
 
-def stored_tensors(files: Mapping[str, Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the weights' files under its name in the official layout, which has no `transformer.` prefix."""
+def stored_tensors(files: Mapping[str, Path],
+                   read: Callable[[Path], list[StoredTensor]] = read_header) -> dict[str, StoredTensor]:
+    """Every tensor of the weights' files under its name in the official layout, which has no `transformer.` prefix.
+
+    files: name in the checkpoint -> path, of which those of weights count. read: how a file's header is read.
+    """
     tensors: dict[str, StoredTensor] = {}
     for file_name, path in files.items():
         if not file_name.endswith(".safetensors"):
             continue
-        for tensor in read_header(path):
+        for tensor in read(path):
             name = tensor.name.removeprefix("transformer.")
             if name in tensors:
                 raise CheckpointError(f"{path}: tensor {shown(name)} is there twice, also in {tensors[name].path}.")

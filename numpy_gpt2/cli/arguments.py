@@ -2,10 +2,12 @@
 
 import argparse
 import codecs
+import json
 import os
 import sys
 from contextlib import nullcontext
-from itertools import chain
+from difflib import get_close_matches
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NoReturn
 
@@ -22,10 +24,45 @@ BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no text does
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with one line for a mistake; `--help` has the rest."""
+    """argparse with one line for a mistake, which says what was probably meant; `--help` has the rest."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see python -m {self.prog} --help)")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        words = list(sys.argv[1:] if args is None else args)
+        self.check_options(words)
+        known, rest = super().parse_known_args(words, namespace)
+        options = [word for word in rest if word.startswith("-")]
+        if options:
+            name = options[0].partition("=")[0]
+            near = get_close_matches(name, self.option_names(), n=1)
+            self.error(f"there is no option {name}" + (f": did you mean {near[0]}?" if near else ""))
+        if rest:
+            self.refuse_words(known, rest)
+        return known, rest
+
+    def refuse_words(self, known: argparse.Namespace, rest: list[str]) -> NoReturn:
+        """What is left over: of a text without quotation marks, all words but the first."""
+        for action in self._actions:
+            if action.dest in ("prompt", "text"):
+                words = [getattr(known, action.dest), *rest]
+                whole = json.dumps(" ".join(words), ensure_ascii=False)  # as a shell takes it
+                self.error(f"the {action.dest} must be one argument. Got {len(words)}: put quotation marks round it: "
+                           f"{whole}")
+        self.error(f"one argument too many: {rest[0]!r}")
+
+    def option_names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
+    def check_options(self, words: list[str]) -> None:
+        """`--model gpt2` where a model is given without an option, `summary gpt2`: say so."""
+        positionals = {f"--{action.metavar or action.dest}".lower() for action in self._actions
+                       if not action.option_strings}
+        for word in takewhile("--".__ne__, words):
+            name = word.partition("=")[0]
+            if name in positionals and name not in self.option_names():
+                self.error(f"there is no option {name}: give the {name[2:]} alone, without it")
 
 
 def whole_number(smallest: int, largest: int = 10**18 - 1) -> Callable[[str], int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .checking import check_function
-from .course import LANGUAGES, exercises_by_name
+from .course import LANGUAGES, find_exercise
 
 __all__ = ["check", "CheckResult"]
 
@@ -34,12 +34,10 @@ def check(name: str, function: Callable[..., Any], language: str = "en") -> Chec
 
     Raises ValueError for a name that is no exercise's.
     """
-    exercises = exercises_by_name()
-    if name not in exercises:
-        raise ValueError(f"name must be an exercise's. Got {name!r}; there are {', '.join(exercises)}.")
+    exercise = find_exercise(name)
     if language not in LANGUAGES:
         raise ValueError(f"language must be one of {', '.join(LANGUAGES)}. Got {language!r}.")
     if isinstance(function, type):
         function = getattr(function, name)
-    verdict = check_function(exercises[name], function, language)
+    verdict = check_function(exercise, function, language)
     return CheckResult(name, verdict.state == "passed", verdict.message)

@@ -5,12 +5,13 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 from ..cli.arguments import ArgumentParser, add_model_argument, read_prompt, whole_number
-from ..cli.exits import BadInput, bad_input, run, say
-from .course import LANGUAGES, Exercise, chapter_titles, exercises_by_name
-from .folders import find_folder, hints_seen, new_folder, next_hint
+from ..cli.exits import bad_input, run, say
+from .course import LANGUAGES, Exercise, chapter_titles, exercises_by_name, find_exercise
+from .folders import find_folder, find_folders, hints_seen, new_folder, next_hint
 from .isolation import Result, check_folder, start
 from .messages import say_in
 
@@ -67,10 +68,8 @@ def main() -> None:
 
 
 def exercise_named(name: str) -> Exercise:
-    exercises = exercises_by_name()
-    if name not in exercises:
-        raise BadInput(f"the exercise must be one of {', '.join(exercises)}. Got {name!r}.")
-    return exercises[name]
+    with bad_input():
+        return find_exercise(name)
 
 
 # check ----------------------------------------------------------------------------------------------------------------
@@ -79,8 +78,10 @@ def exercise_named(name: str) -> Exercise:
 def check(args: argparse.Namespace) -> None:
     """Exit 0 only if everything asked for has passed."""
     names = [exercise_named(args.exercise).name] if args.exercise else list(exercises_by_name())
-    folders = [find_folder(folder) for folder in args.folder or [None]]
+    folders = find_folders(args.folder or [None])
     marks = {folder: check_folder(folder, names, args.language) for folder in folders}
+    if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the console has: a file is read elsewhere
     if args.json:
         several = len(folders) > 1
         objects = [{**({"folder": str(folder)} if several else {}), **result.public()}
@@ -161,7 +162,10 @@ def play(args: argparse.Namespace) -> None:
     with bad_input():
         prompt = read_prompt(args.prompt)
     results = check_folder(folder, exercises_by_name(), args.language)
-    names = [result.exercise for result in results if result.can_run]
+    names = [result.exercise for result in results if result.state != "not written" and not result.obstacle]
+    for why, left_out in groupby(results, key=lambda result: result.obstacle):
+        if why:
+            print(say_in(args.language, "left out", names=", ".join(result.exercise for result in left_out), why=why))
     sys.stdout.flush()
     process = start("run", folder, {"names": names, "prompt": prompt, "model": args.model,
                                     "n_tokens": args.max_new_tokens, "language": args.language})

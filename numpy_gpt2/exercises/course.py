@@ -3,17 +3,21 @@
 A stub is a solution without its body, and a known mistake is a solution with a line changed: nothing is written twice.
 The texts' format, by example:
 
-    == softmax, 10 minutes        the exercise; a method is written KVCache.append
+    == softmax, 15 minutes           the exercise; a method is written KVCache.append
     en Its title
     vi The same in Vietnamese
-    hint                          three of these, each with an en and a vi line
-    mistake                       a change to the solution, and the sentence that names it
-    - the line of the solution
-    + what people write instead
+    hint en What to do first         three hints
+    hint vi The same in Vietnamese
+    + largest = 0                    a mistake: what people write in place of the line that begins with `largest =`,
+    en The sentence that names it    or after `- ` the line or lines themselves, where that is not clear
+    vi The same in Vietnamese
 """
 
 import ast
+import difflib
 import functools
+import re
+import textwrap
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +36,12 @@ class Mistake:
 
     text: Text = field(default_factory=dict)
     changes: list[tuple[list[str], list[str]]] = field(default_factory=list)  # lines, and the lines in their place
+
+    def add(self, mark: str, line: str) -> None:
+        """One more line of a change: the first `-`, or a `+` without one, begins it."""
+        if not self.changes or mark == "-" and self.changes[-1][1]:
+            self.changes.append(([], []))
+        self.changes[-1][mark == "+"].append(line)
 
 
 @dataclass
@@ -70,22 +80,19 @@ def read_texts(chapter: str) -> tuple[Text, list[Exercise]]:
             exercises.append(Exercise(path, chapter, int(minutes)))
             text = exercises[-1].title
         elif mark == "hint":
-            text = {}
-            exercises[-1].hints.append(text)
-        elif mark == "mistake":
-            mistake = Mistake()
-            exercises[-1].mistakes.append(mistake)
-            text = mistake.text
-        elif mark == "-":
-            if not mistake.changes or mistake.changes[-1][1]:
-                mistake.changes.append(([], []))
-            mistake.changes[-1][0].append(rest)
-        elif mark == "+":
-            mistake.changes[-1][1].append(rest)
+            language, _, hint = rest.partition(" ")
+            if language == LANGUAGES[0]:
+                exercises[-1].hints.append({})
+            exercises[-1].hints[-1][language] = hint
+        elif mark in ("-", "+"):
+            if text:  # of what comes before: here something new begins
+                text = {}
+                exercises[-1].mistakes.append(Mistake(text))
+            exercises[-1].mistakes[-1].add(mark, rest)
         elif mark in LANGUAGES:
             text[mark] = rest
         elif line:
-            raise ValueError(f"{chapter}.txt: a line must begin with ==, hint, mistake, -, +, en or vi. Got {line!r}.")
+            raise ValueError(f"{chapter}.txt: a line must begin with ==, hint, -, +, en or vi. Got {line!r}.")
     return title, exercises
 
 
@@ -98,6 +105,16 @@ def chapter_titles() -> dict[str, Text]:
 def exercises_by_name() -> dict[str, Exercise]:
     """All exercises, in the order of the course."""
     return {exercise.name: exercise for chapter in CHAPTERS for exercise in read_texts(chapter)[1]}
+
+
+def find_exercise(name: str) -> Exercise:
+    """Raises ValueError, with the nearest names, for one that is no exercise's."""
+    exercises = exercises_by_name()
+    if name not in exercises:
+        near = difflib.get_close_matches(name.lower(), exercises, cutoff=0.5)
+        advice = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(exercises)}."
+        raise ValueError(f"the name must be an exercise's. Got {name!r}. {advice}")
+    return exercises[name]
 
 
 # Solutions, stubs, mistakes -------------------------------------------------------------------------------------------
@@ -150,15 +167,32 @@ def mistaken_source(exercise: Exercise, mistake: Mistake) -> str:
     source = chapter_source(exercise.chapter)
     node = definition(ast.parse(source), exercise.path)
     lines = source.splitlines()
-    body = "\n".join(lines[node.lineno - 1:node.end_lineno])
-    indent = " " * (node.col_offset + 4)
+    start, end = node.body[0].end_lineno, node.end_lineno
+    assert start is not None
+    body = lines[start:end]
     for old, new in mistake.changes:
-        old_text, new_text = ("\n".join(indent + line if line else "" for line in part) for part in (old, new))
-        if body.count(old_text + "\n") + body.endswith(old_text) != 1:
-            raise ValueError(f"{exercise.name}: a mistake must change lines that occur once. Got {old_text!r}.")
-        body = body.replace(old_text, new_text)
-    lines[node.lineno - 1:node.end_lineno] = body.split("\n")
+        i, n = place_of(old, new, body)
+        indent = " " * min(len(line) - len(line.lstrip()) for line in body[i:i + n])
+        body[i:i + n] = [indent + line for line in new]
+    lines[start:end] = body
     return "\n".join(lines) + "\n"
+
+
+def place_of(old: list[str], new: list[str], body: list[str]) -> tuple[int, int]:
+    """Where the old lines are in a body, and how many: without any, the line that begins as the new ones end."""
+    if old:
+        found = [i for i in range(len(body)) if textwrap.dedent("\n".join(body[i:i + len(old)])).split("\n") == old]
+    else:
+        found = [i for i, line in enumerate(body) if beginning(line) == beginning(new[-1])]
+    if len(found) != 1:
+        raise ValueError(f"a mistake must change lines that occur once. Got {old or new[-1:]}.")
+    return found[0], len(old) or 1
+
+
+def beginning(line: str) -> str | None:
+    """`x =`, `return` or `yield`, by which a line is known."""
+    match = re.match(r"\s*(return|yield|[^=]*?[^=<>!]=(?!=))", line)
+    return match.group(1) if match else None
 
 
 def mistaken_function(exercise: Exercise, mistake: Mistake) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """A student's folder: the stubs, where it is, and the count of hints, all that is ever written to it later."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cli.exits import BadInput
@@ -26,21 +27,37 @@ def is_exercises_folder(folder: Path) -> bool:
 
 
 def find_folder(given: Path | None) -> Path:
-    """The folder that was given, or else the current one, or the one exercises folder in it. Raises BadInput."""
-    if given is not None:
-        if not given.is_dir():
-            raise BadInput(f"--folder must be a folder that `new` has made. Got {str(given)!r}, which is none.")
-        return given
-    here = Path()
+    """The folder that was given, or else the current one, or the one exercises folder in it. Raises BadInput.
+
+    Students hand in their folder inside another often enough.
+    """
+    here = given or Path()
     if is_exercises_folder(here):
         return here
-    inside = sorted(folder for folder in here.iterdir() if folder.is_dir() and is_exercises_folder(folder))
+    inside = sorted(filter(is_exercises_folder, here.iterdir())) if here.is_dir() else []
     if len(inside) > 1:
-        raise BadInput(f"several folders here hold exercises, {', '.join(map(str, inside))}: choose one with --folder")
-    if not inside:
+        raise BadInput(f"{here} has several folders of exercises, {', '.join(map(str, inside))}: choose one with "
+                       "--folder")
+    if inside:
+        return inside[0]
+    if given is None:
         raise BadInput("no exercises here: make them with `python -m numpy_gpt2.exercises new my_gpt2`, or name their "
                        "folder with --folder")
-    return inside[0]
+    lack = f"has no {CHAPTERS[0]}.py or other chapter" if given.is_dir() else "is no folder"
+    raise BadInput(f"--folder must be a folder that `new` has made. Got {str(given)!r}, which {lack}.")
+
+
+def find_folders(given: Sequence[Path | None]) -> list[Path]:
+    """All of them. Raises BadInput with everything that is wrong: a class has many."""
+    found, problems = [], []
+    for folder in given:
+        try:
+            found.append(find_folder(folder))
+        except BadInput as problem:
+            problems.append(str(problem))
+    if problems:
+        raise BadInput(" ".join(problems))
+    return found
 
 
 def hints_seen(folder: Path) -> dict[str, int]:

@@ -7,10 +7,12 @@ exercise that takes too long, or ends the process, counts as wrong; a new proces
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
 import time
+import tokenize
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +38,11 @@ class Result:
     message: str
     file: str
     seconds: float
-    can_run: bool = False  # whether it is there, and came to an end in every case
+    obstacle: str = ""  # why `run` must leave it out, although it is written
 
     def public(self) -> dict[str, Any]:
         """What `check --json` prints."""
-        return {name: value for name, value in vars(self).items() if name != "can_run"}
+        return {name: value for name, value in vars(self).items() if name != "obstacle"}
 
 
 # The parent -----------------------------------------------------------------------------------------------------------
@@ -58,7 +60,8 @@ def check_folder(folder: Path, names: Iterable[str], language: str = "en", limit
         if problem is None:
             break
         broken = [exercise for exercise in todo if exercise.chapter == todo[0].chapter] if failed_in_load else todo[:1]
-        results += [Result(exercise.name, "wrong", problem, str(folder / exercise.file), limit) for exercise in broken]
+        results += [Result(exercise.name, "wrong", problem, str(folder / exercise.file), limit, problem)
+                    for exercise in broken]
         todo = todo[len(broken):]
     return results
 
@@ -105,12 +108,17 @@ def pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
 
 
 def start(task: str, folder: Path, request: dict[str, Any], **streams: Any) -> "subprocess.Popen[str]":
-    """Python, with this package at hand wherever it lies, given a task."""
+    """Python, with this package at hand wherever it lies, given a task; the request comes on its standard input."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", __name__, task, str(folder), json.dumps(request)]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, encoding="utf-8", **streams)
+    process = subprocess.Popen([sys.executable, "-m", __name__, task], env=environment, stdin=subprocess.PIPE,
+                               encoding="utf-8", **streams)
+    assert process.stdin is not None
+    with process.stdin as stream:
+        json.dump({"folder": str(folder), **request}, stream)
+    process.stdin = None  # for `communicate`, which would flush it
+    return process
 
 
 # The child ------------------------------------------------------------------------------------------------------------
@@ -133,9 +141,14 @@ class Output:
 
 
 def load_file(folder: Path, exercise: Exercise) -> types.ModuleType:
-    """A student's file as a module. Raises whatever it raises."""
+    """A student's file as a module. Raises whatever it raises, and UnicodeError where it is not text."""
     file = folder / exercise.file
-    module = run_source(file.read_bytes().decode("utf-8-sig"), exercise.chapter, str(file))
+    try:
+        with tokenize.open(file) as stream:
+            source = stream.read()
+    except SyntaxError as error:  # so it says of the first two lines, where Python looks for an encoding's name
+        raise UnicodeError from error
+    module = run_source(source, exercise.chapter, str(file))
     sys.modules[exercise.chapter] = module
     return module
 
@@ -155,11 +168,11 @@ def check_exercise(folder: Path, exercise: Exercise, language: str, tell: Callab
     file = folder / exercise.file
     started = time.perf_counter()
 
-    def result(state: str, message: str, can_run: bool = False) -> Result:
+    def result(state: str, message: str, obstacle: str = "") -> Result:
         if output.n:
             shown = repr(output.start)[1:-1]
             message += "\n" + say_in(language, "printed", n=f"{output.n:,}", start=shown)
-        return Result(exercise.name, state, message, str(file), round(time.perf_counter() - started, 3), can_run)
+        return Result(exercise.name, state, message, str(file), round(time.perf_counter() - started, 3), obstacle)
 
     output = Output()
     sys.stdout = sys.stderr = output
@@ -170,21 +183,37 @@ def check_exercise(folder: Path, exercise: Exercise, language: str, tell: Callab
         module = load_file(folder, exercise)
     except KeyboardInterrupt:
         raise
+    except UnicodeError:
+        problem = say_in(language, "not UTF-8", file=exercise.file)
+        return result("wrong", problem, problem)
     except SyntaxError as error:
-        return result("wrong", say_in(language, "syntax", file=exercise.file, line=error.lineno, error=error.msg))
+        place = say_in(language, "syntax", file=exercise.file, line=error.lineno or 1, error=error.msg)
+        inside = function_at(file, error.lineno or 1) == exercise.name
+        return result("wrong", place if inside else say_in(language, "unread", place=place), place)
     except BaseException as error:  # exit() as well
-        problem = describe_error(error, exercise.file, language)
-        return result("wrong", say_in(language, "load", file=exercise.file, error=problem))
+        error_text = describe_error(error, exercise.file, language)
+        problem = say_in(language, "load", file=exercise.file, error=error_text)
+        return result("wrong", problem, problem)
     tell({"loading": False})
     function = lookup(module, exercise.path)
     if function is None:
         return result("not written", say_in(language, "not found", path=exercise.path, file=exercise.file))
+    if function is LAWS[exercise.name].reference:  # imported, or assigned
+        problem = say_in(language, "engine", name=exercise.name)
+        return result("wrong", problem, problem)
     use_the_engine_elsewhere(module, exercise)
     try:
         verdict = check_function(exercise, function, language)
     except Exception as error:  # what it returned cannot even be looked at
         return result("wrong", say_in(language, "raised", error=describe_error(error, exercise.file, language)))
-    return result(verdict.state, verdict.message, verdict.state != "not written")
+    return result(verdict.state, verdict.message, verdict.obstacle)
+
+
+def function_at(file: Path, line: int) -> str | None:
+    """The function that a line of a file is in, as far as can be told of a file that Python cannot read."""
+    above = file.read_text(encoding="utf-8", errors="replace").splitlines()[:line]
+    names = re.findall(r"^(?: {4})?def (\w+)", "\n".join(above), re.MULTILINE)
+    return names[-1] if names else None
 
 
 def check_all(folder: Path, names: list[str], language: str) -> None:
@@ -203,12 +232,13 @@ def check_all(folder: Path, names: list[str], language: str) -> None:
 
 
 def main() -> None:
-    task, folder, request = sys.argv[1:]
-    if task == "check":
-        check_all(Path(folder), **json.loads(request))
+    request = json.load(sys.stdin)
+    folder = Path(request.pop("folder"))
+    if sys.argv[1] == "check":
+        check_all(folder, **request)
     else:
         from .running import run_with
-        run_with(Path(folder), **json.loads(request))
+        run_with(folder, **request)
 
 
 if __name__ == "__main__":

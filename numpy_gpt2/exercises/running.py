@@ -1,11 +1,11 @@
 """The real model with a student's functions in place of the engine's, compared with the engine.
 
-In every loaded module of this package, and in the student's files, each name that is the engine's object is bound to
-the student's, until the context manager ends. For methods, that is a subclass which has the student's.
+In every loaded module of this package, and in the student's files, each name that is the engine's function is bound to
+the student's.
 """
 
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -17,11 +17,13 @@ from ..checkpoint import loading
 from ..cli.exits import bad_input
 from ..tokenizer import Tokenizer
 from ..weights import GPT2
-from .checking import close, describe_error
-from .course import Exercise, exercises_by_name, lookup, solutions
+from .checking import describe_error
+from .comparing import close
+from .course import exercises_by_name, lookup
 from .isolation import load_file
 from .laws import LAWS
 from .messages import say_in
+from .rebinding import rebound
 
 TOLERANCE = 1e-3  # of the largest number of an array: the roundings of many layers add up
 # What a student's function returns is announced under the stage's name, whether it calls its tap or not.
@@ -33,59 +35,18 @@ SETTINGS: tuple[dict[str, Any], ...] = ({"temperature": 0}, {"temperature": 0.8,
 @contextmanager
 def functions_of(folder: Path, names: list[str]) -> Iterator[set[str]]:
     """The student's functions of these names in place of the engine's; yields the set of those called so far."""
-    called: set[str] = set()
-    undo: list[tuple[dict[Any, Any], Any, Any]] = []
-    try:
-        for engines, students in replacements(folder, [exercises_by_name()[name] for name in names], called):
-            for module in list(sys.modules.values()):
-                if is_concerned(getattr(module, "__name__", "")):
-                    undo += rebind(vars(module), engines, students)
-        yield called
-    finally:
-        for namespace, key, engines in reversed(undo):
-            namespace[key] = engines
-
-
-def is_concerned(name: str) -> bool:
-    """The package's modules and the student's; the course's own go on to compare with the engine."""
-    package = __name__.split(".")[0]
-    ours = name == package or name.startswith(package + ".")
-    return (ours and not name.startswith(__package__ or package)) or name.startswith("chapter_")
-
-
-def rebind(namespace: dict[Any, Any], engines: Any, students: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
-    """Change each name that is the engine's object, in tables of functions too; yield what undoes it."""
-    for key, value in list(namespace.items()):
-        if value is engines:
-            yield namespace, key, value
-            namespace[key] = students
-        elif type(value) is dict and not str(key).startswith("__"):
-            yield from rebind_values(value, engines, students)
-
-
-def rebind_values(table: dict[Any, Any], engines: Any, students: Any) -> Iterator[tuple[dict[Any, Any], Any, Any]]:
-    for key, value in list(table.items()):
-        if value is engines:
-            yield table, key, value
-            table[key] = students
-
-
-def replacements(folder: Path, exercises: list[Exercise], called: set[str]) -> list[tuple[Any, Any]]:
-    """Pairs of the engine's function or class and the student's."""
+    exercises = [exercises_by_name()[name] for name in names]
     modules = {exercise.chapter: load_file(folder, exercise) for exercise in exercises}
-    pairs: list[tuple[Any, Any]] = []
-    methods: dict[type, dict[str, Any]] = {}
-    for exercise in exercises:
-        function = lookup(modules[exercise.chapter], exercise.path)
-        assert function is not None
-        announced = announcing(function, exercise.name, called)
-        owner = exercise.path.rpartition(".")[0]
-        if owner:
-            base = vars(solutions(exercise.chapter))[owner].__base__
-            methods.setdefault(base, {})[exercise.name] = announced
-        else:
-            pairs += [(LAWS[exercise.name].reference, announced), (function, announced)]
-    return pairs + [(base, type(base.__name__, (base,), written)) for base, written in methods.items()]
+    called: set[str] = set()
+    with ExitStack() as stack:
+        for exercise in exercises:
+            function = lookup(modules[exercise.chapter], exercise.path)
+            assert function is not None
+            announced = announcing(function, exercise.name, called)
+            stack.enter_context(rebound(LAWS[exercise.name].reference, announced))
+            if "." not in exercise.path:
+                stack.enter_context(rebound(function, announced))  # where the student's functions call each other
+        yield called
 
 
 def announcing(function: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
@@ -115,12 +76,12 @@ def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: 
             print("\n[" + ", ".join(f"{key} {value}" for key, value in settings.items()) + "]")
             print(prompt, end="", flush=True)
             got = []
-            error = None
+            error: BaseException | None = None
             try:
                 for piece in write_on(model, prompt, n_tokens, settings):
                     got.append(piece)
                     print(piece, end="", flush=True)
-            except Exception as raised:
+            except (Exception, SystemExit) as raised:
                 error = raised
             print()
             if error is None and got == pieces:
@@ -139,7 +100,7 @@ def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: 
         print("\n" + say_in(language, "idle", names=", ".join(idle)))
 
 
-def error_with_place(error: Exception, folder: Path, language: str) -> str:
+def error_with_place(error: BaseException, folder: Path, language: str) -> str:
     """The error, with the file and line of the student's that it came through last."""
     file = ""
     trace = None if isinstance(error, FloatingPointError) else error.__traceback__  # found too late for that

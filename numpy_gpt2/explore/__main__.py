@@ -1,16 +1,24 @@
-"""Show one forward pass as an HTML page: `python -m numpy_gpt2.explore "Once upon a time" -o explore.html`."""
+"""Show one forward pass as an HTML page: `python -m numpy_gpt2.explore "Once upon a time" -o explore.html`.
 
+With `--serve`, as a page with the engine behind it.
+"""
+
+import threading
 import webbrowser
 from pathlib import Path
+from typing import Any, Collection
 
 from ..checkpoint.loading import load
 from ..checkpoint.saving import write_whole
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
-                             read_prompt, special_tokens)
+                             read_prompt, special_tokens, whole_number)
 from ..cli.exits import BadInput, bad_input, run, say
+from ..tokenizer import Tokenizer
+from ..weights import GPT2
 from .page import MAX_TOKENS, page_data, prompt_ids
 from .rendering import render
 
+OUTPUT = Path("explore.html")
 PAGE_SUFFIXES = ("", ".html", ".htm")
 
 
@@ -18,14 +26,19 @@ def make_parser() -> ArgumentParser:
 
     parser = ArgumentParser(prog="numpy_gpt2.explore", description="Show one forward pass over a prompt: its tokens, "
                             "the model's parts, attention, the logit lens, the residual stream, and the next token. "
-                            "Writes one HTML file, which needs no network.")
+                            "Writes one HTML file, which needs no network; or, with --serve, answers on this machine: "
+                            "type prompts, intervene, compare, write on.")
     parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens (default: only "
                         "<|endoftext|>)")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("explore.html"), metavar="FILE.html",
-                        help="where to write the page (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.html",
+                        help=f"where to write the page (default: {OUTPUT})")
+    parser.add_argument("--serve", action="store_true", help="serve the page instead, with the model behind it, to the "
+                        "browsers of this machine, until Ctrl-C")
+    parser.add_argument("--port", type=whole_number(1, 65535), metavar="N",
+                        help="where to serve it (default: any free port)")
     parser.add_argument("--open", action="store_true", help="then open the page in the browser")
     return parser
 
@@ -35,17 +48,51 @@ def main() -> None:
     args = make_parser().parse_args()
     if args.prompt is not None and args.prompt_file is not None:
         raise BadInput("a prompt and --prompt-file were both given: give one")
-    check_output(args.output)
+    if args.serve and args.output is not None:
+        raise BadInput("--serve and --output were both given: give one")
+    if args.port is not None and not args.serve:
+        raise BadInput("--port must come with --serve")
+    output = args.output or OUTPUT
+    if not args.serve:
+        check_output(output)
     prompt = read_prompt(args.prompt, args.prompt_file)
     with bad_input():
         model, tokenizer = load(args.model)
         announce_model(args.model, model)
         ids = prompt_ids(model, tokenizer, prompt, special_tokens(args))
-    page = render(page_data(model, tokenizer, ids, args.model)).encode("utf-8")
-    write_whole(args.output.resolve(), page)  # resolved, so that a symbolic link is kept
-    say(f"page: {args.output}, {len(page) / 1000:,.0f} KB")
+    data = page_data(model, tokenizer, ids, args.model)
+    if args.serve:
+        serve(data, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
+        return
+    page = render(data).encode("utf-8")
+    write_whole(output.resolve(), page)  # resolved, so that a symbolic link is kept
+    say(f"page: {output}, {len(page) / 1000:,.0f} KB")
     if args.open:
-        open_in_browser(args.output)
+        open_in_browser(output.resolve().as_uri(), str(output))
+
+
+def serve(data: dict[str, Any], model: GPT2, tokenizer: Tokenizer, name: str, allowed_special: Collection[str],
+          port: int | None, is_opened: bool) -> None:
+    """Serve the page until Ctrl-C, its address on standard output. Raises BadInput for a port that cannot be had."""
+    from .answers import server_data  # imported here: a page that is written needs no server
+    from .prompts import Engine
+    from .server import PageServer
+
+    engine = Engine(model, tokenizer, name, allowed_special)
+    engine.kept[tuple(data["ids"])] = data
+    page = render({**data, "server": server_data(engine)})
+    try:
+        server = PageServer(engine, page, port or 0)
+    except OSError as error:
+        with PageServer(engine, page) as other:
+            free = other.port
+        raise BadInput(f"port {port} cannot be used ({error.strerror}). Free is, for example, --port {free}") from error
+    with server:
+        print(server.address, flush=True)
+        say("Open this address in a browser on this machine. Ctrl-C ends it.")
+        if is_opened:  # in a thread, because some browsers keep their caller waiting until they have loaded the page
+            threading.Thread(target=open_in_browser, args=[server.address, server.address], daemon=True).start()
+        server.serve_forever()
 
 
 def check_output(path: Path) -> None:
@@ -63,14 +110,14 @@ def check_output(path: Path) -> None:
         raise BadInput(f"--output must be a file. Got {str(path)!r}, which is {what}.")
 
 
-def open_in_browser(path: Path) -> None:
-    """Open the page; having no browser is not an error, since the page is written."""
+def open_in_browser(address: str, name: str) -> None:
+    """Open the page; having no browser is not an error, since the page is there, under this name."""
     try:
-        opened = webbrowser.open(path.resolve().as_uri())
+        opened = webbrowser.open(address)
     except webbrowser.Error:
         opened = False
     if not opened:
-        say(f"no browser could be started: open {path} yourself")
+        say(f"no browser could be started: open {name} yourself")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 """
 
 import base64
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -39,7 +39,13 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
     Raises ValueError for a prompt that is too long for the model or the page.
     """
     ids = tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos()
-    limit = min(MAX_TOKENS, model.config.n_positions)
+    check_fits_page(model, ids)
+    return ids
+
+
+def check_fits_page(model: GPT2, ids: Sequence[int]) -> None:
+    """Raise ValueError for ids that the model does not have, and for more than it can read or the page can show."""
+    limit = most_tokens(model.config)
     if len(ids) > limit:
         reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"
         raise ValueError(f"the prompt must be at most {limit} tokens, {reason}. Got {len(ids)}: shorten it.")
@@ -49,13 +55,18 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
     if n_numbers > MOST_NUMBERS:
         raise ValueError(f"a page can show at most {MOST_NUMBERS:,} numbers of a pass. Got {n_numbers:,}, by "
                          f"{len(ids)} tokens and {config.n_layer:,} layers: shorten the prompt, or take another model.")
-    return ids
 
 
-def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, tap: Tap = no_tap) -> dict[str, Any]:
+def most_tokens(config: GPT2Config) -> int:
+    return min(MAX_TOKENS, config.n_positions)
+
+
+def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, tap: Tap = no_tap,
+              after_layer: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Everything that the page shows of a forward pass over ids [n_tokens], ready for JSON.
 
-    name: the model's name on the page. tap: an activation hook; what it returns is what the page shows.
+    name: the model's name on the page. tap: an activation hook; what it returns is what the page shows. after_layer:
+    called after each layer of the logit lens, which takes longer than the pass.
     Positions, layers and heads count from 0; `names` has the text of every id on the page, or its bytes where these
     are not whole characters.
     Raises FloatingPointError for logits that are not finite.
@@ -67,7 +78,7 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, 
     check_finite(logits)
     known = logits[-1, :tokenizer.vocab_size]  # ids without a token are never sampled
     likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
-    lens = lens_data(model, tokenizer, acts)
+    lens = lens_data(model, tokenizer, acts, after_layer)
     predicted = lens["ids"][-1]  # by the last layer, which is the model's prediction
     shown = {*ids, *likeliest, *np.ravel(lens["ids"]).tolist()}
     return {
@@ -117,8 +128,15 @@ def packed_attention(acts: Recorder, n_layer: int) -> str:
     return packed(np.rint(seen * WHOLE), "<u2")
 
 
+def refuse_overflow(array: Any) -> None:
+    """Raise FloatingPointError for what JSON cannot hold, and no figure can show."""
+    if not np.isfinite(array).all():
+        raise FloatingPointError("the activations are not finite: they overflow")
+
+
 def packed(array: np.ndarray, dtype: str) -> str:
     """The array's bytes in base64."""
+    refuse_overflow(array)
     return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
 
 
@@ -136,13 +154,17 @@ def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
 
 def rounded(array: Any, decimals: int) -> Any:
     """Nested lists of Python floats, rounded to what the page needs."""
+    refuse_overflow(array)
     return np.round(np.asarray(array, np.float64), decimals).tolist()
 
 
-def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder) -> dict[str, Any]:
+def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder, after_layer: Callable[[], None]) -> dict[str, Any]:
     """The top tokens before each block and after the last: ids and probabilities, [n_layer + 1, n_tokens, N_TOP]."""
     k = min(N_TOP, model.config.vocab_size, tokenizer.vocab_size)
-    best = [top_tokens(logit_lens(model, acts, layer), tokenizer, k) for layer in range(model.config.n_layer + 1)]
+    best = []
+    for layer in range(model.config.n_layer + 1):
+        best.append(top_tokens(logit_lens(model, acts, layer), tokenizer, k))
+        after_layer()
     return {"ids": [[[int(token.id) for token in tokens] for tokens in row] for row in best],
             "probabilities": [[[round(float(token.probability), 6) for token in tokens] for tokens in row]
                               for row in best]}

@@ -100,7 +100,7 @@ def folded(listed: list[Parameter]) -> list[Parameter]:
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameter counts. `kinds` sum to `stored`, and so do `roles`."""
+    """Parameter counts. `kinds` sum to `stored`, and so do `roles`; `weight_kinds` to all of them but the biases."""
 
     stored: int  # in the checkpoint: equal to tied or untied
     tied: int  # with one array for embedding and unembedding
@@ -108,6 +108,7 @@ class Counts:
     difference: int  # untied - tied: wte
     per_block: int
     kinds: Mapping[str, int]  # by part of the model: wte, wpe, attn, mlp, ln, and lm_head if untied
+    weight_kinds: Mapping[str, int]  # the same of the tensors named .weight: no biases
     roles: Mapping[str, int]  # weights (matrices), biases (including layer norms'), gains (of layer norms)
 
 
@@ -130,10 +131,13 @@ def count_parameters(config: GPT2Config) -> Counts:
              "ln": n_layer * norms + 2 * width}
     if not config.tie_word_embeddings:
         kinds["lm_head"] = wte
-    biases = n_layer * (3 * width + width + inner + width + 2 * width) + width
-    gains = n_layer * 2 * width + width
+    kind_biases = {"attn": n_layer * (3 * width + width), "mlp": n_layer * (inner + width),
+                   "ln": n_layer * 2 * width + width}
+    weight_kinds = {kind: count - kind_biases.get(kind, 0) for kind, count in kinds.items()}
+    biases = sum(kind_biases.values())
+    gains = weight_kinds["ln"]
     roles = {"weights": stored - biases - gains, "biases": biases, "gains": gains}
-    return Counts(stored, tied, tied + wte, wte, per_block, kinds, roles)
+    return Counts(stored, tied, tied + wte, wte, per_block, kinds, weight_kinds, roles)
 
 
 # Published figures ----------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Mapping
 
-from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, cached_file, checkpoint_files,
-                              choose_files, explained, look_up, within)
+from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, ask, cached_file, checkpoint_files,
+                              choose_files, explained, fetch_file, fetch_header, look_up, within)
 from ..checkpoint.json_file import config_from, read_config, read_settings
 from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
 from ..config import SIZES, GPT2Config
-from ..errors import CheckpointError, HubError
+from ..errors import HubError
 from ..weights import parameter_shapes
 
 HEADER_S = 20  # timeout for all headers of a checkpoint from the hub, in seconds
@@ -82,7 +82,7 @@ def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
     try:
         config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
         commit = config_path.parent.name  # the cache's layout: snapshots/<commit>/config.json
-        tensors = header_on_hub(repo, commit)
+        tensors = headers_on_hub(repo, commit)
     except HubError as error:
         if repo not in size_of_repo or revision is not None:
             raise
@@ -93,22 +93,23 @@ def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
                                f"commit {commit[:8]}")
 
 
-def header_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
+def headers_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
     """The tensors listed in the headers of a repository's weights files. Always uses the network."""
-    from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    def read() -> dict[str, StoredTensor]:
+        files = choose_files((WEIGHTS,), partial(index_or_name, repo, commit), repo)
+        return stored_tensors(files, lambda path: fetch_header(repo, commit, path.name))
+
     try:
-        metadata = within(HEADER_S, lambda: get_safetensors_metadata(repo, revision=commit, timeout=5))
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise CheckpointError(f"{repo}: {' '.join(str(error).split())}") from error
-    except Exception as error:
+        return within(HEADER_S, read)
+    except TimeoutError as error:
         raise explained(error, repo, commit) from error
-    tensors = {}
-    for file_name, file in metadata.files_metadata.items():
-        for name, info in file.tensors.items():
-            tensors[name.removeprefix("transformer.")] = StoredTensor(
-                Path(repo, file_name), name, info.dtype, tuple(info.shape), info.data_offsets[0])
-    return tensors
+
+
+def index_or_name(repo: str, commit: str, file_name: str) -> Path | None:
+    """The index of shards, downloaded; of a file of weights its name alone. None: no such file. A FileGetter."""
+    if not file_name.endswith(".safetensors"):
+        return fetch_file(repo, commit, file_name)
+    return None if ask(repo, commit, file_name) is None else Path(repo, file_name)
 
 
 def metadata_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,

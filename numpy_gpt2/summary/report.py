@@ -10,8 +10,9 @@ from ..tokenizer import Tokenizer
 from ..weights import GPT2
 from .counting import MEMORY_TYPES, PassCost, count_parameters, decode_cost, figures, parameters, parts, prefill_cost
 from .metadata import Metadata
-from .weight_statistics import (HISTOGRAM_EDGES, ONE_ARRAY, depth_profiles, layer_statistics, tensor_statistics,
-                                text_loss, weight_tying)
+from .weight_statistics import (GROUPS, HISTOGRAM_EDGES, ONE_ARRAY, depth_profile, depth_profiles, describe,
+                                grouped_weights, layer_statistics, overlays, tensor_statistics, text_loss,
+                                weight_tying)
 
 Report = dict[str, Any]  # a few facts that are always present, and the chosen sections by name
 Reports = Mapping[str, Report]  # by model name
@@ -21,7 +22,7 @@ SECTIONS = {
     "parts": "the parts as a tree, with their shapes",
     "configuration": "context, width, heads, layers, vocabulary",
     "parameters": "every parameter: its name, shape, count, fraction and bytes",
-    "counts": "the parameters of each part; tied, untied, and the difference",
+    "counts": "the parameters of each part, with and without biases; tied, untied, and the difference",
     "biases": "weights, biases and layer-norm gains separately",
     "tying": "whether wte and lm_head are one array; if not, how similar they are (loads the weights)",
     "figures": "published figures (124M, 137M, 117M, ...), each with the sum that gives it",
@@ -78,8 +79,8 @@ def report_counts(model: Metadata, sections: Collection[str], n_context: int) ->
         "configuration": {**asdict(config), "d_head": config.d_head},
         "parameters": [{"name": one.name, "shape": list(one.shape), "count": one.count,
                         "fraction": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
-        "counts": {**totals, "fractions": {kind: n / counts.stored for kind, n in counts.kinds.items()}},
-        "biases": {**counts.roles, "fractions": {role: n / counts.stored for role, n in counts.roles.items()}},
+        "counts": {**totals, "fractions": fractions(counts.kinds), "weight_fractions": fractions(counts.weight_kinds)},
+        "biases": {**counts.roles, "fractions": fractions(counts.roles)},
         "tying": asdict(ONE_ARRAY) if config.tie_word_embeddings else {"n_arrays": 2},
         "figures": [{"figure": one.figure, "count": one.count, "sum": one.sum_text, "remark": one.remark}
                     for one in figures(config)],
@@ -89,6 +90,11 @@ def report_counts(model: Metadata, sections: Collection[str], n_context: int) ->
     return {"n_parameters": counts.stored, "source": model.source, "verified": model.is_verified,
             "not_parameters": list(model.extras),
             **{section: counted[section] for section in sections if section in counted}}
+
+
+def fractions(counts: Mapping[str, int]) -> dict[str, float]:
+    """Each count's fraction of their sum."""
+    return {key: n / sum(counts.values()) for key, n in counts.items()}
 
 
 def report_cost(cost: PassCost) -> Report:
@@ -120,8 +126,15 @@ def report_weights(name: str, wanted: Collection[str], text: str | None) -> Repo
 
 
 def report_values(model: GPT2) -> Report:
+    n_layer = model.config.n_layer
     tensors = tensor_statistics(model)
+    arrays = grouped_weights(model)
+    groups = {name: describe(name, *of_group) for name, of_group in arrays.items()}
+    by_depth = [depth_profile(name, [groups[f"h.{i} {name}"].std for i in range(n_layer)]) for name in GROUPS]
     return {"tensors": [asdict(one) for one in tensors],
             "layers": [asdict(one) for one in layer_statistics(model)],
-            "depth": [asdict(one) for one in depth_profiles(tensors, model.config.n_layer)],
+            "depth": [asdict(one) for one in depth_profiles(tensors, n_layer)],
+            "groups": [asdict(one) for one in groups.values()],
+            "group_depth": [asdict(one) for one in by_depth],
+            "overlays": [asdict(one) for one in overlays(arrays, groups)],
             "histogram_edges": list(HISTOGRAM_EDGES)}

@@ -1,10 +1,14 @@
 """Plots of reports. They need matplotlib, from the extra `plot`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from ..cli.arguments import check_plot
-from .report import KINDS, ROLES, Reports
+from .report import KINDS, ROLES, Report, Reports
+from .statements import rounded
+
+MOST_COLUMNS = 2  # of panels: more would be too small to read where a page shows the picture
 
 
 def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
@@ -15,19 +19,32 @@ def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
 
 
 def draw_reports(reports: Reports, path: Path) -> None:
-    """Save one figure, with a panel for each section that has one."""
+    """Save one figure, with a panel for each section that has one; for --values, five more for each model."""
     from matplotlib.figure import Figure
-    panels = [panel for section, panel in PANELS.items() if any(section in found for found in reports.values())]
     reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # of folders too
-    figure = Figure(figsize=(5 * len(panels), 5), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        panel(axes, reports)
+    panels: list[Callable[[Any], None]] = [partial(PANELS[section], reports=reports) for section in PANELS
+                                           if any(section in found for found in reports.values())]
+    for name, found in reports.items():
+        values = found.get("values", {})
+        title = name if len(reports) > 1 else ""
+        if "overlays" in values:
+            panels.append(partial(draw_group_depth, profiles=values["group_depth"], name=title))
+            groups = {one["name"]: one for one in values["groups"]}
+            panels += [partial(draw_overlay, overlay=one, groups=groups, name=title) for one in values["overlays"]]
+    n_columns = min(len(panels), MOST_COLUMNS)
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(5 * n_columns, 4.6 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels):
+        panel(axes)
+    for axes in grid[len(panels):]:
+        axes.set_axis_off()
     figure.savefig(path, dpi=150)
 
 
-def legend_below(axes: Any) -> None:
+def legend_below(axes: Any, n_columns: int = 2) -> None:
     """Put the legend where it covers no data."""
-    axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axes.legend(fontsize="small", ncols=n_columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def draw_counts(axes: Any, reports: Reports) -> None:
@@ -58,6 +75,34 @@ def draw_depth(axes: Any, reports: Reports) -> None:
     legend_below(axes)
 
 
+def draw_group_depth(axes: Any, profiles: Sequence[Report], name: str) -> None:
+    for profile in profiles:
+        axes.plot(profile["std"], ".-", label=profile["name"])
+    axes.set(title=f"{name} Matrices by depth".strip(), xlabel="block", ylabel="standard deviation", ylim=(0, None))
+    legend_below(axes)
+
+
+def draw_overlay(axes: Any, overlay: Report, groups: Reports, name: str) -> None:
+    """Histograms on one scale; those of blocks coloured from the first to the last."""
+    edges, fractions = overlay["edges"], overlay["fractions"]
+    by_block = any(group.startswith("h.") for group in fractions)
+    for i, (group, bins) in enumerate(fractions.items()):
+        colour = colour_of_block(i, len(fractions)) if by_block else f"C{i}"
+        is_named = not by_block or i in (0, len(fractions) - 1)
+        found = groups[group]
+        label = (f"{group}: std {found['std']:.3g}, excess kurtosis {rounded(found['kurtosis'])}, beyond 4 std "
+                 f"{found['beyond_4']:.1e}")
+        axes.stairs(bins, edges, color=colour, linewidth=1.4, label=label if is_named else None)
+    axes.set(title=f"{name} {overlay['title']}".strip(), xlabel="weight", ylabel=f"fraction, in {len(edges) - 1} bins")
+    legend_below(axes, n_columns=1)
+
+
+def colour_of_block(i: int, n_layer: int) -> Any:
+    """From light to dark, so that depth is seen without a legend of 48 lines."""
+    from matplotlib import colormaps
+    return colormaps["viridis_r"](0.1 + 0.9 * i / max(n_layer - 1, 1))
+
+
 def draw_loss(axes: Any, reports: Reports) -> None:
     for name, found in reports.items():
         if "bits_per_byte" in found["loss"]:
@@ -66,5 +111,5 @@ def draw_loss(axes: Any, reports: Reports) -> None:
     axes.set(title="Loss by size", xlabel="parameters", ylabel="bits per byte", xscale="log")
 
 
-PANELS: dict[str, Callable[[Any, Reports], None]] = {
+PANELS: dict[str, Callable[..., None]] = {
     "counts": draw_counts, "biases": draw_biases, "values": draw_depth, "loss": draw_loss}

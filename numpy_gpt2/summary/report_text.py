@@ -1,11 +1,13 @@
 """Reports as text: comparisons of several models side by side, and long tables of one model each."""
 
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ..cli.tables import bars, table, wrapped
 from ..weights import BLOCK_PARTS
 from .counting import MEMORY_TYPES, Parameter, folded
 from .report import KINDS, ROLES, Report, Reports
+from .statements import Statement, rounded, signed, size_statements, value_statements
+from .weight_statistics import NORMAL_BEYOND_4, NORMAL_HISTOGRAM
 
 TOTALS = {"stored": "stored", "tied": "tied", "untied": "untied", "difference": "  difference, wte",
           "per_block": "one block"}
@@ -68,19 +70,31 @@ def configuration_lines(reports: Reports, width: int) -> Iterator[str]:
 
 def count_lines(reports: Reports, width: int) -> Iterator[str]:
     counts = [found["counts"] for found in reports.values()]
-    yield from fraction_lines("Parameters by part", reports, [one["kinds"] for one in counts],
-                              [one["fractions"] for one in counts], KINDS, width)
-    yield ""
+    for title, key, whole in (("Parameters by part", "", "all"), ("Only .weight, no biases", "weight_", "these")):
+        yield from fraction_lines(title, whole, reports, [one[f"{key}kinds"] for one in counts],
+                                  [one[f"{key}fractions"] for one in counts], KINDS, width)
+        yield ""
     rows = [(label, *(f"{one[key]:,}" for one in counts)) for key, label in TOTALS.items()]
     yield from comparison("Parameters in all", reports, rows, width)
+    yield from verdict_lines(size_statements(reports), width)
+
+
+def verdict_lines(statements: Iterable[Statement], width: int) -> Iterator[str]:
+    """The course's statements, each with its verdict; nothing where there are none."""
+    for i, statement in enumerate(statements):
+        if i == 0:
+            yield ""
+            yield from wrapped("What the course says:", width)
+        yield from wrapped(statement.verdict, width, hang=2)
 
 
 def bias_lines(reports: Reports, width: int) -> Iterator[str]:
     biases = [found["biases"] for found in reports.values()]
-    return fraction_lines("Weights and biases", reports, biases, [one["fractions"] for one in biases], ROLES, width)
+    fractions = [one["fractions"] for one in biases]
+    return fraction_lines("Weights and biases", "all", reports, biases, fractions, ROLES, width)
 
 
-def fraction_lines(title: str, reports: Reports, counts: Sequence[Report], fractions: Sequence[Report],
+def fraction_lines(title: str, whole: str, reports: Reports, counts: Sequence[Report], fractions: Sequence[Report],
                    labels: Mapping[str, str], width: int) -> Iterator[str]:
     """Counts and their fractions of the whole: with bars for one model, as two tables for several."""
     keys = [key for key in labels if any(key in one for one in counts)]
@@ -89,7 +103,7 @@ def fraction_lines(title: str, reports: Reports, counts: Sequence[Report], fract
         yield from comparison(title, reports, rows, width)
         yield ""
         rows = [(labels[key], *(f"{one.get(key, 0):.3%}" for one in fractions)) for key in keys]
-        yield from comparison("  as fractions of all", reports, rows, width)
+        yield from comparison(f"  as fractions of {whole}", reports, rows, width)
         return
     room = min(width - 50, 50)  # for the bars, beside the other columns
     rows = []
@@ -154,12 +168,25 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
                  bars(one["histogram"])) for one in found[title]]
         yield from table((title, "mean", "std", "min", "max", "norm", "histogram"), rows, "<>>>>><", width)
     yield ""
+    yield from distribution_lines(found["groups"], width)
+    yield ""
     yield from wrapped("Standard deviation of each weight, block by block; the trend is its correlation with the "
                        "block number.", width)
     profiles = found["depth"]
     rows = [(f"h.{i}", *(f"{one['std'][i]:.3g}" for one in profiles)) for i in range(len(profiles[0]["std"]))]
-    rows.append(("trend", *("none" if one["trend"] is None else f"{one['trend']:+.2f}" for one in profiles)))
+    rows.append(("trend", *(signed(one["trend"]) for one in profiles)))
     yield from table(("block", *BLOCK_PARTS), rows, "<>>>>>>", width)
+    yield from verdict_lines(value_statements(found), width)
+
+
+def distribution_lines(groups: Sequence[Report], width: int) -> Iterator[str]:
+    yield from wrapped("Matrices by what they are for, in all blocks and in each, without biases. Excess kurtosis is "
+                       "mean(((x - mean) / std)^4) - 3; the next column is the fraction of numbers more than four "
+                       "deviations from the mean.", width)
+    rows = [(one["name"], f"{one['std']:.3g}", rounded(one["kurtosis"]), f"{one['beyond_4']:.1e}",
+             bars(one["histogram"])) for one in groups]
+    rows.append(("a normal", "", "0", f"{NORMAL_BEYOND_4:.1e}", bars(NORMAL_HISTOGRAM)))
+    yield from table(("matrices", "std", "kurtosis", "beyond 4", "histogram"), rows, "<>>><", width)
 
 
 def loss_lines(reports: Reports, width: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ a float64 copy of xl's token embedding alone would need 643 MB.
 
 import math
 from dataclasses import dataclass
-from typing import Collection, Iterator, Sequence
+from typing import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from ..weights import BLOCK_PARTS, GPT2, named_parameters
 CHUNK = 1 << 20  # numbers in float64 at a time: 8 MiB
 
 # Bin edges, in standard deviations from the mean. The outermost two bins also count everything beyond.
-HISTOGRAM_EDGES = tuple(i / 2 for i in range(-6, 7))
+HALF, BIN_WIDTH = 6, 0.5  # bins on each side of the mean
+HISTOGRAM_EDGES = tuple(i * BIN_WIDTH for i in range(-HALF, HALF + 1))
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------
@@ -34,6 +35,8 @@ class Statistics:
     smallest: float
     largest: float
     norm: float  # sqrt(sum(x^2)), the Frobenius norm of a matrix
+    kurtosis: float | None  # excess: mean(((x - mean) / std)^4) - 3, a normal's is 0; None if std is 0
+    beyond_4: float  # fraction of numbers more than four standard deviations from the mean
     histogram: tuple[int, ...]  # counts by bin of HISTOGRAM_EDGES
 
 
@@ -42,6 +45,7 @@ def describe(name: str, *arrays: np.ndarray) -> Statistics:
 
     The variance takes a second pass: mean(x^2) - mean^2 would lose precision where the mean is large.
     """
+    arrays = in_memory_order(arrays)
     count, total, squares = 0, 0.0, 0.0
     smallest, largest = math.inf, -math.inf
     for chunk in chunks(*arrays):
@@ -55,17 +59,27 @@ def describe(name: str, *arrays: np.ndarray) -> Statistics:
     # exact for a constant array, whose sum may be rounded
     mean = smallest if smallest == largest else total / count
     std = math.sqrt(sum(float(np.sum((chunk - mean) ** 2)) for chunk in chunks(*arrays)) / count)
-    return Statistics(name, count, mean, std, smallest, largest, math.sqrt(squares), histogram(arrays, mean, std))
+    kurtosis, beyond_4, histogram = shape_of(arrays, mean, std)
+    return Statistics(name, count, mean, std, smallest, largest, math.sqrt(squares), kurtosis, beyond_4, histogram)
 
 
-def histogram(arrays: Sequence[np.ndarray], mean: float, std: float) -> tuple[int, ...]:
-    """Counts by bin. Numbers that are all equal go into the bin to the right of the mean."""
-    counts = np.zeros(len(HISTOGRAM_EDGES) - 1, np.int64)
-    first, last = HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]
+def shape_of(arrays: Sequence[np.ndarray], mean: float, std: float) -> tuple[float | None, float, tuple[int, ...]]:
+    """Excess kurtosis, fraction beyond four deviations and histogram, of the numbers in deviations from the mean.
+
+    Numbers that are all equal have no kurtosis, and go into the bin to the right of the mean.
+    Source: Joanes and Gill, "Comparing measures of sample skewness and kurtosis", their g2.
+    """
+    count, fourth_powers, n_beyond = 0, 0.0, 0
+    bins = np.zeros(2 * HALF, np.int64)
     for chunk in chunks(*arrays):
         deviations = (chunk - mean) / std if std > 0 else np.zeros_like(chunk)
-        counts += np.histogram(np.clip(deviations, first, last), len(counts), (first, last))[0]
-    return tuple(map(int, counts))
+        count += chunk.size
+        fourth_powers += float(np.sum(np.square(np.square(deviations))))  # 20 times as fast as **4
+        n_beyond += int(np.sum(np.abs(deviations) > 4))
+        numbers = np.clip(np.floor(deviations / BIN_WIDTH), -HALF, HALF - 1).astype(np.intp)  # of bins; 0 at the mean
+        bins += np.bincount(numbers + HALF, minlength=2 * HALF)
+    kurtosis = fourth_powers / count - 3 if std > 0 else None
+    return kurtosis, n_beyond / count, tuple(map(int, bins))
 
 
 def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
@@ -74,6 +88,11 @@ def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
         flat = array.reshape(-1)
         for i in range(0, flat.size, CHUNK):
             yield flat[i:i + CHUNK].astype(np.float64)
+
+
+def in_memory_order(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The arrays, transposed where that spares `chunks` a copy. For whatever does not depend on the numbers' order."""
+    return tuple(array.T if array.flags.f_contiguous else array for array in arrays)
 
 
 def tensor_statistics(model: GPT2) -> list[Statistics]:
@@ -88,6 +107,62 @@ def layer_statistics(model: GPT2) -> list[Statistics]:
             for i in range(model.config.n_layer)]
 
 
+# By what the weights are for ------------------------------------------------------------------------------------------
+
+# The matrices of a block by purpose; biases and layer norms are left out. The fused c_attn has q, k and v side by side.
+GROUPS = ("queries", "keys", "values", "attention", "MLP")
+
+# Of a normal distribution, for comparison.
+NORMAL_BEYOND_4 = math.erfc(4 / math.sqrt(2))  # 6.3e-5
+NORMAL_BELOW = (0.0, *((1 + math.erf(edge / math.sqrt(2))) / 2 for edge in HISTOGRAM_EDGES[1:-1]), 1.0)
+NORMAL_HISTOGRAM = tuple(round(1e6 * fraction) for fraction in np.diff(NORMAL_BELOW))  # of a million numbers
+
+
+def grouped_weights(model: GPT2) -> dict[str, list[np.ndarray]]:
+    """The matrices by name: wte, wpe, each of GROUPS in all blocks, then in each block, as in "h.0 queries"."""
+    by_block: dict[str, list[np.ndarray]] = {}
+    for i, block in enumerate(model.h):
+        c_attn, c_proj = block.attn.c_attn.weight, block.attn.c_proj.weight
+        queries, keys, values = np.split(c_attn, 3, axis=-1)  # three of [n_embd, n_embd]
+        groups = ([queries], [keys], [values], [c_attn, c_proj], [block.mlp.c_fc.weight, block.mlp.c_proj.weight])
+        by_block |= {f"h.{i} {name}": arrays for name, arrays in zip(GROUPS, groups)}
+    whole = {name: [array for i in range(len(model.h)) for array in by_block[f"h.{i} {name}"]] for name in GROUPS}
+    return {"wte": [model.wte], "wpe": [model.wpe], **whole, **by_block}
+
+
+N_BINS = 80  # of an overlay
+OVERLAY_REACH = 4  # its scale ends at so many of the largest standard deviation, on both sides of 0
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Histograms of several groups on one scale: plain values, not deviations."""
+
+    title: str
+    edges: tuple[float, ...]  # [N_BINS + 1]
+    fractions: dict[str, tuple[float, ...]]  # of all numbers of a group, by bin; what lies outside is in none
+
+
+def overlays(groups: Mapping[str, Sequence[np.ndarray]], statistics: Mapping[str, Statistics]) -> list[Overlay]:
+    """wte against wpe, queries against keys and values, attention and MLPs block by block."""
+    compared = {"Embeddings": ["wte", "wpe"], "Queries, keys, values": ["queries", "keys", "values"]}
+    for name in ("attention", "MLP"):
+        compared[f"{name[0].upper()}{name[1:]} by block"] = [group for group in groups if group.endswith(f" {name}")]
+    return [overlay(title, names, groups, statistics) for title, names in compared.items()]
+
+
+def overlay(title: str, names: Sequence[str], groups: Mapping[str, Sequence[np.ndarray]],
+            statistics: Mapping[str, Statistics]) -> Overlay:
+    reach = OVERLAY_REACH * max(statistics[name].std for name in names) or 1.0
+    fractions = {}
+    for name in names:
+        counts = np.zeros(N_BINS, np.int64)
+        for chunk in chunks(*in_memory_order(groups[name])):
+            counts += np.histogram(chunk, N_BINS, (-reach, reach))[0]
+        fractions[name] = tuple((counts / statistics[name].count).tolist())
+    return Overlay(title, tuple(np.linspace(-reach, reach, N_BINS + 1).tolist()), fractions)
+
+
 # With depth -----------------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +170,7 @@ def layer_statistics(model: GPT2) -> list[Statistics]:
 class DepthProfile:
     """How one kind of tensor changes from the first block to the last."""
 
-    name: str  # within the block: attn.c_attn.weight
+    name: str  # within the block: attn.c_attn.weight, or one of GROUPS
     std: tuple[float, ...]  # by block
     trend: float | None  # correlation of std with depth, from -1 (falls) to 1 (grows); None if std is constant
 
@@ -103,12 +178,12 @@ class DepthProfile:
 def depth_profiles(tensors: Sequence[Statistics], n_layer: int) -> list[DepthProfile]:
     """The profile of each weight of a block, from the statistics of all tensors."""
     std = {statistic.name: statistic.std for statistic in tensors}
-    profiles = []
-    for part in BLOCK_PARTS:
-        of_block = tuple(std[f"h.{i}.{part}.weight"] for i in range(n_layer))
-        trend = correlation(np.arange(n_layer), np.array(of_block))
-        profiles.append(DepthProfile(f"{part}.weight", of_block, trend))
-    return profiles
+    return [depth_profile(f"{part}.weight", [std[f"h.{i}.{part}.weight"] for i in range(n_layer)])
+            for part in BLOCK_PARTS]
+
+
+def depth_profile(name: str, std: Sequence[float]) -> DepthProfile:
+    return DepthProfile(name, tuple(std), correlation(np.arange(len(std)), np.array(std)))
 
 
 # Two arrays -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ Attribution for Deep Networks", 2017.
 
 import experiment
 import numpy as np
-from patch_activations import ANSWERS, CLEAN, CORRUPTED, answer_ids, check_prompts
+from patch_activations import add_prompts, prompt_ids
 
 from numpy_gpt2 import (Recorder, attribution_patching, forward, integrated_gradients, logit_difference, patch,
                         saliency)
@@ -57,15 +57,9 @@ def correlation(estimates, effects):
 
 def main():
     parser = experiment.make_parser(__doc__)
-    parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
-    parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
-    parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
-                        help="the answer to each, of which only the first token counts (default: ' she' ' he')")
+    add_prompts(parser)
     args, model, tokenizer = experiment.start(parser)
-    clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
-    corrupted = [tokenizer.eot_id, *tokenizer.encode(args.corrupted)]
-    check_prompts(tokenizer, clean, corrupted, model.config.n_positions)
-    answer, other = answer_ids(tokenizer, args.answers)
+    clean, corrupted, (answer, other) = prompt_ids(args, model, tokenizer)
     metric = logit_difference(answer, other)
     layers = range(model.config.n_layer)
 

@@ -125,11 +125,14 @@ def main():
     if args.plot:
         with experiment.picture(args.plot, 3) as (left, middle, right):
             by_context = zip([*(f"context {c}" for c in contexts), "all"], zip(*(row[2] for row in rows)))
-            experiment.draw_lines(left, [row[0] for row in rows], dict(by_context), "tokens before", "loss")
+            experiment.draw_lines(left, [row[0] for row in rows], dict(by_context), "tokens before", "nats per token")
             experiment.draw_lines(middle, range(len(distances.rows)), {"mean": [row[0] for row in distances.rows]},
-                                  "layer", "mean attention distance, tokens")
+                                  "layer", "tokens")
             names, in_samples, in_text = zip(*repeats)
-            experiment.draw_lines(right, names, {"samples": in_samples, "the text": in_text}, "trigrams", "seen before")
+            experiment.draw_lines(right, names, {"samples": in_samples, "the text": in_text}, "trigrams", "fraction")
+            left.set_title("(1) loss")
+            middle.set_title("(2) mean distance of attention")
+            right.set_title("(3) trigrams seen before")
 
 
 if __name__ == "__main__":

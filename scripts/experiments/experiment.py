@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import numpy_gpt2
 from numpy_gpt2 import build_model, named_parameters
 from numpy_gpt2.cli.arguments import (ArgumentParser, add_model_argument, announce_model, check_plot, read_prompt,
@@ -81,6 +83,20 @@ def rebuilt(model, arrays, **settings):
     return build_model(replace(model.config, **settings), {**dict(named_parameters(model)), **arrays})
 
 
+def noise_like(array, rng):
+    """Normal noise with the array's shape, dtype, mean and standard deviation (both exact, up to rounding)."""
+    noise = rng.standard_normal(array.shape, dtype=array.dtype)
+    noise -= float(noise.mean(dtype=np.float64))
+    noise *= float(array.std(dtype=np.float64) / noise.std(dtype=np.float64))
+    noise += float(array.mean(dtype=np.float64))
+    return noise
+
+
+def one_line(text):
+    """Generated text for a terminal, of which no character is a control character: noise has many."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
 def print_table(header, rows, n_left=1):
     """Print aligned columns, the first n_left to the left, the others to the right. Cells are strings or ints."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
@@ -95,10 +111,15 @@ def conclude(*sentences):
 
 @contextmanager
 def picture(path, n_panels):
-    """Save a PNG with panels side by side: `with picture(args.plot, 2) as (left, right): left.plot(...)`."""
+    """Save a PNG with two panels to a row: `with picture(args.plot, 2) as (left, right): left.plot(...)`.
+
+    The first of an odd number has a row to itself: a wider figure would be shrunk by a page until nobody can read it.
+    """
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(1 + 5 * n_panels, 4), layout="constrained")
-    yield figure.subplots(1, n_panels, squeeze=False)[0]
+    labels = [0] * (n_panels % 2) + list(range(n_panels))
+    rows = np.reshape(labels, (-1, 2)).tolist()
+    figure = Figure(figsize=(9, 3.6 * len(rows)), layout="constrained")
+    yield list(figure.subplot_mosaic(rows).values())
     figure.savefig(path, format="png", dpi=120)
     say(f"picture: {path}")
 

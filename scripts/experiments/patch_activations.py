@@ -26,7 +26,21 @@ CLEAN = "The old woman went into the forest. Then"
 CORRUPTED = "The old man went into the forest. Then"
 ANSWERS = (" she", " he")
 MAX_COLUMNS = 9
-MOST = 0.5  # of the difference
+
+
+def add_prompts(parser):
+    parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
+    parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
+    parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
+                        help="the answer to each, of which only the first token counts (default: ' she' ' he')")
+
+
+def prompt_ids(args, model, tokenizer):
+    """The tokens of the clean prompt, those of the corrupted one, and the first token of each answer."""
+    clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
+    corrupted = [tokenizer.eot_id, *tokenizer.encode(args.corrupted)]
+    check_prompts(tokenizer, clean, corrupted, model.config.n_positions)
+    return clean, corrupted, answer_ids(tokenizer, args.answers)
 
 
 def answer_ids(tokenizer, answers):
@@ -62,16 +76,10 @@ def difference(model, ids, answers, tap=no_tap):
 
 def main():
     parser = experiment.make_parser(__doc__)
-    parser.add_argument("--clean", default=CLEAN, metavar="PROMPT", help="default: %(default)s")
-    parser.add_argument("--corrupted", default=CORRUPTED, metavar="PROMPT", help="default: %(default)s")
-    parser.add_argument("--answers", nargs=2, default=ANSWERS, metavar=("CLEAN", "CORRUPTED"),
-                        help="the answer to each, of which only the first token counts (default: ' she' ' he')")
+    add_prompts(parser)
     args, model, tokenizer = experiment.start(parser)
     n_layer = model.config.n_layer
-    clean = [tokenizer.eot_id, *tokenizer.encode(args.clean)]
-    corrupted = [tokenizer.eot_id, *tokenizer.encode(args.corrupted)]
-    check_prompts(tokenizer, clean, corrupted, model.config.n_positions)
-    answers = answer_ids(tokenizer, args.answers)
+    clean, corrupted, answers = prompt_ids(args, model, tokenizer)
 
     acts = Recorder("h.*.resid_pre")
     with_clean = difference(model, clean, answers, acts)

@@ -69,11 +69,15 @@ def main():
         "In some layer the identity is no worse than W_0.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
-            image = left.imshow(fractions, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
-            left.set(xlabel="head", ylabel="layer", title="fraction of attn.out")
-            left.figure.colorbar(image, ax=left)
+            equal = 1 / n_head
+            reach = np.max(np.abs(np.array(fractions) - equal))
+            image = left.imshow(fractions, aspect="auto", cmap="RdBu", vmin=equal - reach, vmax=equal + reach)
+            left.set(xlabel="head", ylabel="layer", title=f"fraction of attn.out (white: an equal {equal:.0%})")
+            left.figure.colorbar(image, ax=left, format="{x:.0%}")
             right.bar(range(len(damages)), damages)
-            right.set(xlabel="layer", ylabel="loss added by W_0 = 1")
+            right.set(xlabel="layer", ylabel="nats per token", title="loss added by W_0 = 1")
+            for axis in (left.xaxis, left.yaxis, right.xaxis):
+                axis.get_major_locator().set_params(integer=True)
 
 
 if __name__ == "__main__":

@@ -105,8 +105,7 @@ def main():
     experiment.print_table(header, [row(f"{t:g}", m) for t, m in results.items()] + [row("the text", human)])
     print(f"\nThe first sample of each, after {args.prompt!r}:")
     for temperature, text in first_samples.items():
-        shown = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))  # noise has control characters
-        print(f"\n  {temperature:g}:\n" + textwrap.indent(textwrap.fill(shown, 110), "    "))
+        print(f"\n  {temperature:g}:\n" + textwrap.indent(textwrap.fill(experiment.one_line(text), 110), "    "))
 
     coldest, hottest, most = min(results), max(results), math.log2(vocab_size)
     low, high = results[coldest], results[hottest]
@@ -121,10 +120,20 @@ def main():
         f"it exceeds 90%, and the text is noise, from {noise[0]:g} on." if noise else "it never exceeds 90%.")
     if args.plot:
         with experiment.picture(args.plot, 2) as (left, right):
-            columns = dict(zip(Measures._fields, zip(*results.values())))
-            for panel, names in ((left, ("distinct_2", "top_10")), (right, ("own_loss", "entropy"))):
-                experiment.draw_lines(panel, list(results), {name: columns[name] for name in names}, "temperature")
+            columns = Measures(*zip(*results.values()))
+            experiment.draw_lines(left, list(results), {
+                "distinct bigrams": columns.distinct_2, "probability of the top 10": columns.top_10},
+                "temperature", "fraction")
+            experiment.draw_lines(right, list(results), {
+                "entropy, bits": columns.entropy, "own loss, nats": columns.own_loss}, "temperature", "per token")
+            right.axhline(human.own_loss, linestyle=":", color="C1", label="own loss of the text")
+            left.legend(loc="center right")
+            right.legend()
+            left.set_title("repetition and certainty")
+            right.set_title("entropy and loss")
+            for panel in (left, right):
                 panel.set_xscale("log")
+                panel.xaxis.set_major_formatter("{x:g}")
 
 
 if __name__ == "__main__":

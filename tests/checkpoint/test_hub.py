@@ -1,7 +1,7 @@
-"""Loading by name over real HTTP: a small hub on loopback, and children that load from it as a user's process would.
+"""Loading by name over real HTTP, from a small hub on loopback. Each test has a repository of its own.
 
-huggingface_hub reads its environment when it is imported, so each environment needs a process of its own. A child stays
-for all tests, because starting one takes longer than any test; each test has a repository of its own instead.
+huggingface_hub reads its environment when it is imported. That the environment counts is tested in processes of their
+own; all else in this process, with the constants changed that huggingface_hub has made of it.
 """
 
 import errno
@@ -12,57 +12,60 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
 import pytest
-from hub_server import Fault, HubServer, Repo
+from hub_server import Fault, HubServer, Repo, environment
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
+from numpy_gpt2.checkpoint import loading
 from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, within
 from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
-from numpy_gpt2.errors import HubError
+from numpy_gpt2.errors import CheckpointError, HubError
 from numpy_gpt2.weights import random_model
-
-CHILD = """
-import json, sys, time, warnings
-from numpy_gpt2 import CheckpointError, HubError
-from numpy_gpt2.checkpoint import loading
-for line in sys.stdin:
-    function, *arguments = json.loads(line)
-    start = time.monotonic()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            loaded = getattr(loading, function)(*arguments)
-        model = loaded[0] if function == "load" else loaded
-        answer = {"wte": model.wte.tolist() if hasattr(model, "wte") else None,
-                  "warnings": [str(one.message) for one in caught]}
-    except Exception as error:
-        kinds = [CheckpointError, HubError, ValueError]
-        answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
-    answer["seconds"] = time.monotonic() - start
-    print(json.dumps(answer), flush=True)
-"""
 
 
 @dataclass
-class Child:
-    process: "subprocess.Popen[str]"
+class Computer:
+    """Someone's computer: a cache, and what lies behind HF_ENDPOINT."""
+
     home: Path
-    stderr_path: Path
+    endpoint: str
+    is_offline: bool = False
 
     def call(self, function: str, *arguments: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([function, *arguments]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        """What a function of loading.py gives, or with what it fails, on this computer."""
+        start = time.monotonic()
+        with environment(self.endpoint, self.home / "hub", self.is_offline), \
+                warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                loaded = getattr(loading, function)(*arguments)
+                model = loaded[0] if function == "load" else loaded
+                answer: dict[str, Any] = {"wte": model.wte.tolist() if hasattr(model, "wte") else None}
+            except Exception as error:
+                kinds = [CheckpointError, HubError, ValueError]
+                answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
+        answer["warnings"] = [str(one.message) for one in caught]
+        return answer | {"seconds": time.monotonic() - start}
+
+    def run(self, program: str) -> "subprocess.CompletedProcess[str]":
+        """A process of its own on this computer."""
+        inherited = {name: value for name, value in os.environ.items()
+                     if not name.startswith("HF_") and "proxy" not in name.lower()}
+        settings = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.endpoint,
+                    "HF_HUB_OFFLINE": str(int(self.is_offline)), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return subprocess.run([sys.executable, "-c", program], env=inherited | settings, text=True, timeout=60,
+                              cwd=Path(__file__).parents[2], capture_output=True)
 
     def snapshot(self, repo: str) -> dict[str, set[str]]:
         """What the cache holds of a repository: commit -> file names."""
@@ -71,25 +74,6 @@ class Child:
 
     def blobs(self, repo: str) -> int:
         return len(list((self.home / "hub" / ("models--" + repo.replace("/", "--")) / "blobs").glob("*")))
-
-
-def start_child(home: Path, endpoint: str, **environment: str) -> Child:
-    inherited = {name: value for name, value in os.environ.items()
-                 if not name.startswith("HF_") and "proxy" not in name.lower()}
-    stderr_path = home.with_suffix(f".{len(list(home.parent.iterdir()))}.stderr")
-    environment = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-    with open(stderr_path, "w") as stderr:
-        process = subprocess.Popen([sys.executable, "-c", CHILD], env={**inherited, **environment}, text=True,
-                                   cwd=Path(__file__).parents[2],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
-    return Child(process, home, stderr_path)
-
-
-def stop_child(child: Child) -> None:
-    assert child.process.stdin is not None and child.process.stdout is not None
-    child.process.stdin.close()
-    child.process.wait(10)
-    child.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -104,27 +88,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def online(home: Path, hub: HubServer) -> Iterator[Child]:
-    child = start_child(home, hub.url, HF_HUB_DISABLE_TELEMETRY="1")
-    yield child
-    stop_child(child)
+def online(home: Path, hub: HubServer) -> Computer:
+    return Computer(home, hub.url)
 
 
 @pytest.fixture(scope="module")
-def unreachable(home: Path) -> Iterator[Child]:
-    """A child whose hub is a port where nobody listens; its cache is that of `online`."""
+def unreachable(home: Path) -> Iterator[Computer]:
+    """One whose hub is a port where nobody listens; its cache is that of `online`."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and never listening: the port refuses, and nobody else gets it
-        child = start_child(home, f"http://127.0.0.1:{taken.getsockname()[1]}")
-        yield child
-        stop_child(child)
+        yield Computer(home, f"http://127.0.0.1:{taken.getsockname()[1]}")
 
 
 @pytest.fixture(scope="module")
-def offline(home: Path, hub: HubServer) -> Iterator[Child]:
-    child = start_child(home, hub.url, HF_HUB_OFFLINE="1")
-    yield child
-    stop_child(child)
+def offline(home: Path, hub: HubServer) -> Computer:
+    return Computer(home, hub.url, is_offline=True)
 
 
 def checkpoint_bytes(folder: Path, seed: int = 0) -> dict[str, bytes]:
@@ -177,9 +155,9 @@ def test_first_load_downloads_only_what_is_wanted_and_the_second_asks_nothing(hu
     assert sum(line.startswith("CDN GET") for line in hub.log) == 1  # where the hub sent us for the large one
     assert online.snapshot("class/whole") == {"1" * 40: WHOLE}
     hub.log.clear()
-    for child in (online, unreachable, offline):
+    for computer in (online, unreachable, offline):
         for function in ("load", "load_model", "load_tokenizer"):
-            assert "error" not in child.call(function, "class/whole")
+            assert "error" not in computer.call(function, "class/whole")
     assert hub.log == []
 
 
@@ -190,7 +168,6 @@ def test_unreachable_hub_is_said_quickly_with_the_ways_out_and_nothing_else(unre
         assert word in answer["message"]
     assert "\n" not in answer["message"]
     assert answer["seconds"] < 10
-    assert unreachable.stderr_path.read_text() == ""
 
 
 @pytest.mark.slow
@@ -357,8 +334,8 @@ def test_shards_are_downloaded_with_their_index(hub, online, unreachable, files)
     weight_map = {tensor: name for name, half in shards.items() for tensor in half}
     files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": weight_map}).encode()
     hub.repos["class/shards"] = Repo(files)
-    for child in (online, unreachable):
-        assert child.call("load", "class/shards")["wte"] == tensors["wte.weight"].tolist()
+    for computer in (online, unreachable):
+        assert computer.call("load", "class/shards")["wte"] == tensors["wte.weight"].tolist()
     expected = WHOLE - {"model.safetensors"} | {*shards, "model.safetensors.index.json"}
     assert online.snapshot("class/shards") == {"1" * 40: expected}
 
@@ -367,8 +344,8 @@ def test_vocabulary_and_merges_will_do(hub, online, unreachable, files):
     del files["tokenizer.json"]
     files |= {"added_tokens.json": b'{"<x>": 257}', "generation_config.json": b'{"eos_token_id": 3}'}
     hub.repos["class/old-style"] = Repo(files)
-    for child in (online, unreachable):
-        assert "error" not in child.call("load", "class/old-style")
+    for computer in (online, unreachable):
+        assert "error" not in computer.call("load", "class/old-style")
     assert online.snapshot("class/old-style") == {"1" * 40: {"config.json", "model.safetensors", "vocab.json",
                                                              "merges.txt", "added_tokens.json",
                                                              "generation_config.json"}}
@@ -386,8 +363,8 @@ def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_a
     hub.repos["class/by-others"] = Repo(files)
     assert "error" not in online.call("load", "class/by-others")
     forget_absences(online.home, "class/by-others")
-    for child in (unreachable, offline):
-        answer = child.call("load", "class/by-others")
+    for computer in (unreachable, offline):
+        answer = computer.call("load", "class/by-others")
         assert answer["wte"] == wte_in(files)
         (warning,) = answer["warnings"]
         assert warning.startswith("class/by-others: loaded from the cache without asking whether it has "
@@ -407,9 +384,9 @@ def test_what_transformers_got_as_gpt2_is_found_before_the_network_is_asked(hub,
     cache = online.home / "hub"
     shutil.copytree(cache / "models--class--twin", cache / "models--gpt2-xl", symlinks=True)
     hub.log.clear()
-    for child in (online, unreachable):
+    for computer in (online, unreachable):
         for name in ("gpt2-xl", "xl", "openai-community/gpt2-xl"):
-            assert child.call("load_model", name)["wte"] == wte_in(files)
+            assert computer.call("load_model", name)["wte"] == wte_in(files)
     assert hub.log == []
 
 
@@ -431,10 +408,10 @@ def test_a_revision_pins_the_commit_and_a_branch_stays_where_the_cache_has_it(hu
     assert online.call("load", "class/moving")["wte"] == wte_in(first)  # in the cache: nothing asked
     assert online.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
     assert [path.name for path in online.home.glob("hub/models--class--moving/refs/*")] == ["main"]
-    for child in (online, unreachable):  # both commits are in the cache now
-        assert child.call("load", "class/moving")["wte"] == wte_in(first)
-        assert child.call("load", "class/moving", "1" * 40)["wte"] == wte_in(first)
-        assert child.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
+    for computer in (online, unreachable):  # both commits are in the cache now
+        assert computer.call("load", "class/moving")["wte"] == wte_in(first)
+        assert computer.call("load", "class/moving", "1" * 40)["wte"] == wte_in(first)
+        assert computer.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
 
 
 def test_of_a_partial_snapshot_only_the_rest_is_asked_for(hub, online, files):
@@ -469,14 +446,24 @@ class MovingRepo(Repo):
 
 def test_all_files_are_of_one_commit_though_the_branch_moves_meanwhile(hub, online, unreachable, files):
     hub.repos["class/restless"] = MovingRepo(files)
-    for child in (online, unreachable):
-        assert child.call("load", "class/restless")["wte"] == wte_in(files)
+    for computer in (online, unreachable):
+        assert computer.call("load", "class/restless")["wte"] == wte_in(files)
     assert online.snapshot("class/restless") == {"1" * 40: WHOLE}
 
 
-def test_nothing_is_said_on_standard_error_by_a_cached_or_refused_load(unreachable, offline):
-    assert unreachable.stderr_path.read_text() == ""
-    assert offline.stderr_path.read_text() == ""
+def test_the_environment_counts_and_nothing_is_said_on_standard_error(hub, online, unreachable, offline, files):
+    hub.repos["class/by-process"] = Repo(files)
+    program = ("import numpy_gpt2\n"
+               "for name in ('class/by-process', 'class/never-seen'):\n"
+               "    try: print(numpy_gpt2.load_model(name).wte.tolist())\n"
+               "    except (numpy_gpt2.HubError, ValueError) as error: print(error)\n")
+    for computer, said in ((online, "no repository"), (unreachable, "cannot be reached"),
+                           (offline, "HF_HUB_OFFLINE forbids")):
+        process = computer.run(program)
+        loaded, refused = process.stdout.splitlines()
+        assert (loaded, process.stderr) == (str(wte_in(files)), "")
+        assert "class/never-seen" in refused or said == "cannot be reached"
+        assert said in refused
 
 
 def test_the_wte_of_the_served_checkpoint_is_not_trivial(files):

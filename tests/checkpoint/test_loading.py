@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from locales import as_typed
 from safetensors.numpy import load_file, save_file
 
 from numpy_gpt2.checkpoint import loading
@@ -281,7 +282,7 @@ def test_load_gives_model_and_tokenizer(tmp_path):
     (files / "vocab.json").write_text(json.dumps(vocabulary))
     (files / "merges.txt").write_text("#version: 0.2\n")
     model = random_model(replace(TINY, vocab_size=257))
-    folder = tmp_path / "with a space, é"
+    folder = tmp_path / as_typed("with a space, é")
     save(model, folder, tokenizer=load_tokenizer(files))
     loaded, tokenizer = load(str(folder))
     assert_equal_models(loaded, model)
@@ -619,6 +620,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" 
 @pytest.mark.parametrize("file_name", ["model.safetensors", "config.json", "vocab.json", "merges.txt"])
 def test_a_git_lfs_pointer_is_said_to_be_one(tmp_path, file_name):
     shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / file_name).unlink()  # it may be read-only, as in the checkout
     (tmp_path / file_name).write_bytes(LFS_POINTER)
     with pytest.raises(CheckpointError, match=f"{file_name}.*: a git-lfs pointer, .*git lfs pull"):
         load(tmp_path)

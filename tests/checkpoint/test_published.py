@@ -157,7 +157,8 @@ def test_a_vocabulary_of_130_668_tokens_loads(tmp_path):
     pairs = list(made.values())
     vocab = {token: i for i, token in enumerate([*letters, *made, END])}
     assert len(vocab) == 130_668
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocab, pairs), indent=2, ensure_ascii=False))
+    text = json.dumps(tokenizer_json(vocab, pairs), indent=2, ensure_ascii=False)
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     assert load_tokenizer(tmp_path).vocab_size == 130_668
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from numpy_gpt2 import CheckpointError, GPT2Config, load_model, load_tokenizer, named_parameters, random_model, save
 from numpy_gpt2.checkpoint import saving
 from numpy_gpt2.checkpoint.saving import interrupted_save, locked, write_whole
 from numpy_gpt2.errors import CheckpointWarning
+from numpy_gpt2.tokenizer import Tokenizer
 
 OLD = random_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=2), 1)
 NEW = random_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=4), 2)  # of the same shapes
@@ -51,12 +53,18 @@ def save_and_die(folder: Path, step: int) -> bool:
 
 
 @posix
-def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_says_how_to_finish(tmp_path):
+def test_a_save_that_is_killed_at_any_step_leaves_the_old_or_the_new_or_says_how_to_finish(tmp_path, monkeypatch):
+    listdir = os.listdir
+    monkeypatch.setattr(saving.os, "listdir", lambda path: sorted(listdir(path)))  # config.json first
     outcomes = set()
     for step in range(1, 100):
         folder = tmp_path / str(step)
         save(OLD, folder, tokenizer=TOKENIZER)
         died = save_and_die(folder, step)
+        seen = shutil.copytree(folder, tmp_path / f"{step} as others see it", ignore=shutil.ignore_patterns(".save-*"))
+        if (seen / "config.json").exists():  # without it, it is a checkpoint for nobody
+            model = load_model(seen)
+            assert is_equal(model, OLD) or is_equal(model, NEW)
         try:
             model = load_model(folder)
             outcomes.add("old" if is_equal(model, OLD) else "new")
@@ -104,6 +112,12 @@ def test_a_save_waits_for_another_and_does_not_take_its_files_for_leftovers(tmp_
     waiting.join(10)
     assert is_equal(load_model(tmp_path), NEW)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+
+
+def test_leftovers_that_cannot_be_removed_stop_no_save(tmp_path):
+    (tmp_path / ".save-x.partial").write_text("a file, where a folder was expected")
+    save(NEW, tmp_path)
+    assert is_equal(load_model(tmp_path), NEW)
 
 
 @posix
@@ -185,9 +199,51 @@ def test_a_whole_save_over_another_model_leaves_only_its_own_files(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64", "int8", "no type", None, 7, [1]])
 def test_another_type_is_refused_before_anything_is_written(tmp_path, dtype):
-    with pytest.raises(ValueError, match='^dtype must be "float32" or "float16". Got '):
+    with pytest.raises(ValueError) as error:
         save(NEW, tmp_path / "new", dtype)
+    assert str(error.value) == f'dtype must be "float32" or "float16". Got {dtype!r}.'
     assert not (tmp_path / "new").exists()
+
+
+def test_a_tokenizer_without_files_is_refused(tmp_path):
+    with pytest.raises(ValueError) as error:
+        save(NEW, tmp_path / "new", tokenizer=Tokenizer({bytes([byte]): byte for byte in range(256)}, {}, {}))
+    assert str(error.value) == "tokenizer must be one that load or load_tokenizer has read from files. Got another."
+
+
+def test_no_file_of_another_tokenizer_stays_beside_the_saved_one(tmp_path):
+    for name in saving.TOKENIZER_FILES:
+        (tmp_path / name).write_text("of another")
+    save(NEW, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(["config.json", "model.safetensors", *saving.TOKENIZER_FILES])
+    save(NEW, tmp_path, tokenizer=TOKENIZER)
+    assert sorted(os.listdir(tmp_path)) == FILES
+
+
+def test_a_config_that_the_tokenizer_came_with_and_that_is_broken_now_is_named(tmp_path):
+    save(NEW, tmp_path / "old", tokenizer=TOKENIZER)
+    tokenizer = load_tokenizer(tmp_path / "old")
+    (tmp_path / "old" / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError) as error:
+        save(NEW, tmp_path / "new", tokenizer=tokenizer)
+    assert str(error.value).startswith(f"{tmp_path / 'old' / 'config.json'}: expected a JSON object")
+
+
+def test_config_json_has_a_line_for_each_setting(tmp_path):
+    save(NEW, tmp_path)
+    assert '\n  "n_embd": 4,\n' in (tmp_path / "config.json").read_text()
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    def fail(arrays, path, metadata):
+        shutil.rmtree(path.parent)  # so that there is nothing to clean up, which must not hide what went wrong
+        raise SafetensorError("the disk\nis full")
+
+    monkeypatch.setattr(saving, "save_file", fail)
+    with pytest.raises(OSError) as error:
+        save(NEW, tmp_path)
+    assert str(error.value) == f"{tmp_path / 'model.safetensors'}: cannot be written: the disk is full"
+    assert os.listdir(tmp_path) == []
 
 
 def test_another_model_s_generation_config_does_not_decide_where_the_saved_one_ends(tmp_path):

@@ -72,7 +72,7 @@ def test_check_of_one_shows_the_smallest_failing_case(command, tmp_path):
     folder = with_change(solved_folder(tmp_path / "a"), "gelu", "0.5 * x *", "0.6 * x *")
     status, out, err = command("check", "gelu", "--folder", folder)
     assert status == 1
-    assert out.splitlines()[:3] == ["gelu: wrong", "Its numbers are not right.", "The smallest case that fails:"]
+    assert out.splitlines()[:3] == ["gelu: wrong", "The result is not right.", "The smallest case that fails:"]
     assert "first difference = [0]: expected -0.158808 got -0.19057" in out
     assert command("check", "softmax", "--folder", folder)[:2] == (0, "softmax: passed\n")
 
@@ -97,7 +97,7 @@ def test_json_is_a_list_of_objects(command, tmp_path):
 
 
 def test_csv_marks_a_class(command, tmp_path):
-    right, stubs = solved_folder(tmp_path / "Ánh, 12A"), tmp_path / "b"
+    right, stubs = solved_folder(tmp_path / "Anh, 12A"), tmp_path / "b"
     new_folder(stubs)
     command("hint", FIRST, "--folder", stubs)
     status, out, err = command("check", "--folder", right, "--folder", stubs, "--csv")
@@ -128,14 +128,20 @@ def test_vietnamese(command, stubs):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["check", "sofmax"], "the exercise must be one of "),
-    (["hint", "sofmax"], "the exercise must be one of "),
-    (["check", "--folder", "nowhere"], "--folder must be a folder that `new` has made. Got 'nowhere'"),
+    (["check", "sofmax"], "the name must be an exercise's. Got 'sofmax'. Did you mean softmax or "),
+    (["hint", "Attenton"], "the name must be an exercise's. Got 'Attenton'. Did you mean attention"),
+    (["check", "what"], "the name must be an exercise's. Got 'what'. There are decode, merge, "),
+    (["check", "--folder", "nowhere"], "--folder must be a folder that `new` has made. Got 'nowhere', which is no "),
+    (["check", "--folder", "empty"], "Got 'empty', which has no chapter_1_tokens.py or other chapter."),
+    (["run", "--folder", "empty"], "Got 'empty', which has no chapter_1_tokens.py or other chapter."),
+    (["check", "--folder", "empty", "--folder", "my_gpt2", "--folder", "nowhere"], "chapter. --folder must be a folder "
+     "that `new` has made. Got 'nowhere', which is no folder."),
     (["check", "--language", "fr"], "argument --language: invalid choice: 'fr'"),
     (["check", "--json", "--csv"], "not allowed with argument"),
     ([], "the following arguments are required: COMMAND"),
 ])
 def test_bad_input_is_one_line_and_exit_2(command, stubs, arguments, message):
+    (stubs.parent / "empty").mkdir()
     status, out, err = command(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -148,7 +154,10 @@ def test_the_folder_is_the_current_one_or_the_only_one_in_it(command, stubs, mon
     new_folder(stubs.parent / "other")
     status, out, err = command("check")
     assert (status, err.count("\n")) == (2, 1)
-    assert "several folders here hold exercises, my_gpt2, other: choose one with --folder" in err
+    assert ". has several folders of exercises, my_gpt2, other: choose one with --folder" in err
+    (stubs.parent / "an").mkdir()
+    stubs.rename(stubs.parent / "an" / "my_gpt2")
+    assert command("check", FIRST, "--folder", "an", "--csv")[1].splitlines()[1].startswith("an/my_gpt2,0,1,0,not wri")
     (stubs.parent / "empty").mkdir()
     monkeypatch.chdir(stubs.parent / "empty")
     assert "no exercises here: make them with" in command("check")[2]

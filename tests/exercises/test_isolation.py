@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from locales import as_typed
 from student_folders import NAMES, solved_folder, with_change
 
 from numpy_gpt2.exercises.course import CHAPTERS, exercises_by_name, mistaken_source
@@ -59,7 +60,6 @@ def test_megabytes_of_output_are_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("line, message", [
-    ("def f(:\n", "chapter_2_operations.py line 11: invalid syntax"),
     ("import nowhere_to_be_found\n", "chapter_2_operations.py cannot be loaded: ModuleNotFoundError: No module named "
                                      "'nowhere_to_be_found' (line 11)"),
     ("exit()\n", "chapter_2_operations.py cannot be loaded: SystemExit: None (line 11)"),
@@ -71,6 +71,44 @@ def test_a_file_that_cannot_be_loaded_is_a_line_and_harms_no_other_file(tmp_path
     results = check_folder(folder, ["softmax", "gelu", "embed"], limit=2)
     assert states(results) == {"softmax": "wrong", "gelu": "wrong", "embed": "passed"}
     assert result_of(results, "gelu").message.startswith(message)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_syntax_error_is_the_one_functions_and_the_others_of_its_file_say_why_they_cannot_be_read(tmp_path, end):
+    folder = with_body(solved_folder(tmp_path / "a"), "    if x\n")
+    file = folder / "chapter_2_operations.py"
+    file.write_bytes(file.read_text(encoding="utf-8").replace("\n", end).encode())
+    results = check_folder(folder, ["softmax", "gelu", "layer_norm", "embed"])
+    assert states(results) == {"softmax": "wrong", "gelu": "wrong", "layer_norm": "wrong", "embed": "passed"}
+    place = "chapter_2_operations.py line 38: expected ':'"
+    assert result_of(results, "gelu").message == place
+    for name in ("softmax", "layer_norm"):
+        assert result_of(results, name).message \
+            == f"No function of this file can be read until this is mended: {place}"
+
+
+@pytest.mark.parametrize("data", [b"# Ng\xb5y mai\n", b"\n" * 9 + b"# Ng\xb5y mai\n", "x = 1\n".encode("utf-16")])
+def test_a_file_that_is_not_utf_8_is_a_line(tmp_path, data):
+    new_folder(tmp_path / "a")
+    (tmp_path / "a" / "chapter_2_operations.py").write_bytes(data)
+    result, = check_folder(tmp_path / "a", ["gelu"])
+    assert (result.state, result.message) \
+        == ("wrong", "chapter_2_operations.py is not UTF-8 text: let your editor save it as UTF-8.")
+
+
+def test_a_file_may_say_its_own_encoding(tmp_path):
+    folder = solved_folder(tmp_path / "a")
+    file = folder / "chapter_2_operations.py"
+    file.write_bytes(b"# -*- coding: latin-1 -*-\n# \xe9\n" + file.read_bytes())
+    assert states(check_folder(folder, ["gelu"])) == {"gelu": "passed"}
+
+
+def test_the_engines_function_in_place_of_ones_own_is_wrong(tmp_path):
+    folder = with_change(solved_folder(tmp_path / "a"), "gelu", "def gelu", "from numpy_gpt2.ops import gelu\n"
+                         "def not_gelu")
+    results = check_folder(folder, ["softmax", "gelu"])
+    assert states(results) == {"softmax": "passed", "gelu": "wrong"}
+    assert result_of(results, "gelu").message.startswith("It calls the engine's own gelu")
 
 
 def test_a_missing_file_and_a_missing_function_are_not_written(tmp_path):
@@ -91,7 +129,7 @@ def test_nothing_is_written_to_a_students_folder(tmp_path):
 
 @pytest.mark.parametrize("end, mark", [(b"\r\n", b""), (b"\r\n", b"\xef\xbb\xbf")])
 def test_windows_line_ends_and_spaces_and_letters_in_the_path_do_not_matter(tmp_path, end, mark):
-    folder = solved_folder(tmp_path / "bài tập của Ánh")
+    folder = solved_folder(tmp_path / as_typed("bài tập của Ánh"))
     for chapter in CHAPTERS:
         path = folder / f"{chapter}.py"
         path.write_bytes(mark + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", end))

@@ -1,6 +1,7 @@
 """`run`: the real model with a student's functions in place of the engine's."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from student_folders import NAMES, solved_folder, with_change
 
 import numpy_gpt2
 from numpy_gpt2 import model, ops
+from numpy_gpt2.exercises.__main__ import main
 from numpy_gpt2.exercises.isolation import start
 from numpy_gpt2.exercises.running import functions_of, passes, run_with
 
@@ -73,6 +75,17 @@ def test_the_first_stage_at_which_they_part_is_named(tmp_path, capsys, name, old
 def test_without_functions_it_is_the_engine(tmp_path, capsys):
     run_with(solved_folder(tmp_path / "a"), **{**ALL, "names": []})
     assert capsys.readouterr().out.startswith("No function is written yet")
+
+
+def test_what_cannot_run_is_said_in_a_line_for_each_reason(tmp_path, monkeypatch, capsys):
+    folder = with_change(solved_folder(tmp_path / "a"), "gelu", "    inner =", "    if x\n    inner =")
+    with_change(folder, "attend", "    pattern =", "    exit()\n    pattern =")
+    monkeypatch.setattr(sys, "argv", ["exercises", "run", "--folder", str(folder), "--max-new-tokens", "1"])
+    main()
+    assert capsys.readouterr().out.splitlines() == [
+        "Left out, and the engine's in their place: softmax, gelu, layer_norm, linear. chapter_2_operations.py line "
+        "38: expected ':'",
+        "Left out, and the engine's in their place: attend. It called exit()."]
 
 
 def test_a_function_that_fails_in_the_pass_is_one_line(tmp_path, capsys):

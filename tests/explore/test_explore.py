@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from locales import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model
@@ -51,11 +52,11 @@ def page_of(fairytale, prompt):
 
 
 def test_the_page_is_the_library_s_and_standard_error_says_where_it_is(fairytale, tmp_path):
-    path = tmp_path / "page with spaces é.html"
+    path = tmp_path / as_typed("page with spaces é.html")
     process = explore("Once upon a time", "-o", str(path))
     assert (process.returncode, process.stdout) == (0, b"")
     assert path.read_text(encoding="utf-8") == page_of(fairytale, "Once upon a time")
-    assert last_line(process) == f"page: {path}, {path.stat().st_size / 1000:,.0f} KB"
+    assert last_line(process) == f"page: {os.fsencode(path).decode()}, {path.stat().st_size / 1000:,.0f} KB"
     assert os.listdir(tmp_path) == [path.name]
 
 

@@ -93,6 +93,12 @@ def test_a_tap_changes_everything_that_is_shown_as_it_changes_the_pass():
     assert data["losses"] != page_data(MODEL, TOKENIZER, ids, "fairytale")["losses"]
 
 
+def test_whoever_waits_is_told_of_each_layer_of_the_lens():
+    told = []
+    page_data(MODEL, TOKENIZER, [1, 2], "fairytale", after_layer=lambda: told.append(True))
+    assert len(told) == MODEL.config.n_layer + 1
+
+
 @given(one_prompt)
 def test_norms_are_those_of_the_residual_stream_before_and_after_every_block(model_and_ids):
     model, ids = model_and_ids

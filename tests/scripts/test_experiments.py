@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import (GPT2Config, KVCache, Recorder, build_model, forward, generate_tokens, named_parameters, no_tap,
-                        random_model, residual_logits)
+from numpy_gpt2 import (GPT2Config, KVCache, Recorder, build_model, forward, generate_tokens, loss_and_gradients,
+                        named_parameters, no_tap, random_model, residual_logits)
 from numpy_gpt2.model import block
 
 pytestmark = pytest.mark.slow  # each runs a script from beginning to end
@@ -35,9 +35,12 @@ QUICK = {  # little work, and the same code
     "coherence_study": ["--tokens", "200", "--samples", "1", "--length", "24"],
     "five_steps": ["--rounds", "3"],
     "logit_lens": ["--tokens", "40"],
+    "neighbours": ["--tokens", "40"],
     "patch_activations": [],
     "projection": ["--tokens", "30"],
     "qkv_split": ["--tokens", "30", "--rounds", "2"],
+    "query_noise": ["--tokens", "30", "--seeds", "2", "--length", "8"],
+    "residual_path": ["--tokens", "100"],
     "temperature_study": ["--temperatures", "30", "0.1", "1", "--samples", "2", "--length", "20", "--tokens", "100"],
     "untied_twin": ["--tokens", "20"],
     "weight_tying": ["--tokens", "40"],
@@ -125,7 +128,8 @@ def test_every_experiment_ends_with_a_sentence_and_names_the_model(outputs):
 def test_every_experiment_draws_a_picture(outputs, pictures):
     pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `plot`")
     for name in outputs:
-        assert (pictures / f"{name}.png").read_bytes().startswith(PNG), name
+        picture = (pictures / f"{name}.png").read_bytes()
+        assert picture.startswith(PNG) and int.from_bytes(picture[16:20], "big") <= 1080, name  # a page shrinks others
 
 
 def test_every_experiment_takes_a_folder_untied_and_with_a_short_context(tmp_path, fairytale):
@@ -172,6 +176,8 @@ def test_bad_input_gets_one_clear_line_and_exit_2(tmp_path):
         "equal prompts": ("patch_activations", "--clean", "The king", "--corrupted", "The king"),
         "prompts beyond the context": ("patch_activations", "--clean", "the" * 512, "--corrupted", "The" * 512),
         "equal answers": ("patch_activations", "--answers", " she", " she"),
+        "a word of several tokens": ("neighbours", "--words", " king", " no such token"),
+        "more to write than room": ("query_noise", "--length", "99999"),
         "no answer": ("patch_activations", "--answers", "", " he"),
     }
     for name, process in script_runs(cases).items():
@@ -185,6 +191,18 @@ def test_bad_input_gets_one_clear_line_and_exit_2(tmp_path):
 def test_every_experiment_runs_as_it_stands(name):
     process = script(name)
     assert process.returncode == 0, process.stderr.decode()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]), st.floats(-3, 3), st.floats(0.01, 3))
+def test_noise_has_the_mean_the_deviation_and_the_type_of_what_it_replaces(seed, dtype, mean, std):
+    rng = np.random.default_rng(seed)
+    array = (mean + std * rng.uniform(size=(20, 30))).astype(dtype)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        noise = imported("experiment", monkeypatch).noise_like(array, rng)
+    assert noise.dtype == dtype and noise.shape == array.shape
+    assert noise.mean() == pytest.approx(array.mean(), abs=1e-5) and noise.std() == pytest.approx(array.std(), rel=1e-4)
+    assert abs(np.corrcoef(noise.ravel(), array.ravel())[0, 1]) < 0.25
+    assert np.mean(np.abs(noise - mean - std / 2) > std / 2) > 0.02  # normal: some are beyond what it replaces
 
 
 # Each by itself -------------------------------------------------------------------------------------------------------
@@ -213,7 +231,8 @@ def test_ablate_heads_figures_are_those_of_models_without_these_heads(outputs, m
     names = re.findall(r"^(\d\.\d) ", outputs["ablate_heads"], re.MULTILINE)
     values = [number(row(outputs["ablate_heads"], name)[0]) for name in names]
     assert len(names) == 36 and values == sorted(values, reverse=True)
-    assert f"second copy {before[:, 9:].mean():.3f}" in outputs["ablate_heads"]
+    losses_of_all = f"second copy {before[:, 9:].mean():.3f}, uniform guess {math.log(model.config.vocab_size):.3f}"
+    assert losses_of_all in outputs["ablate_heads"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 3))
@@ -250,9 +269,12 @@ def test_the_verdict_on_heads_follows_from_their_scores(monkeypatch, worth, expe
     heads = [module.Head(f"0.{i}", added, 0, induction, 0.9) for i, (added, induction) in
              enumerate(zip(worth, (0.5, 0.01, 0.02)))]
     heads.sort(key=lambda head: -head.added_second)
-    text = " ".join(module.conclusion(heads, 1.0, 0.05, 0.1))
+    text = " ".join(module.conclusion(heads, 9.0, 8.0, 8.5, 0.05, 0.1))
     assert expected in text and "0.0 (0.50)" in text and "3 of 3 heads attend to the previous token" in text
-    assert "no induction head" in " ".join(module.conclusion(heads, -1.0, 0.2, 0.1))
+    assert "1.00 nats a token easier" in text and "8.50, is better than the worse" in text
+    others = " ".join(module.conclusion(heads, 9.0, 10.0, 8.5, 0.2, 0.1))
+    assert "1.00 nats a token harder" in others and "better than both" in others and "no induction head" in others
+    assert "better than neither" in " ".join(module.conclusion(heads, 8.0, 8.0, 8.5, 0.2, 0.1))
 
 
 def test_bias_study_s_losses_are_those_of_models_without_these_biases(outputs, fairytale):
@@ -374,6 +396,75 @@ def test_patch_activations_restores_what_the_blocks_make_of_the_patched_stream(o
     assert "prefers ' she', after the corrupted one ' he'." in " ".join(outputs["patch_activations"].split())
 
 
+def test_neighbours_are_those_of_all_cosines(outputs, monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    module = imported("neighbours", monkeypatch)
+    wte = model.wte.astype(np.float64)
+    wte /= np.linalg.norm(wte, axis=1)[:, np.newaxis]
+    cosines = wte @ wte.T
+    np.fill_diagonal(cosines, -2)
+    king = tokenizer.encode(" king")[0]
+    best = np.argsort(-cosines[king])[:5]
+    expected = ", ".join(f"{tokenizer.decode([i])!r} {cosines[king, i]:.2f}" for i in best)
+    assert row(outputs["neighbours"], "' king'")[0] == expected
+    found, values = module.nearest(module.unit(model.wte), np.array([king, 5]))
+    assert found.tolist() == cosines[[king, 5]].argmax(axis=1).tolist()
+    np.testing.assert_allclose(values, cosines[[king, 5]].max(axis=1), atol=1e-5)
+
+    wpe = model.wpe / np.linalg.norm(model.wpe, axis=1)[:, np.newaxis]
+    for distance in (1, 64):
+        expected = np.mean([wpe[i] @ wpe[i + distance] for i in range(len(wpe) - distance)])
+        assert number(row(outputs["neighbours"], str(distance), -1)[0]) == pytest.approx(expected, abs=6e-4)
+
+
+def test_the_cosine_of_any_two_is_that_of_all_pairs(monkeypatch):
+    module = imported("neighbours", monkeypatch)
+    units = module.unit(np.random.default_rng(0).normal(1, 1, (9, 4)))
+    pairs = [units[i] @ units[j] for i in range(9) for j in range(9) if i != j]
+    assert module.mean_cosine(units) == pytest.approx(np.mean(pairs))
+    assert module.mean_cosine(np.eye(3)) == 0 and module.mean_cosine(np.ones((3, 1))) == 1
+    assert not module.unit(np.zeros((1, 2))).any()
+
+
+def test_an_analogy_is_answered_by_the_sum_alone_by_the_third_word_or_not_at_all(monkeypatch):
+    module = imported("neighbours", monkeypatch)
+    man, woman, king, queen, other = range(5)
+    units = module.unit(np.array([[1, 0, 0.2], [0, 1, 0.2], [1, 0, 1], [0, 1, 1], [0.5, 0.5, 1]]))
+    answer = module.analogy(units, man, woman, king, queen)  # woman - man + king is nearest to queen
+    assert (answer.best, answer.rank, answer.best_of_all) == (queen, 1, queen)
+    assert answer.alone == 2  # to king alone, the other one is nearest
+    assert module.right_answers(units, [(man, woman, king, queen)]) == (1, 1, 0)
+    assert module.right_answers(units, [(man, woman, king, other)]) == (0, 0, 1)
+    close = module.unit(np.array([[1, 0.1, 0], [1, -0.1, 0], [0, 0.3, 1], [0, -0.3, 1]]))  # the step is short
+    answer = module.analogy(close, man, woman, king, queen)
+    assert (answer.best, answer.rank, answer.best_of_all, answer.alone) == (queen, 1, king, 1)
+    assert "16 of 19" in module.arithmetic_found(19, (16, 9, 9), (0, 0, 0))
+    assert "7 more are due" in module.arithmetic_found(19, (16, 9, 9), (0, 0, 0))
+    assert "adds nothing" in module.arithmetic_found(19, (9, 9, 9), (0, 0, 0))
+
+
+def test_siblings_differ_in_case_and_spaces_only(monkeypatch):
+    module = imported("neighbours", monkeypatch)
+    texts = [" the", "The", " cat", "\ufffd", "\ufffd", " dog"]
+    units = module.unit(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [0, 1.1], [1, 1]]))
+    measures = module.token_measures(units, np.arange(6), texts)
+    assert (measures.siblings, measures.n_with_sibling) == (1, 2)
+    assert module.token_measures(units[[0, 5, 2, 3, 4, 1]], np.arange(6), texts).siblings == 0
+
+
+def test_the_twin_s_two_gradients_sum_to_the_tied_model_s(outputs, fairytale):
+    model, tokenizer = fairytale
+    ids = story_ids(tokenizer, 40)
+    arrays = {**dict(named_parameters(model)), "lm_head.weight": model.wte.copy()}
+    twin = build_model(replace(model.config, tie_word_embeddings=False), arrays)
+    _, gradients = loss_and_gradients(twin, ids)
+    a, b = gradients.wte.ravel(), gradients.lm_head.ravel()
+    np.testing.assert_allclose(a + b, loss_and_gradients(model, ids)[1].wte.ravel(), atol=1e-6)
+    text = " ".join(outputs["neighbours"].split())
+    assert f"a cosine of {a @ b / np.linalg.norm(a) / np.linalg.norm(b):.2f} (1" in text
+    assert f"{np.linalg.norm(b) / np.linalg.norm(a):.1f} times as long" in text
+
+
 def test_projection_s_shares_are_each_head_s_rows_of_the_matrix(outputs, fairytale):
     model, tokenizer = fairytale
     acts = Recorder()
@@ -397,6 +488,175 @@ def test_qkv_split_takes_apart_and_times(outputs, fairytale):
         assert min(number(fused), number(separate), number(ratio)) > 0
         one = 3 * width * width + 3 * width + n * width + 3 * n * width
         assert number(traffic) == pytest.approx((one + 2 * n * width) / one, abs=6e-3)
+
+
+def test_noise_in_one_of_q_k_and_v_leaves_all_other_weights(monkeypatch, fairytale):
+    model, _ = fairytale
+    module = imported("query_noise", monkeypatch)
+    width, d_head = model.config.n_embd, model.config.d_head
+    before = model.h[2].attn.c_attn.weight.copy()
+    columns = {("Q", None): slice(0, width), ("K", None): slice(width, 2 * width), ("V", None): slice(2 * width, None),
+               ("Q", 3): slice(3 * d_head, 4 * d_head)}
+    for (part, head), changed in columns.items():
+        after = module.with_noise(model, 2, part, 0, head)
+        same = np.ones(3 * width, bool)
+        same[changed] = False
+        assert np.array_equal((after == before).all(axis=0), same), (part, head)
+        assert after[:, changed].mean() == pytest.approx(before[:, changed].mean(), abs=1e-6)
+        assert after[:, changed].std() == pytest.approx(before[:, changed].std(), rel=1e-5)
+        assert not np.array_equal(after, module.with_noise(model, 2, part, 1, head))
+    assert np.array_equal(before, model.h[2].attn.c_attn.weight)
+    noisy = module.changed(model, "Q", range(2), 0)
+    assert noisy.h[2] is not model.h[2] and noisy.h[2].attn.c_attn.weight is model.h[2].attn.c_attn.weight
+    assert noisy.h[0].attn.c_attn.bias is model.h[0].attn.c_attn.bias
+    one_head = module.with_one_noisy_head(model, 2, 0)
+    assert (one_head != before).any(axis=0).sum() == d_head
+
+
+def test_query_noise_s_losses_are_those_of_models_with_these_weights(outputs, monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    module = imported("query_noise", monkeypatch)
+    ids = story_ids(tokenizer, 30)
+    own = losses(model, ids).mean()
+
+    def added(layers, weights):
+        arrays = {f"h.{i}.attn.c_attn.weight": weights(i) for i in layers}
+        return losses(build_model(model.config, {**dict(named_parameters(model)), **arrays}), ids).mean() - own
+
+    def zeroed(i):
+        weight = model.h[i].attn.c_attn.weight.copy()
+        weight[:, :model.config.n_embd] = 0
+        return weight
+
+    of_seeds = {part: [[added(layers, lambda i: module.with_noise(model, i, part, seed)) for seed in (0, 1)]
+                       for layers in ([1], [0, 1], [4, 5])] for part in "QV"}
+    rows = row(outputs["query_noise"], "1"), row(outputs["query_noise"], "2 (33%)")
+    for cells, layers, q, v in zip(rows, ([1], [0, 1]), of_seeds["Q"], of_seeds["V"]):
+        assert number(cells[0]) == pytest.approx(np.mean(q), abs=2e-3)
+        assert number(cells[1]) == pytest.approx(np.std(q), abs=2e-3)
+        assert number(cells[2]) == pytest.approx(np.mean(q) / (math.log(model.config.vocab_size) - own), abs=6e-3)
+        assert number(cells[5]) == pytest.approx(np.mean(v), abs=2e-3)
+        assert number(cells[7]) == pytest.approx(added(layers, zeroed), abs=2e-3)
+    last = row(outputs["query_noise"], "2 (33%)", 1)
+    assert number(last[0]) == pytest.approx(np.mean(of_seeds["Q"][2]), abs=2e-3)
+    assert row(outputs["query_noise"], "6 (100%)", 1)[:2] == row(outputs["query_noise"], "6 (100%)")[:2]
+
+
+def test_query_noise_s_texts_are_what_these_models_write(outputs, monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    module = imported("query_noise", monkeypatch)
+    prompt = [tokenizer.eot_id, *tokenizer.encode("Once upon a time")]
+
+    def written(other, seed):
+        ids = list(generate_tokens(other, prompt, 8, temperature=0.8, top_k=40, seed=seed, eos_token_id=-1))
+        return ids, losses(model, [*prompt, *ids])[-8:].mean()
+
+    own = np.mean([written(model, seed)[1] for seed in (0, 1)])
+    others = [written(module.changed(model, "Q", range(6), seed), seed) for seed in (0, 1)]
+    way = (np.mean([loss for _, loss in others]) - own) / (math.log(model.config.vocab_size) - own)
+    assert number(row(outputs["query_noise"], "6 (100%)")[3]) == pytest.approx(way, abs=6e-3)
+    assert f"  first 6 (100%): {' '.join(tokenizer.decode(others[0][0]).split())}" in outputs["query_noise"]
+
+
+@pytest.mark.parametrize("added, quarter, three_quarters", [
+    ([0.4, 1.0, 3.9, 4.6], "nearly normal (at", "noise (at"), ([0.6, 1.0, 3.9, 4.4], "not nearly", "not noise")])
+def test_the_course_s_statements_on_queries_hold_up_to_a_tenth_and_from_nine_of_the_way(
+        monkeypatch, added, quarter, three_quarters):
+    module = imported("query_noise", monkeypatch)
+    changes = {"Q": 0, "K": 1, "V": 2, "one head": -1, "Q = 0": -0.1}
+    rows = [module.Row(str(i), i + 1, {name: np.array([3 + x + more, 3 + x + more]) for name, more in changes.items()},
+                       2 + x, "") for i, x in enumerate(added)]
+    way, text_way = module.scale(3, 8), module.scale(2, 7)
+    text = list(module.conclusion(rows, rows, rows, 3, way, text_way))
+    assert quarter in text[0] and f"1 of 4, the loss goes {added[0] / 5:.0%} of the way" in text[0]
+    assert three_quarters in text[1] and f"4 of 4, the loss goes {added[3] / 5:.0%} of the way" in text[1]
+    assert f"Q = 0, attention without queries, {added[3] - 0.1:.2f}. So noise for W_Q is no better" in text[2]
+    assert "needs most is V" in text[2]
+    few = list(module.conclusion(rows[:2], rows[:2], rows[:2], 3, way, text_way))
+    assert "With 2 blocks there is none to test." in few[0]
+    assert len(list(module.conclusion(rows, rows, rows, 3, module.scale(3, 3.05), text_way))) == 1
+
+
+def test_effective_dimensions_are_the_hand_worked_ones(monkeypatch):
+    module = imported("residual_path", monkeypatch)
+    cross = np.array([[2, 0], [-2, 0], [0, 1], [0, -1]]) + 7  # variances 8 and 2 around the mean
+    fractions = module.principal_fractions(cross)
+    np.testing.assert_allclose(fractions, [0.8, 0.2])
+    assert module.participation_ratio(fractions) == pytest.approx(1 / (0.64 + 0.04))
+    assert module.entropy_dimension(fractions) == pytest.approx(0.8 ** -0.8 * 0.2 ** -0.2)
+    assert [module.n_axes(fractions, amount) for amount in (0.5, 0.8, 0.9, 1)] == [1, 1, 2, 2]
+    line = module.principal_fractions(np.array([[1, 1], [2, 2], [5, 5]]))
+    assert module.participation_ratio(line) == pytest.approx(1) == module.entropy_dimension(line)
+    assert module.n_axes(line) == 1
+    for k in (2, 5, 10):
+        equal = module.principal_fractions(np.vstack([np.eye(k, 12), -np.eye(k, 12)]))
+        assert module.participation_ratio(equal) == pytest.approx(k) == module.entropy_dimension(equal)
+        assert module.n_axes(equal) == math.ceil(0.9 * k)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 8))
+def test_principal_fractions_are_those_of_the_covariance(seed, n, width):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        module = imported("residual_path", monkeypatch)
+    vectors = np.random.default_rng(seed).normal(3, 2, (n, width))
+    fractions = module.principal_fractions(vectors)
+    variances = np.sort(np.linalg.eigvalsh(np.atleast_2d(np.cov(vectors.T))))[::-1][:len(fractions)]
+    np.testing.assert_allclose(fractions, variances / variances.sum(), atol=1e-9)
+    assert 1 - 1e-9 <= module.participation_ratio(fractions) <= module.entropy_dimension(fractions) + 1e-9
+    assert module.entropy_dimension(fractions) <= min(n - 1, width) + 1e-9
+
+
+def test_angles_are_in_degrees(monkeypatch):
+    module = imported("residual_path", monkeypatch)
+    a = np.array([[1.0, 0], [1, 0], [1, 0], [3, 0], [2, 0]])
+    b = np.array([[1.0, 1], [0, 5], [-2, 0], [0.1, 0], [1, math.sqrt(3)]])
+    np.testing.assert_allclose(module.angles(a, b), [45, 90, 180, 0, 60], atol=1e-6)
+
+
+def test_residual_path_follows_the_recorded_stream(outputs, fairytale):
+    model, tokenizer = fairytale
+    acts = Recorder()
+    forward(model, story_ids(tokenizer, 100), tap=acts)
+    before, between, after, start = (acts[name][1:].astype(np.float64) for name in (
+        "h.2.resid_pre", "h.2.resid_mid", "h.2.resid_post", "h.0.resid_pre"))
+    attn, mlp = (acts[name][1:].astype(np.float64) for name in ("h.2.attn.out", "h.2.mlp.out"))
+
+    def length(vectors):
+        return np.mean(np.sqrt(np.sum(vectors * vectors, axis=1)))
+
+    def angle(a, b):
+        return np.mean([math.degrees(math.acos(x @ y / math.sqrt(x @ x) / math.sqrt(y @ y))) for x, y in zip(a, b)])
+
+    variances = np.linalg.eigvalsh(np.cov(before.T))[::-1]
+    p = variances[variances > 1e-9] / variances.sum()
+    expected = [length(before), length(attn), angle(attn, before), length(mlp), angle(mlp, between),
+                angle(after, before), angle(before, start), np.sum(before.mean(axis=0) ** 2) / np.mean(
+                    np.sum(before * before, axis=1)), 1 / np.sum(p * p), math.exp(-np.sum(p * np.log(p)))]
+    cells = row(outputs["residual_path"], "2")
+    for cell, value, digits in zip(cells, expected, (2, 2, 0, 2, 0, 0, 0, 2, 1, 1)):
+        assert number(cell) == pytest.approx(value, abs=0.51 * 10**-digits)
+    assert int(cells[10]) == 1 + np.sum(np.cumsum(p) < 0.9)
+    assert row(outputs["residual_path"], "6")[1:6] == ["-"] * 5
+
+    everything = [acts[f"h.{i}.{part}.out"][1:] for i in range(6) for part in ("attn", "mlp")]
+    path = sum(length(vectors.astype(np.float64)) for vectors in everything)
+    away = length(acts["h.5.resid_post"][1:].astype(np.float64) - start)
+    text = " ".join(outputs["residual_path"].split())
+    assert f"steps are {path:.3g} long together and end {away:.3g} from" in text
+    assert f"at right angles: {math.sqrt(12):.1f}" in text
+
+
+def test_residual_path_s_windows_each_leave_out_their_first_position(monkeypatch, fairytale):
+    model, tokenizer = fairytale
+    module = imported("residual_path", monkeypatch)
+    short = build_model(replace(model.config, n_positions=20), {**dict(named_parameters(model)),
+                                                                "wpe.weight": model.wpe[:20]})
+    ids = story_ids(tokenizer, 30)
+    found = module.journey(short, ids)
+    embeddings = np.concatenate([model.wte[ids[1:20]] + model.wpe[1:20], model.wte[ids[21:]] + model.wpe[1:11]])
+    assert found.places[0].length == pytest.approx(np.linalg.norm(embeddings, axis=1).mean(), rel=1e-5)
+    assert found.places[0].participation == pytest.approx(
+        module.participation_ratio(module.principal_fractions(embeddings.astype(np.float64))), rel=1e-4)
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12))
@@ -456,42 +716,3 @@ def test_weight_tying_breaks_only_where_names_part(outputs, fairytale):
     permuted = model.wte[np.random.default_rng(1).permutation(len(model.wte))]
     assert number(rows["lm_head permuted"][0]) == pytest.approx(
         np.corrcoef(model.wte.ravel(), permuted.ravel())[0, 1], abs=6e-5)
-
-
-# The tour -------------------------------------------------------------------------------------------------------------
-
-
-def cells_of_the_tour():
-    """The code of each cell; those of text are comments."""
-    text = (ROOT / "scripts" / "tour.py").read_text(encoding="utf-8")
-    cells = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)
-    assert cells[0] == ""
-    return [code for kind, code in zip(cells[1::2], cells[2::2]) if "[markdown]" not in kind]
-
-
-def test_the_tour_runs_as_a_script_and_without_matplotlib(tmp_path):
-    (tmp_path / "matplotlib.py").write_text("raise ImportError")
-    for env in ({}, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}):
-        process = script("tour", folder="scripts", env={"MPLBACKEND": "agg", **env})
-        assert (process.returncode, process.stderr) == (0, b"")
-        text = process.stdout.decode()
-        assert "the same logits without a cache: True" in text
-        assert text.count("no picture") == (1 if env or not find_spec("matplotlib") else 0)
-
-
-def test_every_cell_of_the_tour_can_be_run_again(capsys):
-    namespace = {}
-    for code in cells_of_the_tour():
-        compiled = compile(code, "a cell", "exec")
-        exec(compiled, namespace)
-        before = capsys.readouterr().out
-        exec(compiled, namespace)
-        assert capsys.readouterr().out == before
-    for code in cells_of_the_tour()[1:]:
-        exec(code, namespace)  # and all of them once the last has run
-
-
-def test_the_cells_of_text_in_the_tour_are_comments_that_teach():
-    text = (ROOT / "scripts" / "tour.py").read_text(encoding="utf-8")
-    titles = re.findall(r"^# %% \[markdown\]\n# ## (\d+)\. ", text, re.MULTILINE)
-    assert titles == [str(i) for i in range(1, len(titles) + 1)] and len(titles) >= 10

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from locales import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, load_tokenizer, random_model, save
@@ -32,8 +33,8 @@ at_a_terminal = pytest.mark.skipif(pexpect is None or os.name == "nt",
 
 def step(*arguments, stdin="", env=None):
     """Run the command to its end; a process with stdout and stderr as text."""
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=60, encoding="utf-8",
-                          env={**ENVIRONMENT, **(env or {})})
+    return subprocess.run([*COMMAND, *map(as_typed, arguments)], input=stdin, capture_output=True, timeout=60,
+                          encoding="utf-8", env={**ENVIRONMENT, **(env or {})})
 
 
 # From a pipe ----------------------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="the shell is POSIX's")
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-"])
 def test_streams_that_were_closed_make_no_traceback(closing):
-    process = subprocess.run(["sh", "-c", " ".join([*COMMAND, "Once", closing])], input=b"", capture_output=True,
+    process = subprocess.run(["sh", "-c", f"{shlex.join(COMMAND)} Once {closing}"], input=b"", capture_output=True,
                              timeout=60, env=ENVIRONMENT)
     assert process.returncode == 0
     assert b"Traceback" not in process.stderr

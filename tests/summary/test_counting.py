@@ -87,6 +87,9 @@ def test_kinds_and_roles_add_up_and_agree_with_the_names(config):
         assert sum(sums.values()) == counts.stored
         for key, expected in sums.items():
             assert sum(one.count for one in listed if attribute(one.name) == key) == expected, key
+    for kind, expected in counts.weight_kinds.items():
+        weights = [one.count for one in listed if kind_of(one.name) == kind and one.name.endswith(".weight")]
+        assert sum(weights) == expected, kind
     assert counts.per_block == sum(one.count for one in listed if one.name.startswith("h.0."))
     assert counts.untied - counts.tied == counts.difference == config.vocab_size * config.n_embd
     assert counts.stored == (counts.tied if config.tie_word_embeddings else counts.untied)
@@ -318,9 +321,34 @@ def test_the_mean_and_deviation_keep_their_digits_far_from_zero(chunk):
     assert (found.mean, found.std) == (1e8, 1.0)
 
 
+# numbers -> excess kurtosis, and the fraction beyond four deviations. One 1 among 100 is a Bernoulli variable of
+# p = 0.01: (1 - 6p(1-p)) / (p(1-p)), and the 1 is sqrt((1-p) / p) = 9.95 deviations from the mean.
+SHAPES = {
+    "two values": ([-1, 1] * 50, 1 - 3, 0),
+    "one in five": ([-1, 0, 0, 0, 0, 0, 0, 0, 0, 1], 5 - 3, 0),
+    "one in a hundred": ([1] + [0] * 99, (1 - 0.0594) / 0.0099, 0.01),
+    "four deviations": ([4] + [-4] + [0] * 30, 16 - 3, 0),  # exactly four are not beyond
+}
+
+
+@pytest.mark.parametrize("numbers, kurtosis, beyond_4", SHAPES.values(), ids=SHAPES)
+def test_kurtosis_and_tails_are_those_worked_out_by_hand(chunk, numbers, kurtosis, beyond_4):
+    found = weight_statistics.describe("x", np.array(numbers, np.float32))
+    assert (found.kurtosis, found.beyond_4) == (pytest.approx(kurtosis), beyond_4)
+
+
+def test_a_normal_is_the_control():
+    normal = weight_statistics.describe("x", np.random.default_rng(0).standard_normal(10**6))
+    assert abs(normal.kurtosis) < 0.03
+    assert normal.beyond_4 == pytest.approx(weight_statistics.NORMAL_BEYOND_4, abs=3e-5)
+    assert weight_statistics.NORMAL_BEYOND_4 == pytest.approx(6.334e-5, rel=1e-3)
+    np.testing.assert_allclose(normal.histogram, weight_statistics.NORMAL_HISTOGRAM, rtol=0.04)
+
+
 def test_equal_numbers_have_no_deviation_and_one_bin(chunk):
     found = weight_statistics.describe("x", np.full((3, 5), 0.1, np.float32))
-    assert found.std == 0 and sorted(found.histogram)[-2:] == [0, 15]
+    assert found.std == 0 and found.kurtosis is None and found.beyond_4 == 0
+    assert sorted(found.histogram)[-2:] == [0, 15]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -353,6 +381,43 @@ def test_a_weight_that_grows_with_depth_has_trend_1():
     profiles = {one.name: one for one in weight_statistics.depth_profiles(statistics, 4)}
     assert profiles["mlp.c_fc.weight"].trend == pytest.approx(1)
     assert profiles["ln_1.weight"].trend is None and profiles["ln_1.weight"].std == (0, 0, 0, 0)
+
+
+def test_queries_keys_and_values_are_the_thirds_of_c_attn(chunk):
+    width = TINY.n_embd
+    arrays = arrays_of(TINY)
+    for i in range(TINY.n_layer):
+        thirds = [np.full((width, width), 10 * i + third, np.float32) for third in range(3)]
+        arrays[f"h.{i}.attn.c_attn.weight"] = np.concatenate(thirds, axis=1)
+    groups = weight_statistics.grouped_weights(numpy_gpt2.build_model(TINY, arrays))
+    found = {name: weight_statistics.describe(name, *of_group) for name, of_group in groups.items()}
+    assert [found[f"h.1 {name}"].mean for name in ("queries", "keys", "values")] == [10, 11, 12]
+    assert [(found[name].smallest, found[name].largest) for name in ("queries", "values")] == [(0, 10), (2, 12)]
+    counts = count_parameters(TINY)
+    assert found["attention"].count == counts.weight_kinds["attn"] == 2 * found["h.0 attention"].count
+    assert found["MLP"].count == counts.weight_kinds["mlp"] and found["wpe"].count == counts.kinds["wpe"]
+    proj = arrays["h.0.mlp.c_proj.weight"].astype(float)
+    both = np.concatenate([arrays["h.0.mlp.c_fc.weight"].ravel(), proj.ravel()])
+    assert found["h.0 MLP"].std == pytest.approx(both.std(), rel=1e-6)
+
+
+def test_an_overlay_has_one_scale_and_says_what_lies_on_it(chunk):
+    groups = {"wide": [np.array([-4.0, 4.0, 1.0, -1.0])], "narrow": [np.array([[0.01, -0.01]]), np.array([1.0, -99.0])]}
+    statistics = {name: replace(weight_statistics.describe(name, *arrays), std=std)
+                  for (name, arrays), std in zip(groups.items(), (2.0, 1.0))}
+    found = weight_statistics.overlay("both", list(groups), groups, statistics)
+    assert (found.edges[0], found.edges[-1], len(found.edges)) == (-8, 8, weight_statistics.N_BINS + 1)
+    for name, arrays in groups.items():
+        numbers = np.concatenate([array.ravel() for array in arrays])
+        assert found.fractions[name] == tuple(np.histogram(numbers, found.edges)[0] / numbers.size)
+    assert sum(found.fractions["narrow"]) == 0.75  # -99 is outside
+
+
+def test_no_statistic_needs_a_copy_of_a_matrix():
+    model = random_model(TINY)
+    for name, arrays in weight_statistics.grouped_weights(model).items():
+        for array in weight_statistics.in_memory_order(arrays):
+            assert np.shares_memory(array.reshape(-1), array), name
 
 
 def test_a_tied_model_has_one_array_that_equals_itself():

@@ -10,13 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hub_server import HubServer, Repo
+from hub_server import Fault, HubServer, Repo, environment
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
-from numpy_gpt2 import CheckpointError, GPT2Config, build_model, named_parameters, random_model, save
+from numpy_gpt2 import (SIZES, CheckpointError, GPT2Config, HubError, build_model, named_parameters, random_model,
+                        save)
 from numpy_gpt2.cli import tables
 from numpy_gpt2.cli.exits import BadInput
-from numpy_gpt2.summary import __main__ as summary, report
-from numpy_gpt2.summary.metadata import read_metadata
+from numpy_gpt2.summary import __main__ as summary, report, statements
+from numpy_gpt2.summary.metadata import metadata_of_size, read_metadata
 from numpy_gpt2.summary.report_text import text_report
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.summary"]
@@ -103,6 +106,36 @@ def test_the_four_sizes_stand_side_by_side_in_80_columns(printed):
         assert any(line.startswith(row) and len(line.split()) >= 5 for line in text.splitlines())
 
 
+def test_every_statement_about_the_sizes_has_its_verdict_and_numbers(printed):
+    text = " ".join(printed("--sizes", "--counts").split())
+    for verdict in (
+            '"Attention is about 22, 28, 30, 31%" Holds: 22.77, 28.39, 30.50, 31.57% counting .weight only',
+            '"The MLPs are about 45, 56, 60, 63%" Holds: 45.54, 56.78, 61.00, 63.15% counting .weight only',
+            '"Layer norms are under 0.01%" Does not hold: 0.01544, 0.01415, 0.01208, 0.00997% counting .weight only '
+            'and 0.031, 0.028, 0.024, 0.020% of all parameters.',
+            '"Embeddings have the same size in all versions" Does not hold: wte grows from 38.6M to 80.4M',
+            '"In layer norms, weights and biases are equal in number" Holds: weights 19,200, 50,176, 93,440'):
+        assert verdict in text, verdict
+    assert "What the course says" not in printed("--counts", "fairytale")  # of one model, there is nothing to compare
+
+
+def test_a_count_without_biases_makes_its_own_verdict():
+    reports = {size: report.report_counts(metadata_of_size(size), ["counts"], 8) for size in SIZES}
+    reports["xl"]["counts"]["weight_fractions"]["attn"] += 0.02
+    for one in reports.values():
+        one["counts"]["fractions"]["ln"] = 9e-5
+        one["counts"]["kinds"]["wte"] = 1
+    holds = [statement.holds for statement in statements.size_statements(reports)]
+    assert holds == [False, True, True, True, True]
+
+
+def test_both_countings_are_in_the_json(printed):
+    counts = json.loads(printed("--sizes", "--counts", "--json"))["small"]["counts"]
+    assert counts["weight_kinds"] == {**counts["kinds"], "attn": 28_311_552, "mlp": 56_623_104, "ln": 19_200}
+    assert sum(counts["weight_fractions"].values()) == pytest.approx(1)
+    assert counts["weight_fractions"]["attn"] == pytest.approx(28_311_552 / 124_337_664)
+
+
 def test_cost_is_about_the_context_asked_for(printed):
     whole, short = (json.loads(printed("--sizes", "--cost", "--json", *context))["small"]["cost"]
                     for context in ([], ["--context", "8"]))
@@ -184,6 +217,47 @@ def test_values_are_the_statistics_of_every_tensor_and_layer(printed, tiny):
     assert "trend" in text and "h.1.mlp.c_proj.bias" in text
 
 
+def test_the_table_of_distributions_has_queries_keys_and_values_apart_and_a_normal(printed, tiny):
+    found = json.loads(printed(tiny, "--values", "--json"))[str(tiny)]["values"]
+    rows = {one["name"]: one for one in found["groups"]}
+    assert list(rows)[:8] == ["wte", "wpe", "queries", "keys", "values", "attention", "MLP", "h.0 queries"]
+    c_attn = random_model(TINY).h[1].attn.c_attn.weight.astype(float)
+    assert rows["h.1 keys"]["std"] == pytest.approx(c_attn[:, 8:16].std())
+    text = printed(tiny, "--values")
+    assert re.search(r"^h\.1 values +[\d.]+ +-?[\d.]+ +\d\.\de[-+]\d\d ", text, re.MULTILINE)
+    assert re.search(r"^a normal +0 +6\.3e-05 ", text, re.MULTILINE)
+
+
+def trained(**deviations):
+    """What `value_statements` reads, of a model whose weights are normal with these deviations."""
+    rng = np.random.default_rng(0)
+    config = replace(TINY, n_embd=32, n_layer=3)
+    arrays = {name: rng.standard_normal(array.shape).astype(np.float32)
+              for name, array in named_parameters(random_model(config))}
+    for name, array in arrays.items():
+        if name.endswith("c_attn.weight"):
+            array *= np.repeat([deviations.get(third, 1) for third in "qkv"], 32).astype(np.float32)
+        if name.startswith("h."):
+            array *= np.float32(1 + int(name[2]) * deviations.get("growth", 0))
+    arrays["wpe.weight"] *= np.float32(deviations.get("wpe", 1))
+    return report.report_values(build_model(config, arrays))
+
+
+@pytest.mark.parametrize("deviations, expected", [
+    ({}, [False, False, False]),
+    ({"wpe": 0.1}, [True, False, False]),
+    ({"growth": 0.5}, [False, True, False]),
+    ({"growth": -0.3}, [False, False, False]),
+    ({"v": 0.5}, [False, False, True]),
+    ({"q": 2, "v": 0.5}, [False, False, False]),
+    ({"v": 2}, [False, False, False]),
+])
+def test_statements_about_trained_weights_follow_from_the_weights(deviations, expected):
+    verdicts = list(statements.value_statements(trained(**deviations)))
+    assert [one.holds for one in verdicts] == expected
+    assert all(("Holds: " if one.holds else "Does not hold: ") in one.verdict for one in verdicts)
+
+
 def test_a_histogram_is_drawn_in_ascii_where_blocks_cannot_be_shown():
     process = run("--values", env={"PYTHONIOENCODING": "ascii"})
     assert process.returncode == 0 and b"?" not in process.stdout and b"#" in process.stdout
@@ -233,6 +307,43 @@ def test_the_hub_shows_config_and_header_and_no_weights_are_kept(tmp_path, tiny)
     assert found["n_parameters"] == sum(array.size for _, array in named_parameters(random_model(TINY)))
     cached = {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")}
     assert cached == {"config.json"}
+
+
+def test_a_sharded_checkpoint_on_the_hub_is_counted_by_all_its_headers(tmp_path, tiny):
+    tensors = list(load_file(tiny / "model.safetensors").items())
+    shards = {"a.safetensors": dict(tensors[:5]), "b.safetensors": dict(tensors[5:])}
+    index = {"weight_map": {tensor: shard for shard, arrays in shards.items() for tensor in arrays}}
+    files = {"config.json": (tiny / "config.json").read_bytes(),
+             "model.safetensors.index.json": json.dumps(index).encode(),
+             **{name: to_safetensors(arrays) for name, arrays in shards.items()}}
+    with HubServer() as hub, environment(hub.url, tmp_path):
+        hub.repos["some/model"] = Repo(files)
+        assert set(read_metadata("some/model").types) == {name for name, _ in tensors}
+
+
+HEADERS: dict[str, tuple[dict[str, object], str]] = {
+    "longer than any GPT-2's": ({"body": (2**62).to_bytes(8, "little"), "endless": True}, "at most 8,388,608 bytes"),
+    "endless brackets": ({"body": (10**6).to_bytes(8, "little") + b"[" * 10**6}, "at most 500,000 values"),
+    "nested too deeply": ({"body": (20_000).to_bytes(8, "little") + b"[" * 20_000}, "not a whole safetensors file"),
+    "no header": ({"body": bytes(100)}, "not a whole safetensors file"),
+    "no object": ({"body": b"\x02" + bytes(7) + b"[]"}, "expected a JSON object as the header"),
+    "no tensor": ({"body": b"\x09" + bytes(7) + b'{"a": {}}'}, "tensor 'a': expected a JSON object with dtype"),
+    "cut short": ({"body": b"\x09\x00"}, "not a whole safetensors file"),
+    "refused": ({"status": 503}, "the hub answered 503"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_from_the_hub_is_refused_in_one_line_and_bounded_memory(tmp_path, tiny, case):
+    fault, said = HEADERS[case]
+    with HubServer() as hub:
+        hub.repos["some/model"] = Repo({name: (tiny / name).read_bytes()
+                                        for name in ("config.json", "model.safetensors")},
+                                       faults={"model.safetensors": Fault("GET", **fault)})
+        with environment(hub.url, tmp_path), pytest.raises((CheckpointError, HubError), match=said) as error:
+            read_metadata("some/model")
+        assert hub.bytes_sent["some/model model.safetensors"] < 2 * 10**7
+    assert "\n" not in str(error.value)
 
 
 def test_a_released_size_is_counted_even_where_the_hub_is_out_of_reach(tmp_path):

@@ -1,0 +1,181 @@
+"""Interventions in a pass, as the page asks for them: from JSON to a tap, and to Python that makes the same tap.
+
+    {"kind": "zero", "stage": "attn.z", "layer": 3, "heads": [4]}            one head switched off
+    {"kind": "mean", "stage": "mlp.out", "layer": 2}                         an MLP's mean output at all positions
+    {"kind": "scale", "stage": "attn.out", "layer": 0, "factor": 0.5}        half of a layer's attention
+    {"kind": "from", "stage": "resid_pre", "layer": 5, "positions": [2],     one position's residual stream
+     "prompt": "..."}                                                          in another prompt of as many tokens
+"""
+
+from typing import Any, Iterable, NamedTuple, Sequence
+
+import numpy as np
+
+from ..errors import check_int, shown
+from ..lens import ablate, chain, patch
+from ..model import transform
+from ..tap import STAGES, Recorder, Tap, no_tap
+from .prompts import Engine, Prompt, asked_prompt, check_keys
+
+MOST_INTERVENTIONS = 32
+
+KINDS = {"zero": (), "mean": (), "scale": ("factor",), "from": ("prompt", "ids")}  # and the keys that only they have
+COMMON_KEYS = ("kind", "stage", "layer", "heads", "positions")
+
+# Name without the block -> the stage, where it holds one vector for each token of the pass: only such a vector has a
+# mean over positions, and a counterpart in another prompt. (ln_f is left out: the logit lens ends before it.)
+CHANGEABLE = {stage.name.removeprefix("h.i."): stage for stage in STAGES
+              if stage.shape[-2] == "n_new" and stage.shape[-1] != "n_all" and stage.name != "ln_f"}
+
+
+class Intervention(NamedTuple):
+    """One change of a stage's array, or of part of it."""
+
+    kind: str
+    name: str  # of the stage: "h.3.attn.z"
+    heads: list[int] | None  # None: all
+    positions: list[int] | None
+    factor: float = 1.0  # for "scale"
+    source: Prompt = Prompt([], "")  # for "from"
+
+
+def asked_interventions(engine: Engine, asked: Any, n_tokens: int) -> list[Intervention]:
+    """The list of a request for a pass over n_tokens. Raises ValueError."""
+    if asked is None:
+        return []
+    if not isinstance(asked, list) or len(asked) > MOST_INTERVENTIONS:
+        raise ValueError(f"'interventions' must be a list of at most {MOST_INTERVENTIONS}. Got {shown(asked)}.")
+    return [asked_intervention(engine, each, n_tokens) for each in asked]
+
+
+def asked_intervention(engine: Engine, asked: Any, n_tokens: int) -> Intervention:
+    check_keys("an intervention", asked, [*COMMON_KEYS, "factor", "prompt", "ids"])
+    kind = one_of("kind", asked.get("kind"), KINDS)
+    check_keys(f"an intervention of the kind {kind!r}", asked, [*COMMON_KEYS, *KINDS[kind]])
+    name = asked_stage(engine, asked)
+    heads = asked_indices("heads", asked.get("heads"), engine.model.config.n_head)
+    if heads is not None and "n_head" not in CHANGEABLE[asked["stage"]].shape:
+        raise ValueError(f"'heads' must be left out for a stage without heads. Got {heads} for {name!r}.")
+    positions = asked_indices("positions", asked.get("positions"), n_tokens)
+    if kind == "scale":
+        return Intervention(kind, name, heads, positions, factor=asked_factor(asked.get("factor")))
+    if kind == "from":
+        source = asked_prompt(engine, asked)
+        if len(source.ids) != n_tokens:
+            raise ValueError(f"the other prompt must have as many tokens as this one, {n_tokens}. "
+                             f"Got {len(source.ids)}.")
+        return Intervention(kind, name, heads, positions, source=source)
+    return Intervention(kind, name, heads, positions)
+
+
+def one_of(key: str, value: Any, allowed: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{key!r} must be one of {', '.join(allowed)}. Got {shown(value)}.")
+    return value
+
+
+def asked_stage(engine: Engine, asked: dict[str, Any]) -> str:
+    """The name of a stage with its block: "h.3.attn.z"."""
+    stage = CHANGEABLE[one_of("stage", asked.get("stage"), CHANGEABLE)]
+    if not stage.name.startswith("h.i."):
+        if asked.get("layer") is not None:
+            raise ValueError(f"'layer' must be left out for {stage.name!r}. Got {shown(asked['layer'])}.")
+        return stage.name
+    layer = check_int("'layer'", asked.get("layer"), 0, engine.model.config.n_layer - 1)
+    return stage.name.replace("h.i.", f"h.{layer}.")
+
+
+def asked_indices(key: str, asked: Any, n: int) -> list[int] | None:
+    """A list of heads or positions in order, or None for all."""
+    if asked is None:
+        return None
+    if not isinstance(asked, list) or not asked:
+        raise ValueError(f"{key!r} must be a list of whole numbers, or left out for all. Got {shown(asked)}.")
+    return sorted({check_int(f"each of {key!r}", index, 0, n - 1) for index in asked})
+
+
+def asked_factor(asked: Any) -> float:
+    if not isinstance(asked, (int, float)) or isinstance(asked, bool) or not abs(asked) <= 1e9:
+        raise ValueError(f"'factor' must be a number from -1e9 to 1e9. Got {shown(asked)}.")
+    return float(asked)
+
+
+# As taps --------------------------------------------------------------------------------------------------------------
+
+
+def tap_of(engine: Engine, interventions: Sequence[Intervention], watch: Tap = no_tap) -> Tap:
+    """The tap that makes all interventions, in order. watch: a tap for the passes over other prompts, one for each."""
+    recorded = {tuple(ids): recorded_values(engine, ids, names, watch) for ids, names in sources(interventions)}
+    return chain(*(tap_of_one(each, recorded) for each in interventions))
+
+
+def sources(interventions: Sequence[Intervention]) -> list[tuple[list[int], list[str]]]:
+    """Each other prompt's ids, with the names of the stages that are taken from it."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for each in interventions:
+        if each.kind == "from":
+            of_prompt = names.setdefault(tuple(each.source.ids), [])
+            of_prompt += [each.name] if each.name not in of_prompt else []
+    return [(list(ids), of_prompt) for ids, of_prompt in names.items()]
+
+
+def recorded_values(engine: Engine, ids: Sequence[int], names: Sequence[str], watch: Tap) -> Recorder:
+    acts = Recorder(names)
+    transform(engine.model, ids, tap=chain(acts, watch))
+    return acts
+
+
+def tap_of_one(intervention: Intervention, recorded: dict[tuple[int, ...], Recorder]) -> Tap:
+    kind, name, heads, positions, factor, source = intervention
+    if kind == "zero":
+        return ablate(name, heads, positions)
+    if kind == "mean":
+        return patch(name, mean_over_positions, positions, heads)
+    if kind == "scale":
+        return patch(name, lambda array: factor * array, positions, heads)
+    return patch(name, recorded[tuple(source.ids)][name], positions, heads)
+
+
+def mean_over_positions(array: np.ndarray) -> np.ndarray:
+    """[..., n_new, n] -> [..., 1, n]: the mean of all tokens' vectors, which `patch` gives to each that it replaces."""
+    return array.mean(axis=-2, keepdims=True)
+
+
+# As Python ------------------------------------------------------------------------------------------------------------
+
+
+def python_code(engine: Engine, prompt: Prompt, interventions: Sequence[Intervention]) -> str:
+    """A script that makes the same pass and ends with its `logits` [n_tokens, vocab_size]."""
+    others = {tuple(ids): f"other_{i}" for i, (ids, _) in enumerate(sources(interventions), 1)}
+    codes = {tuple(each.source.ids): each.source.code for each in interventions}
+    lines = [*first_lines(engine), f"ids = {prompt.code}"]
+    for ids, names in sources(interventions):
+        other = others[tuple(ids)]
+        lines += ["", f"{other} = numpy_gpt2.Recorder({names})",
+                  f"numpy_gpt2.forward(model, {codes[tuple(ids)]}, tap={other})"]
+    if not interventions:
+        return "\n".join([*lines, "logits = numpy_gpt2.forward(model, ids)", *last_lines()])
+    taps = [f"    {code_of_one(each, others)}," for each in interventions]
+    return "\n".join([*lines, "", "tap = numpy_gpt2.chain(", *taps, ")",
+                      "logits = numpy_gpt2.forward(model, ids, tap=tap)", *last_lines()])
+
+
+def first_lines(engine: Engine) -> list[str]:
+    return ["import numpy_gpt2", "", f"model, tokenizer = numpy_gpt2.load({engine.name!r})"]
+
+
+def last_lines() -> list[str]:
+    return ["for token in numpy_gpt2.top_tokens(logits[-1], tokenizer):", "    print(token)", ""]
+
+
+def code_of_one(intervention: Intervention, others: dict[tuple[int, ...], str]) -> str:
+    kind, name, heads, positions, factor, source = intervention
+    where = "".join(f", {key}={indices}" for key, indices in (("positions", positions), ("heads", heads))
+                    if indices is not None)
+    if kind == "zero":
+        return f'numpy_gpt2.ablate("{name}"{where})'
+    if kind == "mean":
+        return f'numpy_gpt2.patch("{name}", lambda array: array.mean(axis=-2, keepdims=True){where})'
+    if kind == "scale":
+        return f'numpy_gpt2.patch("{name}", lambda array: {factor} * array{where})'
+    return f'numpy_gpt2.patch("{name}", {others[tuple(source.ids)]}["{name}"]{where})'

@@ -1,0 +1,81 @@
+"""A prompt, or a token, as a request to the server gives it: as text or as ids, checked, and with the Python for it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Collection, Mapping, NamedTuple
+
+from ..errors import check_int, shown
+from ..tokenizer import Tokenizer
+from ..weights import GPT2
+from .page import check_fits_page
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every answer is computed with."""
+
+    model: GPT2
+    tokenizer: Tokenizer
+    name: str  # what `load` is given
+    allowed_special: Collection[str] = ()
+    kept: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict)  # ids -> page without interventions
+
+
+class Prompt(NamedTuple):
+    """The ids [n_tokens] of a prompt, and a Python expression for them."""
+
+    ids: list[int]
+    code: str
+
+
+def check_keys(name: str, asked: Any, keys: Collection[str]) -> None:
+    """Raise ValueError unless this is an object of JSON with no other keys."""
+    if not isinstance(asked, dict):
+        raise ValueError(f"{name} must be an object of JSON. Got {shown(asked)}.")
+    for key in asked.keys() - set(keys):
+        raise ValueError(f"{name} must have no keys but {', '.join(keys)}. Got {shown(key)}.")
+
+
+def asked_prompt(engine: Engine, asked: Mapping[str, Any], text_key: str = "prompt", ids_key: str = "ids") -> Prompt:
+    """The prompt under one of two keys, at most as long as the page can show. Raises ValueError."""
+    prompt = asked_text(engine, asked, text_key, ids_key)
+    check_fits_page(engine.model, prompt.ids)
+    return prompt
+
+
+def asked_text(engine: Engine, asked: Mapping[str, Any], text_key: str, ids_key: str) -> Prompt:
+    """The prompt under one of two keys, of any length. Raises ValueError."""
+    text, ids = asked.get(text_key), asked.get(ids_key)
+    if (text is None) == (ids is None):
+        found = "neither" if ids is None else "both"
+        raise ValueError(f"either {text_key!r} or {ids_key!r} must be given. Got {found}.")
+    if text is None:
+        return Prompt(asked_ids(engine, ids, ids_key), str(ids))
+    if not isinstance(text, str):
+        raise ValueError(f"{text_key!r} must be a text. Got {shown(text)}.")
+    if text == "":
+        return Prompt(engine.tokenizer.with_bos(), "tokenizer.with_bos()")
+    special = f", allowed_special={engine.allowed_special!r}" if engine.allowed_special else ""
+    return Prompt(engine.tokenizer.encode(text, engine.allowed_special), f"tokenizer.encode({text!r}{special})")
+
+
+def asked_ids(engine: Engine, ids: Any, key: str) -> list[int]:
+    """A list of ids that have a token. Raises ValueError."""
+    if not isinstance(ids, list) or not ids:
+        raise ValueError(f"{key!r} must be a list of token ids. Got {shown(ids)}.")
+    return [check_int(f"an id of {key!r}", token_id, 0, n_known(engine) - 1) for token_id in ids]
+
+
+def asked_token(engine: Engine, token: int | str, key: str) -> int:
+    """A token by its id or its text. Raises ValueError."""
+    if not isinstance(token, str):
+        return check_int(repr(key), token, 0, n_known(engine) - 1)
+    ids = engine.tokenizer.encode(token, engine.allowed_special)
+    if len(ids) != 1:
+        parts = " + ".join(repr(engine.tokenizer.decode([token_id])) for token_id in ids[:10]) or "none"
+        raise ValueError(f"{key!r} must be one token. Got {shown(token)}, which is {len(ids)}: {parts}.")
+    return asked_ids(engine, ids, key)[0]
+
+
+def n_known(engine: Engine) -> int:
+    """The number of ids that both the model and its tokenizer know."""
+    return min(engine.tokenizer.vocab_size, engine.model.config.vocab_size)

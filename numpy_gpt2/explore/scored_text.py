@@ -1,0 +1,56 @@
+"""The page that `score --html` writes: a text whose tokens are coloured by how much they surprised the model.
+
+`scored_text.html`, `.css` and `.js`, beside this, are its parts; style and building blocks are those of the page of
+`explore`. One file, which needs no network.
+"""
+
+from functools import cache
+from typing import Sequence
+
+import numpy as np
+
+from ..scoring import Scores
+from ..tokenizer import Tokenizer
+from .page import rounded, token_name
+from .rendering import DATA, read, script_safe_json, sha256
+
+MOST_SHOWN = 20_000  # tokens: a page of about 5 MB, which a browser still scrolls
+
+
+def scored_page(tokenizer: Tokenizer, ids: Sequence[int], scores: Scores, vocab_size: int, lead: str) -> str:
+    """The page for ids [n_tokens], of which the last n_scored have scores. lead: a sentence on the whole text.
+
+    Raises ValueError for more than MOST_SHOWN tokens.
+    """
+    if len(ids) > MOST_SHOWN:
+        raise ValueError(f"a page can show at most {MOST_SHOWN:,} tokens. Got {len(ids):,}: shorten the text.")
+    n_unscored = len(ids) - len(scores.log_probs)
+    surprise = rounded(-scores.log_probs, 4)  # [n_scored]
+    probabilities = rounded(np.exp(scores.top_log_probs), 5)  # [n_scored, n_top]
+    top = [list(zip(*row)) for row in zip(scores.top_ids.tolist(), probabilities)]
+    shown = {*ids, *np.ravel(scores.top_ids).tolist()}
+    data = {
+        "lead": lead,
+        "vocab_size": vocab_size,
+        "ids": list(ids),
+        "names": {token_id: token_name(tokenizer, token_id) if token_id < tokenizer.vocab_size else "no token"
+                  for token_id in sorted(shown)},
+        "surprise": [None] * n_unscored + surprise,
+        "ranks": [0] * n_unscored + scores.ranks.tolist(),
+        "top": [[]] * n_unscored + top,
+    }
+    return template().replace(DATA, script_safe_json(data))
+
+
+@cache
+def template() -> str:
+    """The page without its data; a browser runs and loads nothing but its own script and style, by their hashes."""
+    style = "\n" + read("page.css") + read("scored_text.css")
+    script = '\n"use strict";\n\n' + "\n".join(map(read, ("scripts/elements.js", "scripts/pointing.js",
+                                                          "scored_text.js")))
+    policy = (f"default-src 'none'; style-src '{sha256(style)}'; script-src '{sha256(script)}'; img-src data:; "
+              "base-uri 'none'; form-action 'none'")
+    page = read("scored_text.html")
+    for place, text in {"{{policy}}": policy, "{{style}}": style, "{{script}}": script}.items():
+        page = page.replace(place, text)
+    return page

@@ -1,0 +1,104 @@
+"""One pass at a time, whichever page asks: requests take turns, a page's newest instead of its older ones."""
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
+
+import numpy as np
+
+MOST_SECONDS = 300.0  # that a request may take, with the time that it waits
+MOST_REQUESTS = 16  # at work or waiting
+QUIET_SECONDS = 0.3  # before the page is told how far a request has come
+TELLING_SECONDS = 0.2  # from one time that it is told to the next
+
+
+class Refusal(Exception):
+    """A request that is answered with a status of HTTP and one sentence."""
+
+    def __init__(self, status: int, sentence: str, **more: Any) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.line = {"error": sentence, **more}
+
+
+class Turns:
+    """Who is at work (the first), and who waits. Shared by the threads that answer."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.queue: list[Work] = []
+        self.newest: dict[str, Work] = {}  # by page
+
+
+class Work:
+    """One request at work: its turns, its time, and how far it has come.
+
+    It is a tap too: in the pass that it is given to, each block counts as a step.
+    """
+
+    globs = ("h.*.resid_pre",)
+
+    def __init__(self, turns: Turns, page: str, send: Callable[[dict[str, Any]], None]) -> None:
+        """page: one of its requests replaces another. send: sends a line to the page."""
+        self.turns, self.page, self.send = turns, page, send
+        self.deadline = time.monotonic() + MOST_SECONDS
+        self.next_telling = time.monotonic() + QUIET_SECONDS
+        self.n_steps, self.n_done = 1, 0
+
+    def __enter__(self) -> "Work":
+        with self.turns.changed:
+            if len(self.turns.newest) >= MOST_REQUESTS and self.page not in self.turns.newest:
+                raise Refusal(503, f"{MOST_REQUESTS} pages are waiting for this model: close some, then try again.")
+            self.turns.newest[self.page] = self
+            self.turns.changed.notify_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.turns.changed:
+            if self.turns.newest.get(self.page) is self:
+                del self.turns.newest[self.page]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While this lasts, no other request computes. Raises Refusal where this one was replaced, or is overdue."""
+        changed, queue = self.turns.changed, self.turns.queue
+        with changed:
+            queue.append(self)
+            is_time = changed.wait_for(lambda: queue[0] is self or self.is_replaced(),
+                                       self.deadline - time.monotonic())
+        try:
+            if self.is_replaced():
+                raise Refusal(409, "a newer request from the same page has replaced this one.", replaced=True)
+            if not is_time:
+                raise overdue()
+            yield
+        finally:
+            with changed:
+                queue.remove(self)
+                changed.notify_all()
+
+    def is_replaced(self) -> bool:
+        return self.turns.newest.get(self.page) is not self
+
+    def expect(self, n_steps: int) -> None:
+        """How many steps this request will take."""
+        self.n_steps = n_steps
+
+    def advance(self) -> None:
+        """One step is done: tell the page, now and then. Raises Refusal for a request that is overdue."""
+        if time.monotonic() > self.deadline:
+            raise overdue()
+        self.n_done += 1
+        if time.monotonic() > self.next_telling:
+            self.next_telling = time.monotonic() + TELLING_SECONDS
+            self.send({"progress": round(min(self.n_done / self.n_steps, 1), 3)})
+
+    def __call__(self, name: str, value: np.ndarray) -> None:
+        if name.endswith(".resid_pre"):
+            self.advance()
+
+
+def overdue() -> Refusal:
+    return Refusal(503, f"this took longer than {MOST_SECONDS:g} s and was stopped: shorten the prompt, or take a "
+                   "smaller model.")
