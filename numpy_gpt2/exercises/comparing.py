@@ -26,8 +26,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, dict):
         parts = ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, KVCache):
-        parts = iter([(".length", value.length), (".k", value.k[..., :value.length, :]),
-                      (".v", value.v[..., :value.length, :])])
+        parts = iter([(".length", value.length), (".n_positions", value.k.shape[-2]),
+                      (".k", value.k[..., :value.length, :]), (".v", value.v[..., :value.length, :])])
     elif is_dataclass(value) and not isinstance(value, type):
         parts = ((f".{name}", item) for name, item in vars(value).items())
     else:

@@ -30,7 +30,7 @@ LANGUAGES = ("en", "vi")
 Text = dict[str, str]  # by language
 
 
-@dataclass
+@dataclass(eq=False)
 class Mistake:
     """A change to the solution that people make."""
 
@@ -44,7 +44,7 @@ class Mistake:
         self.changes[-1][mark == "+"].append(line)
 
 
-@dataclass
+@dataclass(eq=False)
 class Exercise:
     """One function to write, or one method of a class."""
 
@@ -195,6 +195,7 @@ def beginning(line: str) -> str | None:
     return match.group(1) if match else None
 
 
+@functools.cache
 def mistaken_function(exercise: Exercise, mistake: Mistake) -> Callable[..., Any]:
     function = lookup(run_source(mistaken_source(exercise, mistake), "mistake", exercise.file), exercise.path)
     assert function is not None

@@ -3,6 +3,7 @@
 import codecs
 import math
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -127,8 +128,26 @@ def test_lists_are_shown_whole_with_their_first_difference():
     message = check("merge", lambda piece, ranks: [piece[:1], piece[1:]]).message
     assert message.split("\n")[-3:] == ["  expected = [b'er']", "  got = [b'e', b'r']",
                                         "  first difference = [0]: expected b'er' got b'e'"]
-    message = check("merge", lambda piece, ranks: list(map(chr, piece))).message
+    message = check("merge", lambda piece, ranks: [piece.decode()]).message
     assert message.startswith("The result[0] is str: expected bytes.\n")
+
+
+def test_a_missing_key_is_named_whichever_pair_is_looked_up_first():
+    def merge(piece, ranks):
+        tokens = [piece[i:i + 1] for i in range(len(piece))]
+        while len(tokens) > 1:
+            i = min(reversed(range(len(tokens) - 1)), key=lambda i: ranks[tokens[i], tokens[i + 1]])
+            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
+        return tokens
+
+    assert first_line("merge", merge).startswith("A pair without a rank raises KeyError")
+
+
+def test_warnings_of_numpy_are_not_shown():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert not check("induction_score", lambda pattern, period: pattern[..., :0].mean(axis=-1)).passed
+    assert shown == []
 
 
 def test_what_is_right_for_one_sequence_only_is_told_so():

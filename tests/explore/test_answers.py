@@ -33,15 +33,15 @@ N_TOKENS = len(IDS)
 
 
 def answered(answer, engine=ENGINE, **asked):
-    """An answer, and the lines before it, as the page gets them."""
+    """An answer as the page gets it, and the tokens before it."""
     lines = []
     with Work(Turns(), "page", lines.append) as work:
-        done = answer(engine, json.loads(json.dumps(asked)), work)
-    return json.loads(json.dumps(done, allow_nan=False)), lines
+        done = answer(engine, as_json(asked), work)
+    return as_json(done), [line for line in lines if "token" in line]
 
 
 def as_json(data):
-    return json.loads(json.dumps(data))
+    return json.loads(json.dumps(data, allow_nan=False))
 
 
 def executed(code):
@@ -157,7 +157,9 @@ def test_progress_rises_to_1_with_and_without_interventions(monkeypatch):
         {"kind": "zero", "stage": "wte"}, {"kind": "from", "stage": "wte", "ids": OTHER_IDS}]}),
         (compare, {"other": OTHER}), (write_on, {"n": 5})]
     for answer, more in requests:
-        _, lines = answered(answer, Engine(MODEL, TOKENIZER, "fairytale"), prompt=PROMPT, **more)
+        lines = []
+        with Work(Turns(), "page", lines.append) as work:
+            answer(Engine(MODEL, TOKENIZER, "fairytale"), {"prompt": PROMPT, **more}, work)
         progress = [line["progress"] for line in lines if "progress" in line]
         assert progress == sorted(progress) and len(set(progress)) > 5
         assert 0 < progress[0] < 0.2

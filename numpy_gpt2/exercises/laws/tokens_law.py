@@ -15,8 +15,8 @@ from .law import Args, Law
 MERGES = ["e|r", "o|w", "l|ow", "t|h", "th|e", "a|a", "l|l", "h|e", "ow|er", "c|h", "á|i", "a| ", "o|!"]
 TEXTS = ["low", "a lower tower", "the hello!", "aaaa bower", "a a", "Xin chào các bạn", "thế giới 🌍", ""]
 
-RANKS = {(first.encode(), second.encode()): rank
-         for rank, (first, second) in enumerate(text.split("|") for text in MERGES)}
+RANKS = {(first.encode(), second.encode()): MERGES.index(text)
+         for text in sorted(MERGES) for first, second in [text.split("|")]}  # not in the order of the ranks
 
 
 @functools.cache
