@@ -1,34 +1,44 @@
 """Write on from a prompt: `python -m numpy_gpt2.generate "Once upon a time"`."""
 
 import argparse
+import math
 import os
+import re
+import shutil
 import sys
 import time
 from contextlib import suppress
 from typing import Any, Iterator
 
 from .checkpoint.loading import load
-from .cli.arguments import (LONGEST_PROMPT, ArgumentParser, add_model_argument, add_special_tokens_argument,
-                            announce_model, read_prompt, special_tokens, utf8_text, whole_number)
+from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_argument,
+                            add_special_tokens_argument, announce_model, model_config, prompt_file_or_pipe,
+                            read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
-from .cli.tables import visible
+from .cli.tables import table, visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, quoted
 from .weights import GPT2
 
 TEMPERATURE = 0.8  # where none is given
+
+HELP = ("Each line is a prompt of its own; the model does not remember the lines before it. /quit or Ctrl-D leaves, "
+        "Ctrl-C stops a text, /help says this again.")
 
 
 def make_parser() -> ArgumentParser:
     """The command line: every option with its default."""
     parser = ArgumentParser(prog="numpy_gpt2.generate", description="Write on from a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
-    parser.add_argument("prompt", nargs="?", help="the beginning of the text; without one the model begins by itself")
+    parser.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
+                        "or a file; else none, and the model begins by itself)")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
-    parser.add_argument("--interactive", action="store_true", help="ask for prompts, line by line")
+    parser.add_argument("--last", action="store_true", help="of a prompt that is too long, keep the end that leaves "
+                        "room for the new tokens, at least half the context")
+    parser.add_argument("--interactive", action="store_true", help="ask for prompts; each line is one of its own")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, metavar="T",
                         help=f"below 1 safer, above 1 wilder, 0 greedy (default: {TEMPERATURE})")
@@ -49,6 +59,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--prompt-lookup", type=whole_number(0), default=0, metavar="N",
                         help="with --greedy: guess up to N tokens at a time from the text itself and check them in one "
                              "pass; the same text, sooner where it repeats itself, 0 is off (the default)")
+    parser.add_argument("--log-probs", action="store_true",
+                        help="after each text, a table of its new tokens, with the log-probability (natural) and the "
+                             "probability that the model gave each, before temperature, top-k and the like")
     parser.add_argument("--stats", action="store_true", help="say how many tokens were read and written, and how fast")
     return parser
 
@@ -72,42 +85,56 @@ def main() -> None:
             max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, seed=args.seed,
             stop_strings=args.stop, prompt_lookup_num_tokens=args.prompt_lookup)
-    if args.interactive:
-        prompts = ask_for_prompts()
-    else:
-        prompts = iter([read_prompt(args.prompt, args.prompt_file)])
+    n_positions = model_config(args.model).n_positions
+    prompt = ""
+    if not args.interactive:
+        file = prompt_file_or_pipe(args.prompt, args.prompt_file)
+        prompt = read_prompt(args.prompt, file, n_positions, args.last)
     with bad_input():
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
-    for prompt in prompts:
-        try:
-            write_samples(model, tokenizer, read_prompt(prompt) if args.interactive else prompt, config, args)
-        except BadInput as error:
-            if not args.interactive:
-                raise
-            say(f"error: {error}")  # one prompt was wrong; the next may be right
+    if args.interactive:
+        answer_prompts(model, tokenizer, config, args)
+    else:
+        write_samples(model, tokenizer, prompt, config, args)
 
 
 def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: GenerationConfig, args: Any) -> None:
     """Every continuation of one prompt, in full and one after another, each as it is made."""
     started = time.perf_counter()
+    ids = tokenizer.encode(prompt, special_tokens(args))
+    n_positions = model.config.n_positions
+    if args.last:
+        room = max(n_positions - args.max_new_tokens, n_positions // 2)
+        prompt, ids = last_that_fit(prompt, ids, room, tokenizer, special_tokens(args))
+    elif len(ids) > n_positions:
+        raise BadInput(f"the prompt must be at most {n_positions:,} tokens, the model's context. Got {len(ids):,}: "
+                       f"shorten it{TOO_LONG}")
     with bad_input():
         streams = stream_samples(model, tokenizer, prompt, args.num_samples, generation_config=config,
                                  allowed_special=special_tokens(args))
     first_piece = None
     for number, stream in enumerate(streams, start=1):
         if args.num_samples > 1:
-            say(f"--- sample {number} of {args.num_samples} ---")
+            write(f"--- sample {number} of {args.num_samples} ---\n")
         write(prompt)
         for piece in stream:
             first_piece = first_piece or time.perf_counter()
             write(piece)
         write("\n")
+        if args.log_probs:
+            write("".join(f"{line}\n" for line in ["", *log_prob_table(stream, tokenizer), ""]))
     if any(stream.finish_reason == "length" and len(stream.ids) < args.max_new_tokens for stream in streams):
         say(f"note: the text ends where the model's context of {model.config.n_positions:,} tokens does")
     if args.stats:
-        n_prompt = len(tokenizer.encode(prompt, special_tokens(args)))
-        say(statistics(n_prompt, streams, started, first_piece or time.perf_counter()))
+        say(statistics(len(ids), streams, started, first_piece or time.perf_counter()))
+
+
+def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:
+    """A line for each token that was drawn, those too whose text a stop string left out."""
+    rows = [[f"{log_prob:.3f}", f"{math.exp(log_prob):.4f}", str(token_id), quoted(tokenizer, token_id)]
+            for token_id, log_prob in zip(stream.ids, stream.log_probs)]
+    return table(["log-prob", "probability", "id", "token"], rows, ">>><", shutil.get_terminal_size((120, 24)).columns)
 
 
 def fraction(text: str) -> float:
@@ -116,6 +143,20 @@ def fraction(text: str) -> float:
     if 2 <= number <= 100:
         raise argparse.ArgumentTypeError(f"must be a fraction, at most 1. Got {text}: {text}% is {number / 100:g}")
     return number
+
+
+def last_that_fit(prompt: str, ids: list[int], room: int, tokenizer: Tokenizer,
+                  allowed_special: Any) -> tuple[str, list[int]]:
+    """The prompt and its ids, or of more than `room` ids the end, from a whole character on; that is said."""
+    kept = room
+    while len(ids) > room:
+        end = b"".join(map(tokenizer.token_bytes, ids[-kept:]))
+        prompt = end.lstrip(bytes(range(0x80, 0xc0))).decode()  # without the rest of a character that was cut
+        ids = tokenizer.encode(prompt, allowed_special)
+        kept -= 1  # a word that was cut can take more tokens than its end had
+        if len(ids) <= room:
+            say(f"note: of the prompt, the last {len(ids):,} tokens are read (--last)")
+    return prompt, ids
 
 
 def stop_string(text: str) -> str:
@@ -147,23 +188,41 @@ def statistics(n_prompt: int, streams: list[TextStream], started: float, first_p
     return line
 
 
-def ask_for_prompts() -> Iterator[str]:
-    """A prompt for each line typed, until the end of input."""
+# Prompts line by line -------------------------------------------------------------------------------------------------
+
+
+def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, args: Any) -> None:
+    """Write on from each line typed, until the end of input or /quit. On a terminal, Ctrl-C ends a text, not this."""
     on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if on_a_terminal:
         with suppress(ImportError):  # not on Windows
             import readline  # noqa: F401  (gives input() line editing and history)
+    say(HELP)
     while True:
         try:
-            if on_a_terminal:
-                line = input("prompt> ")
+            line = ask_for_prompt(on_a_terminal)
+            if line.strip() in ("/quit", "/exit"):
+                return
+            if re.fullmatch(r"/\w+ *", line):
+                say(HELP if line.strip() == "/help" else f"error: no command is called {line}: expected /help or /quit")
             else:
-                say("prompt> ", end="")
-                line = read_line()
+                write_samples(model, tokenizer, read_prompt(line, None, model.config.n_positions), config, args)
         except EOFError:
-            say("")
-            return
-        yield line
+            return say("")
+        except BadInput as error:
+            say(f"error: {error}")  # one prompt was wrong; the next may be right
+        except KeyboardInterrupt:
+            if not on_a_terminal:
+                raise
+            say("\nstopped; /quit or Ctrl-D leaves")
+
+
+def ask_for_prompt(on_a_terminal: bool) -> str:
+    """The next line. Raises EOFError where there is none."""
+    if on_a_terminal:
+        return input("prompt> ")
+    say("prompt> ", end="")
+    return read_line()
 
 
 def read_line() -> str:

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from .bpe import merge_steps
 from .checkpoint.loading import load_tokenizer
-from .cli.arguments import ArgumentParser, add_model_argument, add_special_tokens_argument, read_prompt, special_tokens
+from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, prompt_file_or_pipe,
+                            read_prompt, special_tokens)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table
 from .tokenizer import Tokenizer, quoted_bytes
@@ -19,7 +20,8 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
+                        "a file)")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
@@ -34,9 +36,10 @@ def main() -> None:
     args = make_parser().parse_args()
     if args.text is not None and args.prompt_file is not None:
         raise BadInput("a text and --prompt-file were both given: give one")
-    if args.text is None and args.prompt_file is None:
-        raise BadInput("expected a text, or --prompt-file with a file or - (standard input)")
-    text = read_prompt(args.text, args.prompt_file)
+    file = prompt_file_or_pipe(args.text, args.prompt_file)
+    if args.text is None and file is None:
+        raise BadInput("expected a text, or standard input, or --prompt-file with a file")
+    text = read_prompt(args.text, file)
     with bad_input():
         tokenizer = load_tokenizer(args.model)
     hint = " (bundled; for OpenAI's: --model gpt2)" if args.model == "fairytale" else ""

@@ -16,6 +16,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model
 from numpy_gpt2.cli.tables import visible
+from numpy_gpt2.tokenizer import quoted
 
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
 COMMAND = [sys.executable, "-m", "numpy_gpt2.generate"]
@@ -68,8 +69,9 @@ def test_greedy_is_temperature_0():
 def test_several_samples_are_printed_in_full_one_after_another(fairytale):
     process = generate("The king", "--num-samples", "3", "--seed", "2", "--max-new-tokens", "10")
     streams = numpy_gpt2.stream_samples(*fairytale, "The king", 3, 10, temperature=0.8, top_k=40, seed=2)
-    assert process.stdout.decode() == "".join("The king" + "".join(stream) + "\n" for stream in streams)
-    assert "sample 3 of 3" in process.stderr.decode()
+    texts = ["The king" + "".join(stream) + "\n" for stream in streams]
+    assert process.stdout.decode() == "".join(f"--- sample {i} of 3 ---\n{text}" for i, text in enumerate(texts, 1))
+    assert b"sample" not in process.stderr
 
 
 def test_a_stop_string_ends_the_text_and_is_left_out(fairytale):
@@ -93,6 +95,30 @@ def test_the_prompt_can_come_from_a_file_or_from_standard_input(tmp_path):
 def test_an_empty_prompt_starts_from_the_end_of_text(fairytale, arguments):
     process = generate(*arguments, "--seed", "4", "--max-new-tokens", "8")
     assert process.stdout.decode() == text_of(fairytale, "", seed=4, max_new_tokens=8) + "\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors of POSIX")
+def test_without_a_prompt_standard_input_is_read_if_it_is_a_pipe_or_a_file(tmp_path):
+    (tmp_path / "prompt.txt").write_text("The king\nsaid\n")
+    begun = generate("The king\nsaid", "--seed", "1", "--max-new-tokens", "8").stdout
+    by_itself = generate("", "--seed", "1", "--max-new-tokens", "8").stdout
+    options = "--seed 1 --max-new-tokens 8"
+    for redirection, written in (("<prompt.txt", begun), ("--last <prompt.txt", begun), ("</dev/null", by_itself),
+                                 ("<&-", by_itself), ("--prompt-file prompt.txt <&-", begun)):
+        process = subprocess.run(["sh", "-c", " ".join([*COMMAND, options, redirection])], cwd=tmp_path,
+                                 env={**os.environ, "PYTHONPATH": str(BUNDLED.parents[1])}, capture_output=True)
+        assert (redirection, process.stdout) == (redirection, written)
+    piped = generate(*options.split(), stdin=b"The king\r\nsaid\r\n")
+    assert piped.stdout == begun and piped.stderr.count(b"\n") == 1
+    assert generate("", *options.split(), stdin=b"The fox").stdout == by_itself  # a prompt was given: it is empty
+
+
+def test_waiting_for_standard_input_is_said():
+    with subprocess.Popen([*COMMAND, "--max-new-tokens", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline() == b"note: reading standard input to its end\n"
+        text, _ = process.communicate(b"The king", timeout=60)
+    assert text == b"The king\n"
 
 
 def test_interactive_answers_each_line_and_ends_with_the_input(fairytale):
@@ -127,7 +153,8 @@ def test_streams_that_were_closed_make_no_traceback(closing, status):
 BAD_INPUT = {
     "prompt that is not UTF-8": ([b"caf\xe9"], b"", "UTF-8"),
     "file that is not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "UTF-8"),
-    "prompt longer than the context": (["word " * 600], b"", "512"),
+    "prompt longer than the context": (["word " * 600], b"", "at most 512 tokens, the model's context. Got 602: "
+                                       "shorten it, or give --last"),
     "file that is not there": (["--prompt-file", "no/such/file"], b"", "no/such/file"),
     "folder as a file": (["--prompt-file", "."], b"", "directory"),
     "two prompts": (["a", "--prompt-file", "-"], b"", "give one"),
@@ -151,7 +178,8 @@ BAD_INPUT = {
     "empty stop string": (["--stop", ""], b"", "stop"),
     "greedy and a temperature": (["--greedy", "--temperature", "0.5"], b"", "--greedy is --temperature 0"),
     "prompt without end": (["--prompt-file", "/dev/zero"], b"", "more than 8,192 tokens"),
-    "pipe of megabytes": (["--prompt-file", "-"], b"word " * 600_000, "more than 8,192 tokens"),
+    "pipe of megabytes": ([], b"word " * 600_000, "at most 512 tokens, the model's context. Got more than 8,192 "
+                          "tokens: shorten it, or give --last"),
 }
 
 
@@ -176,6 +204,35 @@ def test_no_more_of_a_prompt_is_read_than_a_context_could_hold(tmp_path):
         process = subprocess.run(limited, capture_output=True, timeout=60)
         assert process.returncode == 2 and process.stderr.count(b"\n") == 1
         assert b"more than 8,192 tokens" in process.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's way to limit memory")
+def test_last_reads_on_in_bounded_memory_and_keeps_the_end(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    made = f"{sys.executable} -c \"print('a king ' * 30000000 + 'and at the end of it the naïve fox said')\""
+    limited = ["sh", "-c", f'{made} > {fifo} & ulimit -v 2000000; exec "$@"', "sh", *COMMAND, "--prompt-file",
+               str(fifo), "--last", "--max-new-tokens", "12", "--stats"]
+    process = subprocess.run(limited, capture_output=True, timeout=60, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    assert process.returncode == 0 and " king a king and at the end of it the naïve fox said" in process.stdout.decode()
+    assert b"note: of the prompt, the last 500 tokens are read (--last)" in process.stderr
+    assert b"stats: 500 prompt tokens, 12 new tokens" in process.stderr
+
+
+@pytest.mark.parametrize("n_new, most", [(12, 500), (400, 256), (0, 512)])
+def test_last_leaves_room_for_the_new_tokens_and_cuts_no_character(fairytale, n_new, most):
+    prompt = "日本語 " * 300
+    process = generate(prompt, "--last", "--max-new-tokens", str(n_new), "--stats", env={"PYTHONIOENCODING": "utf-8"})
+    n_prompt, n_written = re.search(r"stats: (\d+) prompt tokens, (\d+) new", last_line(process)).groups()
+    assert most - 4 <= int(n_prompt) <= most
+    text = process.stdout.decode()
+    kept = fairytale[1].decode(fairytale[1].encode(prompt)[-int(n_prompt):])
+    assert text.startswith(kept) and "\ufffd" not in kept
+
+
+def test_last_leaves_a_prompt_that_fits_as_it_is():
+    whole = generate("The king", "--seed", "1", "--max-new-tokens", "5")
+    assert generate("The king", "--seed", "1", "--max-new-tokens", "5", "--last").stdout == whole.stdout
 
 
 def test_interactive_goes_on_after_a_line_of_megabytes():
@@ -231,6 +288,23 @@ def test_a_standard_error_that_nobody_reads_costs_nothing():
     assert process.stdout == generate("The king", "--seed", "1", "--max-new-tokens", "5").stdout
 
 
+def test_log_probs_are_the_library_s_in_a_table_after_each_text(fairytale):
+    options = {"max_new_tokens": 6, "temperature": 0.8, "top_k": 40, "seed": 2}
+    streams = numpy_gpt2.stream_samples(*fairytale, "The king", 2, **options)
+    process = generate("The king", "--num-samples", "2", "--seed", "2", "--max-new-tokens", "6", "--log-probs")
+    lines = iter(process.stdout.decode().split("\n"))
+    for number, stream in enumerate(streams, 1):
+        text = "The king" + "".join(stream)
+        assert next(lines) == f"--- sample {number} of 2 ---"
+        assert [next(lines) for _ in text.split("\n")] == text.split("\n")
+        assert [next(lines), next(lines).split()] == ["", ["log-prob", "probability", "id", "token"]]
+        for token_id, log_prob in zip(stream.ids, stream.log_probs):
+            cells = next(lines).split(maxsplit=3)
+            assert cells == [f"{log_prob:.3f}", f"{np.exp(log_prob):.4f}", str(token_id),
+                             quoted(fairytale[1], token_id)]
+        assert next(lines) == ""
+
+
 @pytest.mark.parametrize("flags", [["--greedy", "--temperature", "0"], ["--greedy"]])
 def test_greedy_may_be_said_twice(flags):
     assert generate("The king", *flags, "--max-new-tokens", "2").returncode == 0
@@ -270,6 +344,7 @@ def test_ctrl_c_keeps_what_was_written_and_exits_130():
     with subprocess.Popen([*COMMAND, "Once upon", "--max-new-tokens", "500", "--num-samples", "50"],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        process.stdout.readline()  # --- sample 1 of 50 ---
         written = process.stdout.read(len("Once upon") + 1)  # one character of the continuation is out
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -314,8 +389,56 @@ def test_stats_tell_tokens_and_the_finish_reason():
 def test_help_names_every_option():
     text = generate("--help").stdout.decode()
     for option in ("model interactive max-new-tokens temperature top-k top-p min-p repetition-penalty greedy seed "
-                   "num-samples stop prompt-file prompt-lookup stats").split():
+                   "num-samples stop prompt-file prompt-lookup stats last log-probs").split():
         assert f"--{option}" in text
+
+
+# Interactive, at a terminal -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal():
+    """The command, asking for prompts at a terminal of its own."""
+    pexpect = pytest.importorskip("pexpect", reason="a terminal needs pexpect (the extra `test`)")
+    child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "--interactive", "--max-new-tokens", "500", "--seed", "1"],
+                          encoding="utf-8", timeout=60, env={**os.environ, "TERM": "dumb"},
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    child.delaybeforesend = 0.1
+    yield child
+    child.close(force=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals are POSIX's")
+def test_ctrl_c_ends_a_text_and_a_line_but_not_the_session(terminal):
+    terminal.expect("Each line is a prompt of its own; the model does not remember")
+    terminal.expect("/quit or Ctrl-D leaves")
+    terminal.expect("prompt> ")
+    terminal.sendline("The king")
+    terminal.expect(r"\nThe king [a-z]+ ")  # the text has begun
+    terminal.sendintr()
+    terminal.expect("\nstopped; /quit or Ctrl-D leaves")
+    terminal.expect("prompt> ")
+    terminal.send("A half-typed")
+    terminal.sendintr()
+    terminal.expect("prompt> ")
+    terminal.sendline("A fox")
+    terminal.expect(r"\nA fox")
+    terminal.sendintr()
+    terminal.expect("prompt> ")
+    terminal.sendline("/help")
+    terminal.expect("Each line is a prompt of its own")
+    terminal.expect("prompt> ")
+    terminal.sendline("/quit")
+    terminal.wait()
+    assert terminal.exitstatus == 0
+
+
+def test_interactive_has_commands_for_help_and_for_leaving():
+    process = generate("--interactive", "--max-new-tokens", "1", stdin=b"/help\n/quti\n/quit\nA fox\n")
+    assert (process.returncode, process.stdout) == (0, b"")
+    said = process.stderr.decode()
+    assert said.count("Each line is a prompt of its own") == 2 and "Ctrl-C stops a text" in said
+    assert said.count("error: no command is called /quti: expected /help or /quit") == 1
 
 
 def test_special_tokens_in_a_prompt_are_read_as_such_on_request(fairytale):

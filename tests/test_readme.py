@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,21 @@ def marked(commands):
 
 def run(command, folder=ROOT):
     arguments = map(as_typed, shlex.split(command)[1:])
+    if "--serve" in command:
+        return run_until_it_serves(arguments, folder)
     return subprocess.run([sys.executable, *arguments], input=b"The king\n", capture_output=True, timeout=1800,
                           cwd=folder, env=ENVIRONMENT)
+
+
+def run_until_it_serves(arguments, folder):
+    """A command that would go on until Ctrl-C, which ends it as soon as it has said its address."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
+                          env=ENVIRONMENT) as process:
+        address = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    return subprocess.CompletedProcess(process.args, 0, address, errors)
 
 
 def output(command):
@@ -114,7 +128,7 @@ def test_every_command_does_what_it_says(command, tmp_path):
 def test_every_command_prints_the_output_that_is_shown(command, shown):
     printed = output(command)
     printed, shown = (re.sub(r"(\w\.py):\d+", r"\1:LINE", text) for text in (printed, shown))
-    if re.search(r"score|step|--values", command):  # computed in floats, the last digit of which is the machine's
+    if re.search(r"score|step|--values|--log-probs", command):  # floats, the last digit of which is the machine's
         decimals = r"-?\d+\.\d+"
         assert re.sub(decimals, "#", printed) == re.sub(decimals, "#", shown)
         for ours, theirs in zip(re.findall(decimals, printed), re.findall(decimals, shown)):

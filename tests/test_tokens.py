@@ -162,7 +162,7 @@ def test_a_narrow_terminal_gets_lines_that_fit(run, columns):
 
 
 BAD_INPUT = {
-    "nothing": ([], b"", "expected a text, or --prompt-file with a file or - (standard input)"),
+    "nothing": ([], b"", "expected a text, or standard input, or --prompt-file with a file"),
     "two texts": (["a", "--prompt-file", "-"], b"b", "a text and --prompt-file were both given: give one"),
     "not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "standard input is not UTF-8 text: byte 0xe9 at offset 3"),
     "no file": (["--prompt-file", "no/such/file"], b"", "no/such/file: No such file or directory"),
@@ -184,6 +184,14 @@ def test_a_vocabulary_that_is_not_whole_is_exit_1(run, tmp_path):
     status, out, err = run("a", "--model", tmp_path)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "256 missing" in err
+
+
+def test_without_a_text_a_pipe_is_read():
+    command = [sys.executable, "-m", "numpy_gpt2.tokens"]
+    piped = subprocess.run(command, input=b" king\n", capture_output=True, timeout=120)
+    assert piped.returncode == 0 and b'" king"' in piped.stdout and b"tokens: 1," in piped.stdout
+    nowhere = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert nowhere.returncode == 2 and nowhere.stderr.startswith(b"error: expected a text")
 
 
 def test_it_runs_as_a_module():

@@ -4,19 +4,25 @@ import argparse
 import codecs
 import json
 import os
+import stat
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from itertools import chain, takewhile
 from pathlib import Path
+from threading import Timer
 from typing import Callable, Iterable, Iterator, NoReturn
 
+from ..checkpoint.hub import CONFIG, checkpoint_files
+from ..checkpoint.json_file import read_config
+from ..config import GPT2Config
 from ..weights import GPT2, named_parameters
-from .exits import BadInput, say
+from .exits import BadInput, bad_input, say
 
 
-# Bytes of a prompt that are read. GPT-2's longest token has 128: these are far more tokens than a context holds.
-LONGEST_PROMPT = 2**20
+LONGEST_TOKEN = 128  # bytes of GPT-2's longest
+LONGEST_PROMPT = 2**20  # bytes of a prompt that are read: far more tokens than a context holds
+TOO_LONG = ", or give --last to keep the end that fits"  # another way out, where a command has it
 
 PART = 2**20  # bytes of a long text that are read at a time
 
@@ -83,6 +89,13 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
                              "an owner/repo on the hub, or a folder")
 
 
+def model_config(name: str) -> GPT2Config:
+    """The config of `--model`, read before the weights. Raises BadInput."""
+    with bad_input():
+        path = checkpoint_files(name, None, [CONFIG])["config.json"]
+    return read_config(path, str(path))
+
+
 def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:
     """`--special-tokens`, for command lines that encode a text."""
     parser.add_argument("--special-tokens", action="store_true", help="the names of special tokens in the text, such "
@@ -102,21 +115,63 @@ def announce_model(name: str, model: GPT2) -> None:
     say(line)
 
 
-def read_prompt(prompt: str | None, prompt_file: str | None = None) -> str:
+def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions: int | None = None,
+                last: bool = False) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
-    No more is read than a context could hold, for a file may have no end. Line ends are read as in any text file, and
-    the last one is not part of the prompt: editors and `echo` put it there.
+    No more is read than a context could hold, for a file may have no end; with `last`, all is read, and no more kept
+    than the end that n_positions tokens could hold. n_positions: the model's context, which an error names. Line ends
+    are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
     """
     if prompt_file is None:
-        data, source = os.fsencode(prompt or ""), "the prompt"
-    else:
-        data, source = read_bytes(prompt_file, LONGEST_PROMPT + 1)
+        return utf8_text(checked_length(os.fsencode(prompt or ""), "the prompt", n_positions), "the prompt")
+    source = name_of(prompt_file)
+    with notice_of_waiting(prompt_file):
+        if last:
+            most = LONGEST_TOKEN * (n_positions or 0)
+            text = ""
+            for part in text_parts(byte_parts(prompt_file, PART), source):
+                text = (text + part)[-most:]
+        else:
+            data, _ = read_bytes(prompt_file, LONGEST_PROMPT + 1)
+            text = utf8_text(checked_length(data, source, n_positions), source)
+    return text.replace("\r\n", "\n").removesuffix("\n")
+
+
+def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
+    """A prompt's bytes. Raises BadInput where they are more than any context holds."""
     if len(data) > LONGEST_PROMPT:
-        raise BadInput(f"{source} must fit into the model's context. Got more than {LONGEST_PROMPT:,} bytes, more than "
-                       f"{LONGEST_PROMPT // 128:,} tokens: shorten it")
-    text = utf8_text(data, source)
-    return text if prompt_file is None else text.replace("\r\n", "\n").removesuffix("\n")
+        most = f"{n_positions:,} tokens, the model's context" if n_positions else f"{LONGEST_PROMPT:,} bytes"
+        raise BadInput(f"{source} must be at most {most}. Got more than {LONGEST_PROMPT // LONGEST_TOKEN:,} tokens: "
+                       "shorten it" + (TOO_LONG if n_positions else ""))
+    return data
+
+
+def prompt_file_or_pipe(prompt: str | None, prompt_file: str | None) -> str | None:
+    """The file to read the prompt from: without a prompt or a file, standard input (-) if it is a pipe or a file.
+
+    A terminal, /dev/null and what is closed are none: whoever starts a command there gives it nothing to read.
+    """
+    if prompt is not None or prompt_file is not None:
+        return prompt_file
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # a stream without a file, as in a notebook
+        return None
+    return "-" if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) else None
+
+
+@contextmanager
+def notice_of_waiting(file: str) -> Iterator[None]:
+    """While standard input is read: after a second without its end, say what is waited for."""
+    notice = Timer(1.0, say, ["note: reading standard input to its end"])
+    notice.daemon = True  # no reason to go on after Ctrl-C
+    if file == "-":
+        notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
 
 
 def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:

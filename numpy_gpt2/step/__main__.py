@@ -7,11 +7,9 @@ from typing import TextIO
 import numpy as np
 
 from ..cache import KVCache
-from ..checkpoint.hub import CONFIG, checkpoint_files
-from ..checkpoint.json_file import read_config
 from ..checkpoint.loading import load
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
-                             read_prompt, special_tokens)
+                             model_config, read_prompt, special_tokens)
 from ..cli.exits import BadInput, bad_input, run
 from ..decoding import next_logits
 from ..lens import top_tokens
@@ -44,8 +42,7 @@ def main() -> None:
     args = make_parser().parse_args()
     prompt = read_prompt(args.prompt)
     with bad_input():
-        config_path = checkpoint_files(args.model, None, [CONFIG])["config.json"]
-        check_size(read_config(config_path, str(config_path)), 1, 1)  # before the weights are read
+        check_size(model_config(args.model), 1, 1)  # before the weights are read
         model, tokenizer = load(args.model)
     announce_model(args.model, model)
     with bad_input():
