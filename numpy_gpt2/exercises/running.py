@@ -50,12 +50,12 @@ def functions_of(folder: Path, names: list[str]) -> Iterator[set[str]]:
 
 
 def watching(function: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
-    """The function, which notes that it was called, and gives its result to its tap, the last argument."""
+    """The function, which notes that it was called, and gives its result to its tap, an argument that can be called."""
     def watching_function(*args: Any, **keywords: Any) -> Any:
         called.add(name)
         result = function(*args, **keywords)
-        has_tap = name in STAGE_OF_RESULT and callable(args[-1])
-        return args[-1](STAGE_OF_RESULT[name], result) if has_tap else result
+        taps = [value for value in (*args, *keywords.values()) if callable(value)]
+        return taps[0](STAGE_OF_RESULT[name], result) if name in STAGE_OF_RESULT and taps else result
 
     return watching_function
 
