@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Callable, Iterator
 from unittest.mock import patch
+from urllib.parse import unquote
 
 from huggingface_hub import constants
 
@@ -122,7 +123,7 @@ class HubServer:
         if len(parts) != 5 or parts[2] != "resolve":
             self.log.append(f"{handler.command} {handler.path}")
             return handler.refuse(404, "")
-        owner, name, _, revision, file_name = parts
+        owner, name, _, revision, file_name = map(unquote, parts)
         repo_name = f"{owner}/{name}"
         if "Authorization" in handler.headers:
             self.tokens_seen.add("hub")

@@ -2,6 +2,7 @@
 
     attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
     logits of the last token    exact float32: the page samples from them as sampling.py does
+    logits of the others        the N_EXACT highest, exact; the rest in groups: see `next_data`
     norms, attributions         5 decimals
     probabilities, losses       6 decimals
 """
@@ -19,11 +20,14 @@ from ..scoring import log_sum_exp
 from ..tap import STAGES, Recorder, Tap, no_tap
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
+from .heads import named_heads
 
 MAX_TOKENS = 128  # more would not be legible
 MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
 N_TOP = 5  # tokens that the logit lens shows at each position
-N_NAMED = 300  # most likely next tokens that are named; the page has only the logits of the others
+N_NAMED = 100  # most likely next tokens that are named at each position; of the others the page has only the logits
+N_EXACT = 1000  # highest logits of each position before the last
+N_GROUPS = 1000  # groups of the other logits there
 WHOLE = 2**16 - 1  # an attention weight of 1, as stored
 
 # Stage -> the part of the checkpoint whose weight and bias it uses.
@@ -76,11 +80,12 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, 
                      f"h.{last}.resid_post", "logits"])
     logits = forward(model, ids, tap=chain(tap, acts))  # [n_tokens, vocab_size]
     check_finite(logits)
-    known = logits[-1, :tokenizer.vocab_size]  # ids without a token are never sampled
-    likeliest = np.argsort(-known, kind="stable")[:N_NAMED].tolist()
+    known = logits[:, :tokenizer.vocab_size]  # ids without a token are never sampled
+    order = np.argsort(-known, axis=-1, kind="stable")  # [n_tokens, n_known]
     lens = lens_data(model, tokenizer, acts, after_layer)
     predicted = lens["ids"][-1]  # by the last layer, which is the model's prediction
-    shown = {*ids, *likeliest, *np.ravel(lens["ids"]).tolist()}
+    shown = {*ids, *np.ravel(order[:, :N_NAMED]).tolist(), *np.ravel(lens["ids"]).tolist()}
+    patterns = [acts[f"h.{i}.attn.pattern"] for i in range(model.config.n_layer)]
     return {
         "model": name,
         "config": model.config.to_dict(),
@@ -89,13 +94,15 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, 
         "ids": list(ids),
         "names": {token_id: token_name(tokenizer, token_id) for token_id in sorted(shown)},
         "stages": stages_data(model.config, len(ids)),
-        "attention": packed_attention(acts, model.config.n_layer),
+        "attention": packed_attention(patterns),
+        "heads": [head._asdict() for head in named_heads(patterns, ids)],
         "losses": losses(logits[:-1], ids[1:]),
         "norms": norms(acts, model.config.n_layer),
         "lens": lens,
         "attribution": attribution_data(model, acts, [tokens[0] for tokens in predicted]),
-        "likeliest": likeliest,
-        "logits": packed(known, "<f4"),
+        "likeliest": order[-1, :N_NAMED].tolist(),
+        "logits": packed(known[-1], "<f4"),
+        "next": next_data(known[:-1], order[:-1]),
     }
 
 
@@ -120,11 +127,10 @@ def stages_data(config: GPT2Config, n_tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
-def packed_attention(acts: Recorder, n_layer: int) -> str:
-    """All patterns, row by row, without the zeros above the diagonal: [n_layer, n_head, n*(n+1)/2]."""
-    patterns = np.stack([acts[f"h.{i}.attn.pattern"] for i in range(n_layer)])  # [n_layer, n_head, n, n]
-    queries, keys = np.tril_indices(patterns.shape[-1])  # two of [n*(n+1)/2]
-    seen = patterns[..., queries, keys]  # [n_layer, n_head, n*(n+1)/2]
+def packed_attention(patterns: Sequence[np.ndarray]) -> str:
+    """The patterns of all layers, row by row, without the zeros above the diagonal: [n_layer, n_head, n*(n+1)/2]."""
+    queries, keys = np.tril_indices(patterns[0].shape[-1])  # two of [n*(n+1)/2]
+    seen = np.stack(patterns)[..., queries, keys]  # [n_layer, n_head, n*(n+1)/2]
     return packed(np.rint(seen * WHOLE), "<u2")
 
 
@@ -156,6 +162,28 @@ def rounded(array: Any, decimals: int) -> Any:
     """Nested lists of Python floats, rounded to what the page needs."""
     refuse_overflow(array)
     return np.round(np.asarray(array, np.float64), decimals).tolist()
+
+
+def next_data(logits: np.ndarray, order: np.ndarray) -> dict[str, Any]:
+    """The logits after each token but the last, reduced: [n_tokens - 1, n_known] and their descending order.
+
+    ids, logits: of the N_EXACT highest, [n_tokens - 1, n_exact].
+    groups: the rest, in groups of neighbours in the order: the log of the mean of exp(logit), so that the probabilities
+        at temperature 1 stay exact, [n_tokens - 1, n_groups].
+    counts: how many tokens are in each group, [n_groups].
+    """
+    best, rest = order[:, :N_EXACT], order[:, N_EXACT:]
+    n_groups = min(N_GROUPS, rest.shape[-1])
+    bounds = np.linspace(0, rest.shape[-1], n_groups + 1).astype(int)
+    counts = np.diff(bounds)  # [n_groups]
+    groups = np.zeros((len(logits), n_groups))
+    if groups.size:
+        descending = np.take_along_axis(logits, rest, -1).astype(np.float64)  # [n_tokens - 1, n_rest]
+        peaks = descending[:, bounds[:-1]]  # [n_tokens - 1, n_groups]
+        sums = np.add.reduceat(np.exp(descending - np.repeat(peaks, counts, -1)), bounds[:-1], -1)
+        groups = peaks + np.log(sums / counts)
+    return {"ids": packed(best, "<u4"), "logits": packed(np.take_along_axis(logits, best, -1), "<f4"),
+            "groups": packed(groups, "<f4"), "counts": counts.tolist()}
 
 
 def lens_data(model: GPT2, tokenizer: Tokenizer, acts: Recorder, after_layer: Callable[[], None]) -> dict[str, Any]:

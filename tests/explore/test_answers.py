@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -420,3 +422,23 @@ def test_the_page_is_told_which_stages_and_bounds_there_are():
         array = acts[name if name in told["global_stages"] else f"h.0.{name}"]
         assert array.shape[-2] == N_TOKENS
         assert (array.ndim == 3) == (name in told["stages_with_heads"])
+
+
+# The README's session -------------------------------------------------------------------------------------------------
+
+
+def test_the_session_of_the_readme_is_what_the_page_is_answered():
+    text = (Path(answers.__file__).parent / "README.md").read_text(encoding="utf-8")
+    king, queen = "The king said that", "The queen said that"
+    done, _ = answered(compare, prompt=king, other=queen, target=" he", foil=" she")
+    assert done == answered(compare, prompt=king, other=queen)[0]
+    rows = re.findall(r"^\| (?:block \d|`ln_f`) \| (.*) \|$", text, re.MULTILINE)
+    table = [[float(cell) for cell in row.split(" | ")] for row in rows]
+    np.testing.assert_allclose(table, done["fractions"], atol=0.01)
+    percents = []
+    for changed in ([], [{"kind": "zero", "stage": "attn.z", "layer": 3, "heads": [4]}],
+                    [{"kind": "zero", "stage": "mlp.out", "layer": 0}]):
+        logits = unpacked(answered(run_prompt, prompt=king, interventions=changed)[0]["page"]["logits"], "<f4")
+        percents += [100 * softmax(logits)[done[token]] for token in ("target", "foil")]
+    session, = re.findall("^A session with.*?no sentence is left", text, re.MULTILINE | re.DOTALL)
+    assert percents == pytest.approx([float(number) for number in re.findall(r"([\d.]+)%", session)], abs=0.1)

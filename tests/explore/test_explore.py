@@ -3,30 +3,25 @@
 import os
 import re
 import resource
-import shutil
 import stat
 import subprocess
 import sys
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from locales import as_typed
 
-import numpy_gpt2
-from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model
+from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model, score_tokens
 from numpy_gpt2.explore.page import page_data, prompt_ids
 from numpy_gpt2.explore.rendering import render
 from numpy_gpt2.lens import logit_lens, top_tokens
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.sampling import process_logits
+from browsing import PROMPT, as_shown, page_of, set_slider, table_of
 from test_page import NASTY, bytes_tokenizer
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.explore"]
-PROMPT = "The king said to his daughter that she"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 def explore(*arguments, stdin=b"", **options):
@@ -38,16 +33,6 @@ def last_line(process):
     return process.stderr.decode().splitlines()[-1]
 
 
-@pytest.fixture(scope="module")
-def fairytale():
-    return numpy_gpt2.load("fairytale")
-
-
-def page_of(fairytale, prompt):
-    model, tokenizer = fairytale
-    return render(page_data(model, tokenizer, prompt_ids(model, tokenizer, prompt), "fairytale"))
-
-
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +41,8 @@ def test_the_page_is_the_library_s_and_standard_error_says_where_it_is(fairytale
     process = explore("Once upon a time", "-o", str(path))
     assert (process.returncode, process.stdout) == (0, b"")
     assert path.read_text(encoding="utf-8") == page_of(fairytale, "Once upon a time")
-    assert last_line(process) == f"page: {os.fsencode(path).decode()}, {path.stat().st_size / 1000:,.0f} KB"
+    shown = str(path).encode(sys.getfilesystemencoding(), "backslashreplace").decode()
+    assert last_line(process) == f"page: {shown}, {path.stat().st_size / 1000:,.0f} KB"
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -148,76 +134,6 @@ def test_a_pipe_is_not_replaced_by_a_page(tmp_path):
 # The page in a browser ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, fairytale, tmp_path):
-    """Opens the page of a prompt from a file, without a network; what the browser complains of fails the test."""
-    contexts, complaints = [], []
-
-    def open_page(prompt=PROMPT, width=1280, colours="light", html=None):
-        path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(html or page_of(fairytale, prompt), encoding="utf-8")
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours, offline=True)
-        context.set_default_timeout(120_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def table_of(page, figure):
-    """The table of numbers behind a figure, opened: its rows, without the head, as lists of texts."""
-    details = page.locator(f"#{figure} details")
-    if details.get_attribute("open") is None:
-        details.locator("summary").click()
-        page.locator(f"#{figure} .numbers tbody tr").first.wait_for(state="attached")  # it is written when it is opened
-    return page.eval_on_selector_all(f"#{figure} .numbers tbody tr",
-                                     "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
-
-
-def set_slider(page, name, value):
-    """As a hand would: the slider's place, then its event."""
-    page.locator(f"#{name}").evaluate("""(slider, value) => {
-        slider.value = STEPS[slider.id].indexOf(value);
-        slider.dispatchEvent(new Event("input")) }""", value)
-
-
-def as_shown(tokenizer, token_id):
-    """A token's text as the page shows it: every character with a shape, bytes where it is not whole characters."""
-    data = tokenizer.token_bytes(token_id)
-    try:
-        return "".join(map(sign_of, data.decode()))
-    except UnicodeDecodeError:
-        return data.hex(" ").upper()
-
-
-def sign_of(character):
-    if character in " \n\t":
-        return {" ": "·", "\n": "↵", "\t": "⇥"}[character]
-    kind = unicodedata.category(character)[0]  # M: marks, which stand on others; C, Z: control, format, separators
-    return "◌" + character if kind == "M" else f"U+{ord(character):04X}" if kind in "CZ" else character
-
-
 def recorded(fairytale, prompt=PROMPT):
     model, tokenizer = fairytale
     acts = Recorder()
@@ -242,8 +158,9 @@ def test_tokens_ids_and_bytes_are_the_tokenizer_s(opened, fairytale):
     texts = [as_shown(tokenizer, token_id) for token_id in ids]
     assert page.locator("#tokens .strip .token").all_text_contents() == texts
     in_hex = [tokenizer.token_bytes(token_id).hex(" ").upper() for token_id in ids]
-    assert table_of(page, "tokens") == [[str(position), text, str(token_id), data] for position, (text, token_id, data)
-                                        in enumerate(zip(texts, ids, in_hex))]
+    losses = ["", *(f"{-log_prob:.4f}" for log_prob in score_tokens(fairytale[0], ids).log_probs)]
+    assert table_of(page, "tokens") == [[str(position), *row] for position, row
+                                        in enumerate(zip(texts, map(str, ids), in_hex, losses))]
     assert page.title() == "Inside fairytale"
     assert page.locator("#prompt").text_content() == PROMPT
 
@@ -316,7 +233,7 @@ def test_the_sliders_give_the_library_s_probabilities(opened, fairytale):
         np.testing.assert_allclose(page.evaluate("[...shaped]"), expected, rtol=1e-5, atol=1e-12)
         *rows, others = table_of(page, "next")
         ids = [int(row[2]) for row in rows]
-        assert ids == np.argsort(-logits, kind="stable")[:300].tolist()
+        assert ids == np.argsort(-logits, kind="stable")[:100].tolist()
         assert [row[1] for row in rows] == [as_shown(tokenizer, token_id) for token_id in ids]
         np.testing.assert_allclose([float(row[5]) for row in rows], expected[ids], rtol=0, atol=5.1e-7)
         assert float(others[5]) == pytest.approx(1 - expected[ids].sum(), abs=1e-6)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import (STAGES, GPT2Config, Recorder, Tokenizer, ablate, chain, forward, named_parameters, random_model,
-                        score_tokens)
+from numpy_gpt2 import (STAGES, GPT2Config, Recorder, Tokenizer, ablate, chain, forward, named_parameters, patch,
+                        random_model, score_tokens)
+from numpy_gpt2.explore import page
 from numpy_gpt2.explore.page import MAX_TOKENS, page_data, prompt_ids
 from numpy_gpt2.lens import direct_logit_attribution, logit_lens, top_tokens
 from strategies import lively_model, passes
@@ -68,6 +69,31 @@ def test_logits_are_those_of_the_last_position_bit_for_bit(model_and_ids):
     logits = unpacked(data["logits"], "<f4")
     np.testing.assert_array_equal(logits, recorded(model, ids)["logits"][-1])
     assert data["likeliest"] == np.argsort(-logits, kind="stable").tolist()
+
+
+def test_logits_before_the_last_are_exact_at_the_top_and_give_the_same_probabilities_below(monkeypatch):
+    monkeypatch.setattr(page, "N_EXACT", 50)
+    monkeypatch.setattr(page, "N_GROUPS", 400)
+    ids = TOKENIZER.encode("Once upon a time there was")
+    logits = forward(MODEL, ids)[:-1].astype(np.float64)  # [n_tokens - 1, vocab_size]
+    found = page_data(MODEL, TOKENIZER, ids, "fairytale")["next"]
+    best = unpacked(found["ids"], "<u4").reshape(len(logits), 50)
+    np.testing.assert_array_equal(best, np.argsort(-logits, axis=-1, kind="stable")[:, :50])
+    exact = unpacked(found["logits"], "<f4").reshape(best.shape)
+    np.testing.assert_array_equal(exact, np.take_along_axis(logits, best, -1))
+    groups, counts = unpacked(found["groups"], "<f4").reshape(len(logits), 400), np.array(found["counts"])
+    assert counts.sum() == MODEL.config.vocab_size - 50 and (np.diff(groups) <= 0).all()
+    for temperature, tolerance in [(1, 1e-6), (0.5, 1e-3), (3, 1e-4)]:
+        total = np.exp(exact / temperature).sum(-1) + (counts * np.exp(groups / temperature)).sum(-1)
+        np.testing.assert_allclose(total, np.exp(logits / temperature).sum(-1), rtol=tolerance)
+
+
+def test_named_heads_are_those_of_the_pass_with_its_taps():
+    ids = TOKENIZER.encode("Once upon a time there was a king who had three daughters, and the king")
+    previous = np.eye(len(ids), k=-1)
+    previous[0, 0] = 1
+    data = page_data(MODEL, TOKENIZER, ids, "fairytale", patch("h.4.attn.pattern", previous, heads=2))
+    assert {"layer": 4, "head": 2, "kind": "previous token", "score": 1.0, "n_rows": len(ids) - 2} in data["heads"]
 
 
 @given(one_prompt)
@@ -173,7 +199,9 @@ def test_every_id_in_the_page_has_its_text_or_where_it_is_half_a_character_its_b
     ids = TOKENIZER.encode("Ωmega 👩 says: é")
     data = page_data(MODEL, TOKENIZER, ids, "fairytale")
     assert (data["ids"], data["prompt"]) == (ids, "Ωmega 👩 says: é")
-    shown = {*ids, *data["likeliest"], *data["attribution"]["ids"], *np.ravel(data["lens"]["ids"]).tolist()}
+    likely = np.argsort(-forward(MODEL, ids), axis=-1, kind="stable")[:, :page.N_NAMED]
+    shown = {*ids, *np.ravel(likely).tolist(), *np.ravel(data["lens"]["ids"]).tolist()}
+    assert shown >= {*data["likeliest"], *data["attribution"]["ids"]}
     assert data["names"].keys() == shown
     for token_id, name in data["names"].items():
         data_of_token = TOKENIZER.token_bytes(token_id)

@@ -2,24 +2,50 @@
 
 function drawThumbnails() {
   const grid = find(".thumbnails");
-  const room = Math.min(innerWidth - 32, 520) - 46;
+  const room = Math.min(innerWidth - 32, 520) - 46;  // pixels
   grid.style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 26), 46)}px`);
   const heads = Array.from({ length: n_head }, (_, head) => head);
   const buttons = Array.from({ length: n_layer }, (_, layer) => heads.map((head) => thumbnail(layer, head)));
   fillGrid(grid, ["head", ...heads.map(String)], buttons.map((row, layer) =>
     [`h.${layer}`, ...row.map((button) => make("td", {}, button))]));
   arrowKeys(grid, buttons);
+  drawNamedHeads();
+}
+
+/** The heads that bear a name: each a way to choose it. */
+function drawNamedHeads() {
+  const items = page.heads.map(({ layer, head, kind, score, n_rows }) => {
+    const button = make("button", { type: "button" }, make("b", {}, `${layer}.${head}`), ` ${kind} ${fixed(score, 2)}`);
+    button.addEventListener("click", () => chooseAndWrite({ layer, head }));
+    setTip(button, () => [`On average over ${n_rows} tokens, an attention weight of ${fixed(score, 3)} on ${KINDS[kind]}.`]);
+    return make("li", {}, button);
+  });
+  find(".named").replaceChildren(...(items.length ? items : [make("li", { class: "muted" },
+    "None: no head has a mean attention weight of 0.4 or more on one kind of token, or the prompt is too short to tell.")]));
+}
+
+const KINDS = {
+  "previous token": "the token before", "first token": "the first token",
+  "duplicate token": "earlier copies of the same token", "induction": "what came after earlier copies of the same token",
+};
+
+function headName(layer, head) {
+  const named = page.heads.find((each) => each.layer === layer && each.head === head);
+  return named ? ` · ${named.kind}, ${fixed(named.score, 2)}` : "";
 }
 
 function thumbnail(layer, head) {
   const canvas = make("canvas", { width: n_tokens, height: n_tokens });
   const button = make("button", { type: "button", "aria-label": `h.${layer}, head ${head}` }, canvas);
-  button.addEventListener("click", () => choose({ layer, head }));
+  button.addEventListener("click", () => {
+    chooseAndWrite({ layer, head });
+    find(".large").scrollIntoView({ block: "nearest" });  // on a small screen it may be out of view
+  });
   const draw = () => {
     const image = new ImageData(n_tokens, n_tokens);  // a pixel for each pair; above the diagonal all stay transparent
     for (let query = 0; query < n_tokens; query++) {
       for (let key = 0; key <= query; key++) {
-        const rgb = palette[Math.round(255 * probabilityShare(weight(layer, head, query, key)))];
+        const rgb = palette[Math.round(255 * probabilityFraction(weight(layer, head, query, key)))];
         image.data.set(rgb, 4 * (query * n_tokens + key));
       }
     }
@@ -38,35 +64,41 @@ function markThumbnails() {
   });
 }
 
-const CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130) / n_tokens), 12), 46);  // pixels
-const place = { query: n_tokens - 1, key: 0 };                         // where the keyboard stands in the large map
+const place = { query: 0, key: 0 };  // where the keyboard is in the large map
+let CELL;                            // the side of a cell of the large map, in pixels
 
 function drawAxes() {
   const map = find(".map");
+  CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, innerHeight - 190) / n_tokens), 12), 46);
   map.style.setProperty("--cell", `${CELL}px`);
   map.style.setProperty("--label", `${Math.min(CELL - 2, 13)}px`);
   const label = (_, position) => make("span", {}, promptChip(position));
-  map.querySelector(".keys").append(...page.ids.map(label));
-  map.querySelector(".queries").append(...page.ids.map(label));
+  map.querySelector(".keys").replaceChildren(...page.ids.map(label));
+  map.querySelector(".queries").replaceChildren(...page.ids.map(label));
+  Object.assign(place, { query: n_tokens - 1, key: 0 });
+}
+
+function listenOnMap() {
+  const map = find(".map");
   const canvas = map.querySelector("canvas");
   canvas.addEventListener("pointermove", ({ offsetX, offsetY }) =>
     visit(Math.floor(offsetY / CELL), Math.floor(offsetX / CELL)));
   canvas.addEventListener("pointerleave", () => { hideTip(); drawMap(); });
-  canvas.addEventListener("click", () => choose({ position: place.query }));
+  canvas.addEventListener("click", () => chooseAndWrite({ position: place.query }));
   canvas.addEventListener("focus", () => visit(place.query, Math.min(place.key, place.query)));
   canvas.addEventListener("blur", () => drawMap());
   canvas.addEventListener("keydown", (event) => {
     const { query, key } = place;
     const to = { ArrowLeft: [query, key - 1], ArrowRight: [query, key + 1], ArrowUp: [query - 1, key],
                  ArrowDown: [query + 1, key], Home: [query, 0], End: [query, query] }[event.key];
-    if (event.key === "Enter" || event.key === " ") choose({ position: query });
+    if (event.key === "Enter" || event.key === " ") chooseAndWrite({ position: query });
     if (to && visit(...to)) keepInView(map.parentElement, canvas);
     if (to || event.key === " ") event.preventDefault();
   });
   repaints.set("map", drawMap);
 }
 
-/** Points at one cell of the large map: its two tokens are lit, and its number told. */
+/** Points at one cell of the large map: its two tokens are lit, and its number is shown. */
 function visit(query, key) {
   if (query < 0 || query >= n_tokens || key < 0 || key > query) return false;
   Object.assign(place, { query, key });
@@ -83,20 +115,23 @@ function keepInView(frame, canvas) {
 }
 
 function drawHead() {
+  const { layer, head, position } = chosen;
   const canvas = find(".map canvas");
-  const name = `h.${chosen.layer}, head ${chosen.head}`;
-  find(".large h3").textContent = name;
-  canvas.setAttribute("aria-label", `Attention of ${name}, ${n_tokens} by ${n_tokens} tokens. Arrow keys move.`);
+  const name = `h.${layer}, head ${head}`;
+  find(".large h3").replaceChildren(name, headName(layer, head));
+  canvas.setAttribute("aria-label", `Attention weights of ${name}, ${n_tokens} by ${n_tokens} tokens. Arrow keys move.`);
   drawMap();
-  const row = page.ids.map((_, key) => weight(chosen.layer, chosen.head, chosen.position, key));
-  tellWeight(chosen.position, row.indexOf(Math.max(...row)));
+  const row = page.ids.map((_, key) => weight(layer, head, position, key));
+  tellWeight(position, row.indexOf(Math.max(...row)));
   fillAttention();
 }
 
 function tellWeight(query, key) {
+  const { layer, head } = chosen;
   find("#attention .readout").replaceChildren(
-    promptChip(query), ` (${query}) looks at `, promptChip(key), ` (${key}): `,
-    make("b", {}, fixed(weight(chosen.layer, chosen.head, query, key), 3)));
+    promptChip(query), ` (${query}) attends to `, promptChip(key), ` (${key}): `,
+    make("b", {}, fixed(weight(layer, head, query, key), 3)),
+    before ? ` (before: ${fixed(weight(layer, head, query, key, attentionBefore), 3)})` : "");
 }
 
 function drawMap(pointed) {
@@ -113,7 +148,7 @@ function drawMap(pointed) {
   for (let query = 0; query < n_tokens; query++) {
     for (let key = 0; key <= query; key++) {
       const value = weight(chosen.layer, chosen.head, query, key);
-      const fill = colour(probabilityShare(value));
+      const fill = colour(probabilityFraction(value));
       context.fillStyle = css(fill);
       context.fillRect(key * CELL, query * CELL, CELL - gap, CELL - gap);
       if (CELL < 34) continue;

@@ -1,6 +1,6 @@
-// What speaks for the prediction
+// Direct logit attribution
 
-/** The parts of one row: a block's heads, its bias and its MLP; or a part that stands alone. */
+/** The parts of one row: a block's heads, its bias and its MLP; or one part alone. */
 function partRows() {
   const blocks = Array.from({ length: n_layer }, (_, layer) => ({
     name: `h.${layer}`,
@@ -29,13 +29,13 @@ function drawParts() {
   const total = sums.reduce((a, b) => a + b, 0);
   const largest = Math.max(...values[chosen.position].map(Math.abs), 1e-9);
   const widest = Math.max(...sums.map(Math.abs), 1e-9);
-  find("#parts figcaption").replaceChildren("After ", promptChip(chosen.position), " the model's best guess is ",
-    guessChip(id), ". Its logit is a sum: this is what every part of the model adds (blue) or takes away (orange).");
+  find("#parts figcaption").replaceChildren("After ", promptChip(chosen.position), " the model's top prediction is ",
+    guessChip(id), ". Its logit is a sum: this is what every part of the model adds (blue) or subtracts (orange).");
 
   const columns = rows[2].parts.map(shortName);  // of any block
   const cells = rows.map((row) => row.parts.length > 1 ? row.parts.map((part) => partCell(part, largest)) : []);
   const grid = make("table", { class: "grid sums" });  // a new one: the old one's keys go with it
-  fillGrid(grid, ["", "together", "", ...columns], rows.map((row, i) => {
+  fillGrid(grid, ["", "sum", "", ...columns], rows.map((row, i) => {
     const sum = make("td", { class: "number" }, fixed(sums[i], 2));
     return [row.name, sum, make("td", {}, signedBar(sums[i] / widest)), ...cells[i]];
   }));
@@ -44,9 +44,12 @@ function drawParts() {
   find("#parts .scroll").replaceChildren(grid);
   arrowKeys(grid, cells.filter((row) => row.length));
   if (focused) grid.querySelector(`[data-part="${focused}"]`)?.focus();
-  find("#parts .readout").replaceChildren(`All ${parts.length} parts together: `, make("b", {}, fixed(total, 2)),
-    `. The logit of `, guessChip(id), ` is `, make("b", {}, fixed(predicted[chosen.position], 2)), ".");
-  legend("parts", "added to the logit", [-1, -0.5, 0, 0.5, 1].map((share) => [share, fixed(share * largest, 2)]), -1);
+  const logit = predicted[chosen.position];
+  find("#parts .readout").replaceChildren(`The ${parts.length} parts sum to `, make("b", {}, fixed(total, 2)),
+    `. The logit of `, guessChip(id), ` is `, make("b", {}, fixed(logit, 2)), ".",
+    Math.abs(logit - total) > 0.005 ? ` The rest, ${fixed(logit - total, 2)}, comes from the interventions.` : "");
+  legend("parts", "added to the logit",
+         [-1, -0.5, 0, 0.5, 1].map((fraction) => [fraction, fixed(fraction * largest, 2)]), -1);
   fillParts();
 }
 
@@ -57,14 +60,14 @@ function partCell(part, largest) {
   cell.classList.toggle("chosen", part === `h.${chosen.layer}.attn.head.${chosen.head}`);
   setTip(cell, () => [make("code", {}, part), make("div", {}, `adds ${fixed(value, 4)}`)]);
   const [, layer, head] = part.match(/^h\.(\d+)\.(?:attn\.head\.(\d+))?/);
-  onChoose(cell, () => choose({ layer: Number(layer), head: Number(head ?? chosen.head) }));
+  onChoose(cell, () => chooseAndWrite({ layer: Number(layer), head: Number(head ?? chosen.head) }));
   return cell;
 }
 
-function signedBar(share) {
-  const bar = make("i", { class: share < 0 ? "less" : "more" });
-  bar.style.left = `${50 + Math.min(share, 0) * 50}%`;
-  bar.style.width = `${Math.abs(share) * 50}%`;
+function signedBar(fraction) {
+  const bar = make("i", { class: fraction < 0 ? "less" : "more" });
+  bar.style.left = `${50 + Math.min(fraction, 0) * 50}%`;
+  bar.style.width = `${Math.abs(fraction) * 50}%`;
   return make("div", { class: "bar", "aria-hidden": true }, bar);
 }
 

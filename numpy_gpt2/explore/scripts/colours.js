@@ -18,10 +18,10 @@ function makePalette() {
   return Array.from({ length: 256 }, (_, i) => [...colour(i / 255), 255]);
 }
 
-/** The colour of a share from -1 over 0 (nothing) to 1. */
-function colour(share) {
-  const ramp = share < 0 ? ramps.below : ramps.above;
-  const place = Math.min(Math.abs(share), 1) * 2;
+/** The colour of a fraction from -1 over 0 (nothing) to 1. */
+function colour(fraction) {
+  const ramp = fraction < 0 ? ramps.below : ramps.above;
+  const place = Math.min(Math.abs(fraction), 1) * 2;
   const step = Math.min(Math.floor(place), 1);
   return ramp[step].map((from, i) => Math.round(from + (place - step) * (ramp[step + 1][i] - from)));
 }
@@ -36,24 +36,24 @@ function css(rgb) {
   return `rgb(${rgb.join(" ")})`;
 }
 
-function shade(cell, share) {
-  cell.dataset.shade = share;
-  cell.style.background = css(colour(share));
-  cell.style.color = textColour(colour(share));
+function shade(cell, fraction) {
+  cell.dataset.shade = fraction;
+  cell.style.background = css(colour(fraction));
+  cell.style.color = textColour(colour(fraction));
 }
 
-/** Probabilities are shown by their square root, which tells small ones apart; the legend says so with its marks. */
-function probabilityShare(probability) {
+/** Probabilities are coloured by their square root, which tells small ones apart; the legend says so. */
+function probabilityFraction(probability) {
   return Math.sqrt(probability);
 }
 
-/** A scale with marks: [[share, text], ...], shares from `from` (0, or -1 where there is less than nothing) to 1. */
+/** A scale with marks: [[fraction, text], ...], from `from` (0, or -1 where there is less than nothing) to 1. */
 function legend(figure, title, marks, from = 0) {
   const canvas = make("canvas", { width: 256, height: 1, "aria-hidden": true });
   const scale = make("div", { class: "scale" }, canvas);
-  for (const [share, text] of marks) {
+  for (const [fraction, text] of marks) {
     const mark = make("span", {}, text);
-    mark.style.left = `${100 * (share - from) / (1 - from)}%`;
+    mark.style.left = `${100 * (fraction - from) / (1 - from)}%`;
     scale.append(mark);
   }
   const draw = () => {
@@ -68,12 +68,21 @@ function legend(figure, title, marks, from = 0) {
   draw();
 }
 
-/** What is to be drawn again when the system goes from light to dark. */
+/** What is to be drawn again when the system goes from light to dark, and the page onto paper. */
 const repaints = new Map();
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+function repaint() {
   ramps = readRamps();
   palette = makePalette();
   for (const cell of document.querySelectorAll("[data-shade]")) shade(cell, Number(cell.dataset.shade));
   for (const draw of repaints.values()) draw();
-});
+}
+
+function putOnPaper(isPrinted) {
+  document.documentElement.classList.toggle("on-paper", isPrinted);
+  repaint();
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+addEventListener("beforeprint", () => putOnPaper(true));
+addEventListener("afterprint", () => putOnPaper(false));

@@ -18,8 +18,8 @@ function fixed(value, digits) {
 }
 
 function percent(probability) {
-  const share = 100 * probability;
-  return share === 0 ? "0" : share < 0.01 ? "< 0.01%" : fixed(share, share < 1 ? 2 : 1) + "%";
+  const percents = 100 * probability;
+  return percents === 0 ? "0" : percents < 0.01 ? "< 0.01%" : fixed(percents, percents < 1 ? 2 : 1) + "%";
 }
 
 function grouped(count) {
@@ -100,9 +100,9 @@ function table(headers, rows) {
 
 /** The head and the rows of a figure made of cells: each row is its name, then its cells. */
 function fillGrid(grid, heads, rows) {
-  const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));
+  const head = make("tr", {}, ...heads.map((name) => name === "" ? make("td") : make("th", { scope: "col" }, name)));
   const body = rows.map(([name, ...cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells));
-  grid.append(make("thead", {}, head), make("tbody", {}, ...body));
+  grid.replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
 }
 
 /** Fills a figure's table of numbers when it is opened, and again when they have changed and it is open. */
@@ -112,25 +112,28 @@ function numbers(figure, makeTable) {
   const fill = () => {
     if (!details.open) return;
     details.querySelector(".scroll")?.remove();
-    details.append(make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Numbers: ${label}` },
-                        makeTable()));
+    const box = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Numbers: ${label}` },
+                     makeTable());
+    details.append(box);
   };
   details.addEventListener("toggle", fill);
   return fill;
 }
 
+const arrowRows = new WeakMap();  // the cells of a container, row by row
+
 /** One stop for the Tab key; inside, the arrow keys go from cell to cell. Rows may differ in length. */
 function arrowKeys(container, rows) {
-  let current = rows[0][0];
-  for (const cell of rows.flat()) cell.tabIndex = cell === current ? 0 : -1;
+  for (const cell of rows.flat()) cell.tabIndex = cell === rows[0][0] ? 0 : -1;
+  const isNew = !arrowRows.has(container);
+  arrowRows.set(container, rows);
+  if (!isNew) return;
   container.addEventListener("focusin", ({ target }) => {
-    const cell = rows.flat().find((each) => each === target);
-    if (!cell) return;
-    current.tabIndex = -1;
-    current = cell;
-    current.tabIndex = 0;
+    const cells = arrowRows.get(container).flat();
+    if (cells.includes(target)) for (const cell of cells) cell.tabIndex = cell === target ? 0 : -1;
   });
   container.addEventListener("keydown", (event) => {
+    const rows = arrowRows.get(container);
     const row = rows.findIndex((cells) => cells.includes(event.target));
     if (row < 0) return;
     const column = rows[row].indexOf(event.target);

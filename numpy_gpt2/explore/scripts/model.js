@@ -14,10 +14,10 @@ function drawModel() {
   const outer = (name) => page.stages.find((stage) => stage.name === name);
   const largest = Math.max(ofBlock, ...page.stages.map(countOf));
   const box = (name, count, meaning, tag = "div") => {
-    const share = make("span", { class: "share", "aria-hidden": true });
-    share.style.width = `${100 * count / largest}%`;
+    const bar = make("span", { class: "count", "aria-hidden": true });
+    bar.style.width = `${100 * count / largest}%`;
     const text = make("span", { class: "number muted" }, count ? grouped(count) : "no parameters");
-    const body = make(tag, { class: "box" }, make("b", {}, name), text, share);
+    const body = make(tag, { class: "box" }, make("b", {}, name), text, bar);
     setTip(body, () => [make("div", {}, meaning)]);
     return body;
   };
@@ -27,18 +27,21 @@ function drawModel() {
     button.type = "button";
     button.addEventListener("click", () => {
       const isOpen = chosen.layer !== layer || !chosen.isOpen;  // choosing the open block once more closes it
-      choose({ layer, isOpen });
+      chooseAndWrite({ layer, isOpen });
     });
     return make("li", { "data-layer": layer }, button);
   });
   const unembedding = tie_word_embeddings ? "lm_head is wte" : "lm_head";
-  find("#model .column").append(item("wte"), item("wpe"), ...blocks, item("ln_f"), item("logits", unembedding));
+  find("#model .column").replaceChildren(item("wte"), item("wpe"), ...blocks, item("ln_f"), item("logits", unembedding));
   const buttons = blocks.map((block) => block.firstChild);
   arrowKeys(find("#model .column"), buttons.map((button) => [button]));
-  numbers("model", () => table(["array", "shape", "parameters", "equation", "what it is"], page.stages.map((stage) =>
+  fillModel();
+}
+
+const fillModel = numbers("model", () =>
+  table(["array", "shape", "parameters", "equation", "what it is"], page.stages.map((stage) =>
     [make("code", {}, stage.name), `[${stage.shape.join(", ")}]`, grouped(countOf(stage)),
      make("code", {}, stage.equation), stage.sentence])));
-}
 
 /** Shows what the chosen block is made of. */
 function openBlock() {

@@ -1,4 +1,4 @@
-// Hovering: a token is lit wherever it stands, and a tip says more
+// Pointing: a token is lit wherever it appears, and a tooltip tells more
 
 const tips = new WeakMap();
 
@@ -16,13 +16,15 @@ function light(positions, id) {
   for (const token of document.querySelectorAll(selectors.join())) token.classList.add("lit");
 }
 
+/** One cell's height away from what it is about, so that the neighbouring cells stay free. */
 function showTip(content, box) {
   const tip = find("#tip");
   tip.replaceChildren(...content);
   tip.hidden = false;
+  const gap = Math.min(box.height, 60) + 8;
   const left = Math.min(box.left, innerWidth - tip.offsetWidth - 8);
-  const below = box.bottom + 8;
-  const top = below + tip.offsetHeight < innerHeight ? below : box.top - tip.offsetHeight - 8;
+  const below = box.bottom + gap;
+  const top = below + tip.offsetHeight < innerHeight ? below : box.top - tip.offsetHeight - gap;
   tip.style.left = `${Math.max(left, 8)}px`;
   tip.style.top = `${Math.max(top, 8)}px`;
 }

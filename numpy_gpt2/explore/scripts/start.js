@@ -1,6 +1,6 @@
 // The page
 
-/** The head that adds most to what the model says next: a good one to look at first. */
+/** The head that adds most to the logit of the predicted token: a good one to look at first. */
 function mostTellingHead() {
   const { parts, values } = page.attribution;
   const heads = parts.map((part, i) => [part.match(/^h\.(\d+)\.attn\.head\.(\d+)$/), values[n_tokens - 1][i]])
@@ -12,21 +12,33 @@ function mostTellingHead() {
 function drawHeader() {
   document.title = `Inside ${page.model}`;
   find("#title").textContent = `Inside ${page.model}`;
-  const guess = page.likeliest[0];
-  find("#lead").append(`One pass through a GPT-2 of ${grouped(page.n_parameters)} parameters, in ${n_layer} blocks of `,
-    `${n_head} heads. It reads ${n_tokens} ${n_tokens === 1 ? "token" : "tokens"} and finds that `, guessChip(guess),
-    ` comes next, with a probability of ${percent(trained[guess])}.`);
+  const last = nextTokens(page, n_tokens - 1);
+  const guess = last.best[0];
+  const probability = softmax(last.logits, last.counts)[guess];
+  find("#lead").replaceChildren(`One forward pass through a GPT-2 of ${grouped(page.n_parameters)} parameters, in `
+    + `${n_layer} blocks of ${n_head} heads. It reads ${n_tokens} ${n_tokens === 1 ? "token" : "tokens"} and predicts `,
+    guessChip(guess), ` next, with a probability of ${percent(probability)}.`);
   find("#prompt").textContent = page.prompt;
 }
 
-drawHeader();
-drawTokens();
-drawModel();
-drawThumbnails();
-drawAxes();
-legend("attention", "share of attention", [0, 0.05, 0.2, 0.5, 1].map((p) => [probabilityShare(p), String(p)]));
-drawStream();
-drawLens();
+/** Draws everything for the data of a pass, and, with interventions, of the same pass without them. */
+function show(data, untouched = null) {
+  setData(data, untouched);
+  drawHeader();
+  drawTokens();
+  drawModel();
+  drawThumbnails();
+  drawAxes();
+  drawStream();
+  drawLens();
+  choose({ position: Math.min(chosen.position, n_tokens - 1) });
+}
+
 drawControls();
-choose(mostTellingHead());
+listenOnMap();
+legend("attention", "attention weight, on a square-root scale",
+       [0, 0.05, 0.2, 0.5, 1].map((p) => [probabilityFraction(p), String(p)]));
+setData(firstData);
+Object.assign(chosen, { position: n_tokens - 1 }, mostTellingHead(), chosenInAddress());
+show(firstData);
 set({});
