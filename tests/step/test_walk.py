@@ -116,7 +116,7 @@ def test_a_stop_shows_name_equation_sentence_shape_type_statistics_and_source(wa
         assert f"{name} = {stage.equation}" in text and stage.sentence in text
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(stage.shape, value.shape))
         assert f"[{axes}] float32, {statistics(value)}" in text
-        assert re.search(rf'^  numpy_gpt2/model\.py:\d+  .*tap\)?\("{re.escape(re.sub("h.[0-9].", "", name))}"', text,
+        assert re.search(rf'^  numpy_gpt2/model\.py:\d+  .*tap.*\("{re.escape(re.sub("h.[0-9].", "", name))}"', text,
                          re.MULTILINE), name
         for token_id in IDS[-1:] if name == "logits" else IDS:
             assert f'"{TOKENIZER.decode([token_id])}"' in text, name
