@@ -154,6 +154,16 @@ def statistics_of(name: str, array: np.ndarray) -> tuple[Any, ...]:
     return (name, shape_text(array), mean, std, float(finite.min()), float(finite.max()))
 
 
+def stage_html(stage: Any) -> Markup:
+    """One line of the table of stages, unfolded."""
+    return table(("stage", stage.name), [("equation", stage.equation), ("shape", f"[{', '.join(stage.shape)}]"),
+                                         ("what it is", stage.sentence)])
+
+
+def scores_html(n_tokens: int, measures: Mapping[str, float]) -> Markup:
+    return table(("tokens scored", f"{n_tokens:,}"), measures.items())
+
+
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
