@@ -125,23 +125,23 @@ def test_each_request_of_the_page_is_answered_over_the_socket(served):
                        ("/next", {"n": 3, "temperature": 0}), ("/tokens", {})]:
         status, lines = posted(served, path, prompt=PROMPT, **more)
         assert (status, len(lines)) == (200, 4 if path == "/next" else 1)
-        with turns.Work(turns.Turns(), "page", lambda line: None) as work:
+        with turns.Job(turns.Turns(), "page", lambda line: None) as job:
             assert lines[-1] == {"done": json.loads(json.dumps(
-                ANSWERS[path](served.engine, {"prompt": PROMPT, **more}, work)))}
+                ANSWERS[path](served.engine, {"prompt": PROMPT, **more}, job)))}
     assert posted(served, "/tokens", prompt=NASTY)[1][0]["done"]["ids"] == TOKENIZER.encode(NASTY)
 
 
 def test_tokens_are_sent_as_they_are_drawn(served, monkeypatch):
     may_go_on = threading.Event()
-    take_turn = turns.Work.turn
+    take_turn = turns.Job.turn
 
-    def take_second_turn_later(work):
-        if getattr(work, "has_drawn", False):
+    def take_second_turn_later(job):
+        if getattr(job, "has_drawn", False):
             assert may_go_on.wait(20)
-        work.has_drawn = True
-        return take_turn(work)
+        job.has_drawn = True
+        return take_turn(job)
 
-    monkeypatch.setattr(turns.Work, "turn", take_second_turn_later)
+    monkeypatch.setattr(turns.Job, "turn", take_second_turn_later)
     body = b'{"prompt": "Once", "n": 2}'
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         connection.sendall(request_bytes("POST", "/next", good_headers(served, **{"Content-Length": len(body)}), body))
@@ -154,7 +154,7 @@ def test_tokens_are_sent_as_they_are_drawn(served, monkeypatch):
 
 
 def test_a_newer_request_of_the_same_page_replaces_the_waiting_one_over_the_socket(served):
-    with turns.Work(served.turns, "another page", print) as work, work.turn():
+    with turns.Job(served.turns, "another page", print) as job, job.turn():
         answers_of = [[], []]
         for i, found in enumerate(answers_of):
             threading.Thread(target=lambda found=found: found.append(posted(served, "/run", prompt="a", page="tab")),
