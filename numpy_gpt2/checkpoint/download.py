@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from ..errors import HubError
-from .transfer import check_text_size, transfer
+from .transfer import check_text_size, transfer_file
 
 WAIT_S = 2  # before saying that another process is downloading the file
 
@@ -45,7 +45,7 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
                 partial.unlink(missing_ok=True)  # it may be the beginning of another file
             check_disk(partial, size)
             try:
-                transfer(url, partial, size, file_name, hash_in(etag) is not None)
+                transfer_file(url, partial, size, file_name, hash_in(etag) is not None)
             except OSError as error:
                 if error.errno is not None:  # a local error, such as a full disk, not one of the network
                     error.filename = str(partial)

@@ -42,7 +42,7 @@ class Transfer:
     n_then: int = 0  # ... and how many bytes there were
 
 
-def transfer(url: str, path: Path, size: int | None, file_name: str, is_verifiable: bool) -> None:
+def transfer_file(url: str, path: Path, size: int | None, file_name: str, is_verifiable: bool) -> None:
     """Fetch what is missing of a file, resuming where an attempt broke off, in this run or an earlier one."""
     from huggingface_hub.utils import tqdm
     failures = 0
