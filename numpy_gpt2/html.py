@@ -160,8 +160,15 @@ def stage_html(stage: Any) -> Markup:
                                          ("what it is", stage.sentence)])
 
 
-def scores_html(n_tokens: int, measures: Mapping[str, float]) -> Markup:
-    return table(("tokens scored", f"{n_tokens:,}"), measures.items())
+def scores_html(scores: Any) -> Markup:
+    """The measures of a text, and how often its tokens were the likeliest."""
+    rows: list[tuple[str, Any]] = [("tokens scored", scores.n_counted)]
+    if scores.n_counted:
+        counted = np.ones(scores.log_probs.shape, bool) if scores.mask is None else scores.mask
+        rows += [("mean loss, nats per token", scores.mean_loss), ("perplexity", scores.perplexity),
+                 ("the likeliest (rank 1)", f"{np.mean(scores.ranks[counted] == 1):.1%}"),
+                 ("least likely: log-probability", float(np.min(scores.log_probs[counted])))]
+    return table(("Scores", ""), rows)
 
 
 # Attention ------------------------------------------------------------------------------------------------------------
