@@ -14,7 +14,7 @@ from .errors import CheckpointError, HubError
 from .lens import (ablate, attribution_patching, chain, direct_logit_attribution, integrated_gradients,
                    logit_difference, logit_lens, patch, residual_logits, saliency, top_tokens)
 from .model import forward, transform, unembed
-from .scoring import Scores, score_tokens
+from .scoring import Scores, pad_ids, score_tokens
 from .tap import STAGES, Recorder, no_tap
 from .tokenizer import Tokenizer
 from .weights import GPT2, build_model, named_parameters, parameter_shapes, random_model, replace_weights
@@ -32,7 +32,8 @@ __all__ = [
     "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "patch", "ablate", "chain", "logit_lens",
     "residual_logits", "top_tokens", "direct_logit_attribution", "saliency", "attribution_patching",
     "logit_difference", "integrated_gradients", "loss_and_gradients", "backpropagate", "generate_tokens",
-    "stream_text", "stream_samples", "GenerationConfig", "score_tokens", "Scores", "show", "show_attention",
+    "stream_text", "stream_samples", "GenerationConfig", "score_tokens", "Scores", "pad_ids", "show",
+    "show_attention",
 ]
 
 IN_NOTEBOOKS = {"show": ".explore.inline", "show_attention": ".html"}  # imported when used: the import is no slower

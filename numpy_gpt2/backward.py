@@ -24,7 +24,7 @@ from .config import GPT2Config
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
 from .scoring import check_targets, cross_entropy
-from .tap import ArrayTap, Recorder, Tap, check_activations, check_stages, checked, no_tap, scoped, watches
+from .tap import ArrayTap, Recorder, Tap, check_activations, checked, no_tap, scoped, tap_of_pass, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
@@ -47,7 +47,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
     activations: dict[str, np.ndarray] = {}
-    checked_tap = checked(tap)
+    checked_tap = checked(tap_of_pass(tap, model.config, first_position=0))
 
     def keep(name: str, value: np.ndarray) -> np.ndarray:
         value = checked_tap(name, value)
@@ -72,8 +72,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     """
     ids = check_ids(model, ids)
     check_activations(activations, d_logits, model.config, ids.shape)
-    check_stages(gradient_tap, model.config)
-    tap = checked(gradient_tap)
+    tap = checked(tap_of_pass(gradient_tap, model.config, first_position=0))
     config = model.config
     d_hidden, d_lm_head = unembed_backward(tap("logits", d_logits), activations["ln_f"], model.lm_head)
     d_hidden = tap("ln_f", d_hidden)  # [n_tokens, n_embd]
@@ -239,8 +238,8 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: n
     """wte[ids] + wpe[positions]: the sum of what came of each row that was read, added to d_wte and d_wpe in place."""
     d_token_embedding = tap("wte", d_x)  # [n_tokens, n_embd]
     d_position_embedding = tap("wpe", d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0))  # [n_tokens, n_embd], for all rows
-    d_wpe[:ids.shape[-1]] += d_position_embedding
-    order = np.argsort(ids, axis=None, kind="stable")  # [n_rows]: equal ids side by side
+    d_wpe[:ids.shape[-1]] = d_position_embedding
+    order = np.argsort(ids, axis=None)  # [n_rows]: equal ids side by side
     distinct_ids, starts = np.unique(ids.reshape(-1)[order], return_index=True)
     d_wte[distinct_ids] += np.add.reduceat(as_rows(d_token_embedding)[order], starts, axis=0)  # [n_distinct, n_embd]
 

@@ -4,7 +4,7 @@ import difflib
 import json
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, TypedDict
 
 import numpy as np
 
@@ -177,3 +177,17 @@ class GenerationConfig:
                 nearest = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0)[0]
                 raise TypeError(f"unknown generation setting {name!r}; the nearest is {nearest!r}")
         return replace(self, **settings)
+
+
+class GenerationSettings(TypedDict, total=False):
+    """The fields of `GenerationConfig` by keyword, for type checkers; two have a place in the signatures themselves."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    eos_token_id: int | Sequence[int] | None
+    stop_strings: str | Sequence[str]
+    prompt_lookup_num_tokens: int | None

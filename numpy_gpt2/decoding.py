@@ -4,46 +4,70 @@
     for piece in stream_text(model, tokenizer, "Once upon a time", stop_strings=["The end"]): ...
 """
 
-from typing import Any, Collection, Generator, Sequence
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Collection, Generator, Sequence, overload
 
 import numpy as np
 
 from .cache import KVCache
-from .config import GenerationConfig
+from .config import GenerationConfig, GenerationSettings
 from .errors import check_int
 from .model import check_ids, transform, unembed
-from .prompt_lookup import LookupStatistics, lookup_steps
-from .sampling import process_logits, sample
-from .scoring import Drawn, log_probs_of
-from .streams import SharedSteps, Stream, TextStream
+from .prompt_lookup import LookupStatistics, Process, lookup_steps
+from .sampling import GenerationOptions, LogitsProcessor, process_logits, sample
+from .scoring import Drawn, log_probs_of, pad_ids
+from .streams import SharedSteps, Stream, TextStream, side_by_side
 from .tap import Tap, no_tap
 from .tokenizer import Tokenizer
 from .weights import GPT2
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # which type checkers bring along; typing has it from Python 3.11 on
+
+
+@overload
+def generate_tokens(model: GPT2, ids: Sequence[int], max_new_tokens: int | None = None, *,
+                    vocab_size: int | None = None, **options: Unpack[GenerationOptions]) -> Stream[int]: ...
+
+
+@overload
+def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *, vocab_size: int | None = None,
+                    num_return_sequences: int | None = None, generation_config: GenerationConfig = ...,
+                    **options: Unpack[GenerationOptions]) -> Stream[Any]: ...
+
 
 def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
                     generation_config: GenerationConfig = GenerationConfig(), vocab_size: int | None = None,
-                    top_log_probs: int = 0, tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
+                    top_log_probs: int = 0, logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (),
+                    tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
     """Draw tokens one after another: an iterator over ids, one a step, with their log-probabilities (see `Stream`).
 
-    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens] (prompts of equal length); each step gives
-        an int, or an array [*batch]; with num_return_sequences=n an array [n, *batch]. A row that has ended repeats its
-        end until all have. A prompt that fills the context still gets one token.
-    max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields are settings by keyword too.
+    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens]; each step gives an int, or an array
+        [*batch]; with num_return_sequences=n an array [n, *batch]. A row that has ended repeats its end until all have.
+        Also a list of prompts of several lengths: those of equal length are drawn together, each as if alone.
+    max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields are settings by keyword too. At
+        most as many as fit into the context after the (longest) prompt, and one more.
     vocab_size: draw only from the first so many ids, where the tokenizer knows fewer than the model.
     top_log_probs: how many of the likeliest tokens to remember at each step, in the stream's `top_ids`.
+    logits_processor: a function or several, called in turn at each step, after the repetition penalty and before the
+        temperature: ids so far, the prompt included, [*rows, n_so_far], and logits [*rows, vocab_size] -> new logits,
+        -inf for a token that must not be drawn. (For prompts of several lengths, once for each length.)
     tap: an activation hook, given the arrays of every pass (tap.py).
 
     Raises ValueError for arguments that make no sense, TypeError for an unknown setting, before anything is computed;
-    FloatingPointError, in the loop, for logits that are not finite.
+    in the loop, FloatingPointError for logits that are not finite, ValueError for what a processor may not return.
     """
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
     config = generation_config.updated(**settings)
     if config.stop_strings:
         raise ValueError(f"stop_strings need a tokenizer: stream_text takes them. Got {config.stop_strings}.")
-    prompt = check_ids(model, ids).copy()  # the caller may change theirs between two steps
-    n_steps = model.config.n_positions - prompt.shape[-1] + 1
+    prompts = [check_ids(model, prompt).copy() for prompt in as_prompts(ids)]  # the caller may change theirs later
+    batch = prompts[0].shape[:-1] if len(prompts) == 1 else (len(prompts),)
+    n_steps = model.config.n_positions + 1 - max(prompt.shape[-1] for prompt in prompts)
     if config.max_new_tokens is not None:
         n_steps = min(n_steps, config.max_new_tokens)
     eos_ids = as_ids(model.config.eos_token_id if config.eos_token_id is None else config.eos_token_id)
@@ -51,13 +75,40 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
         vocab_size = model.config.vocab_size
     check_int("vocab_size", vocab_size, 1, model.config.vocab_size)
     check_int("top_log_probs", top_log_probs, 0, model.config.vocab_size)
-    if config.prompt_lookup_num_tokens and prompt.ndim > 1:
-        raise ValueError(f"prompt_lookup_num_tokens must be for one prompt. Got a batch of {prompt.shape[:-1]}.")
+    processors: Sequence[Any] = logits_processor if isinstance(logits_processor, (list, tuple)) else [logits_processor]
+    if not all(map(callable, processors)):
+        raise ValueError(f"logits_processor must be a function, or a list of functions. Got {logits_processor!r}.")
+
+    def process(logits: np.ndarray, previous_ids: np.ndarray) -> np.ndarray:
+        return process_logits(logits[..., :vocab_size], previous_ids, config, processors)
+
+    if config.prompt_lookup_num_tokens and batch:
+        raise ValueError(f"prompt_lookup_num_tokens must be for one prompt. Got a batch of {batch}.")
     if config.prompt_lookup_num_tokens and n_steps > 0:
         lookup = LookupStatistics()
-        return Stream(lookup_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap, top_log_probs, lookup),
-                      lookup)
-    return Stream(_steps(model, prompt, n_steps, eos_ids, vocab_size, config, tap, top_log_probs))
+        return Stream(lookup_steps(model, prompts[0], n_steps, eos_ids, process, config.prompt_lookup_num_tokens, tap,
+                                   top_log_probs, lookup), lookup)
+    rows = batch if config.num_return_sequences is None else (config.num_return_sequences, *batch)
+    children = np.random.SeedSequence(config.seed).spawn(math.prod(rows))
+    generators = np.array([np.random.default_rng(child) for child in children]).reshape(rows)
+    steps = partial(_steps, model, n_steps=n_steps, eos_ids=eos_ids, process=process, tap=tap, n_top=top_log_probs,
+                    is_greedy=config.temperature == 0)
+    if len(prompts) == 1:
+        return Stream(steps(prompts[0], generators))
+    lengths = np.array([len(prompt) for prompt in prompts])
+    groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]  # rows that are drawn together
+    return Stream(side_by_side([Stream(steps(np.stack([prompts[row] for row in group]), generators[..., group]))
+                                for group in groups], groups))
+
+
+def as_prompts(ids: Any) -> list[Any]:
+    """The prompt or batch alone in a list, but one prompt after another where they have several lengths."""
+    try:
+        np.asarray(ids)
+    except ValueError:  # NumPy makes no array of rows of several lengths
+        padded, mask = pad_ids(ids)
+        return [row[counts] for row, counts in zip(padded, mask)]
+    return [ids]
 
 
 def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
@@ -65,30 +116,31 @@ def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
     return [] if eos_token_id is None else np.ravel(eos_token_id).tolist()
 
 
-def _steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
-           config: GenerationConfig, tap: Tap, n_top: int) -> Generator[Drawn, None, Any]:
-    """The loop itself, with arguments that have been checked. Returns the finish reasons."""
+def _steps(model: GPT2, prompt: np.ndarray, generators: np.ndarray, n_steps: int, eos_ids: list[int], process: Process,
+           tap: Tap, n_top: int, is_greedy: bool) -> Generator[Drawn, None, Any]:
+    """The loop itself, with arguments that have been checked. Returns the finish reasons.
+
+    prompt [*batch, n_prompt]; generators [*rows], where rows are the batch, or several samples of it, (n, *batch).
+    """
     *batch, n_prompt = prompt.shape
-    n_samples = config.num_return_sequences
-    rows = tuple(batch) if n_samples is None else (n_samples, *batch)
+    rows = generators.shape
     if n_steps == 0:
         return np.full(rows, "length").tolist()
     ends = np.array(eos_ids)  # [n_ends]
     ended = np.zeros(rows, dtype=bool)
     history = np.broadcast_to(prompt, (*rows, n_prompt))
-    generators = [np.random.default_rng(child) for child in np.random.SeedSequence(config.seed).spawn(ended.size)]
     cache = KVCache(model, n_positions=n_prompt + n_steps - 1, batch=tuple(batch))  # the last token is not read
     logits = next_logits(model, prompt, cache, tap)  # [*batch, vocab_size]
-    if n_samples is not None:
-        cache = cache.repeat(n_samples)
+    if len(rows) > len(batch):
+        cache = cache.repeat(rows[0])
         logits = np.broadcast_to(logits, (*rows, logits.shape[-1]))
 
     for step in range(n_steps):
-        processed = process_logits(logits[..., :vocab_size], history, config)
-        if config.temperature == 0:
+        processed = process(logits, history)
+        if is_greedy:
             token = np.argmax(processed, axis=-1)  # [*rows], the lowest id of equals
         else:
-            draws = np.array([generator.random() for generator in generators])
+            draws = np.array([generator.random() for generator in generators.flat])
             token = sample(processed, draws.reshape(rows))  # [*rows]
         token = np.where(ended, history[..., -1], token)  # an ended row repeats its end
         drawn = log_probs_of(logits, token, n_top)
@@ -110,36 +162,37 @@ def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_
     Only the last position is unembedded: the product with the whole vocabulary is the most expensive step of the pass.
     """
     hidden = transform(model, new_ids, cache=cache, tap=tap)  # [*batch, n_new, n_embd]
-    return unembed(model, hidden[..., -1:, :], tap)[..., 0, :]  # [*batch, vocab_size]
+    return unembed(model, hidden[..., -1:, :], tap, cache.length - 1)[..., 0, :]  # [*batch, vocab_size]
 
 
-def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: int | None = None,
-                **options: Any) -> TextStream:
+def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: int | None = None, *,
+                generation_config: GenerationConfig = GenerationConfig(), allowed_special: Collection[str] = (),
+                **options: Unpack[GenerationOptions]) -> TextStream:
     """The continuation of a prompt, in pieces of text as they are made. An empty prompt starts from the end of text.
 
     What may begin one of the stop_strings is held back until it is decided. allowed_special: names of special tokens,
     or "all", that are no plain text in the prompt, as for `Tokenizer.encode`. Other options and errors as for
     `generate_tokens`; only ids that the tokenizer knows are drawn.
     """
-    return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, **options)[0]
+    return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, generation_config=generation_config,
+                          allowed_special=allowed_special, **options)[0]
 
 
 def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_sequences: int,
                    max_new_tokens: int | None = None, *, generation_config: GenerationConfig = GenerationConfig(),
-                   allowed_special: Collection[str] = (), top_log_probs: int = 0, tap: Tap = no_tap,
-                   **settings: Any) -> list[TextStream]:
+                   allowed_special: Collection[str] = (), top_log_probs: int = 0,
+                   logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (), tap: Tap = no_tap,
+                   **settings: Unpack[GenerationSettings]) -> list[TextStream]:
     """Several continuations of one prompt, a stream for each: drawn together, and read in any order, or by threads."""
-    if max_new_tokens is not None:
-        settings["max_new_tokens"] = max_new_tokens
     check_int("num_return_sequences", num_return_sequences, 1)
     n_samples = num_return_sequences if num_return_sequences > 1 else None
     config = generation_config.updated(num_return_sequences=n_samples, **settings)
     eos_ids = as_ids(config.eos_token_id)
     if config.eos_token_id is None:
         eos_ids = [*tokenizer.eos_ids, *as_ids(model.config.eos_token_id)]
-    steps = generate_tokens(model, tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos(),
-                            generation_config=config.updated(eos_token_id=eos_ids, stop_strings=()),
-                            vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
-                            top_log_probs=top_log_probs, tap=tap)
-    shared = SharedSteps(steps)
-    return [TextStream(shared, row, tokenizer, eos_ids, config.stop_strings) for row in range(num_return_sequences)]
+    tokens = generate_tokens(model, tokenizer.encode(prompt, allowed_special) or tokenizer.with_bos(), max_new_tokens,
+                             generation_config=config.updated(stop_strings=()),
+                             vocab_size=min(tokenizer.vocab_size, model.config.vocab_size),
+                             top_log_probs=top_log_probs, logits_processor=logits_processor, tap=tap)
+    steps = SharedSteps(tokens)
+    return [TextStream(steps, row, tokenizer, eos_ids, config.stop_strings) for row in range(num_return_sequences)]

@@ -38,33 +38,46 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
     name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
     value: an array or a number that broadcasts to the stage's whole array, or a function from the whole array to such
         a value. It is converted to the array's dtype.
-    positions: only these, on axis -2: positions among the tokens of this pass (in `k_all` and `v_all`, among the cached
-        ones too). heads: only these, on axis -3. Negative indices count from the end; None means all.
+    positions: only these, on axis -2. They are positions in the context, from 0: with 4 tokens in the cache, 4 is the
+        fifth token. Those outside a pass are left alone. -1 is the last token of a pass. None means all. (In a text of
+        several windows, `score_tokens` begins each at position 0.)
+    heads: only these, on axis -3. Negative indices count from the end; None means all.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
-    Raises ValueError for a name that matches no stage, or heads where a stage has none; before the pass, for a block
-    that the model does not have; in the pass, for a value that does not broadcast or an index out of range.
+    Raises ValueError for a name that matches no stage, or heads where a stage has none; before the pass, for a block or
+    a position that the model does not have; in the pass, for a value that does not broadcast or a head out of range.
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
             raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage.name!r}, "
                              f"[{', '.join(stage.shape)}].")
 
-    def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
-        if not fits(at, name):
-            return None
-        new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
-        new = broadcast(new, array, at)
-        chosen = np.array(True)
-        if positions is not None:
-            chosen = chosen & is_chosen(positions, array.shape[-2], "positions", at)[:, np.newaxis]  # [n_new, 1]
-        if heads is not None:
-            of_heads = is_chosen(heads, array.shape[-3], "heads", at)
-            chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
-        return np.where(chosen, new, array)
+    def at_position(first_position: int) -> Tap:
+        def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
+            if not fits(at, name):
+                return None
+            chosen = np.array([[True]])
+            if positions is not None:
+                first = 0 if at.endswith("_all") else first_position  # k_all and v_all have the cached tokens too
+                chosen = chosen_positions(positions, first, array.shape[-2])[:, np.newaxis]  # [n_new, 1]
+            if not chosen.any():
+                return None
+            new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
+            new = broadcast(new, array, at)
+            if heads is not None:
+                of_heads = chosen_heads(heads, array.shape[-3], at)
+                chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
+            return np.where(chosen, new, array)
 
-    patch_tap.globs = (name,)  # type: ignore[attr-defined]  # see `watches` in tap.py
-    return patch_tap
+        describe(patch_tap, (name,), () if positions is None else np.ravel(positions).tolist(), at_position)
+        return patch_tap
+
+    return at_position(0)
+
+
+def describe(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> None:
+    """Tell `tap_of_pass` and `watches` in tap.py what a tap is about."""
+    tap.globs, tap.positions, tap.at_position = globs, positions, at_position
 
 
 def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int | Sequence[int] | None = None) -> Tap:
@@ -77,15 +90,19 @@ def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int |
 
 def chain(*taps: Tap) -> Tap:
     """Compose taps, each given what the one before returned: `chain(patch(...), acts)` records the patched arrays."""
-    links = [checked(tap) for tap in taps]
+    def at_position(first_position: int) -> Tap:
+        links = [checked(getattr(tap, "at_position", lambda _: tap)(first_position)) for tap in taps]
 
-    def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
-        for link in links:
-            value = link(name, value)
-        return value
+        def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
+            for link in links:
+                value = link(name, value)
+            return value
 
-    chain_tap.globs = [glob for tap in taps for glob in getattr(tap, "globs", ("*",))]  # type: ignore[attr-defined]
-    return chain_tap
+        describe(chain_tap, [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
+                 [position for tap in taps for position in getattr(tap, "positions", ())], at_position)
+        return chain_tap
+
+    return at_position(0)
 
 
 def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
@@ -99,11 +116,18 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
 
 
-def is_chosen(indices: int | Sequence[int], n: int, axis: str, name: str) -> np.ndarray:
-    """A boolean mask [n] of the indices. Raises ValueError for one that is out of range."""
-    chosen = np.zeros(n, dtype=bool)
-    for i in np.ravel(indices).tolist():
-        chosen[check_int(f"{axis} at {name!r}", i, -n, n - 1)] = True
+def chosen_positions(positions: int | Sequence[int], first: int, n: int) -> np.ndarray:
+    """Which of n tokens, of which the first has position `first`, have one of these positions: a boolean mask [n]."""
+    wanted = np.ravel(positions)
+    wanted = np.where(wanted < 0, first + n + wanted, wanted)
+    return np.isin(np.arange(first, first + n), wanted)
+
+
+def chosen_heads(heads: int | Sequence[int], n_head: int, name: str) -> np.ndarray:
+    """A boolean mask [n_head] of the heads. Raises ValueError for one that is out of range."""
+    chosen = np.zeros(n_head, dtype=bool)
+    for head in np.ravel(heads).tolist():
+        chosen[check_int(f"heads at {name!r}", head, -n_head, n_head - 1)] = True
     return chosen
 
 

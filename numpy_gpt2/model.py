@@ -16,9 +16,10 @@ import numpy as np
 
 from .cache import KVCache
 from .config import GPT2Config
+from .errors import shown
 from .matmul import matrix_product
 from .ops import activation, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, check_stages, checked, no_tap, scoped, watches
+from .tap import ArrayTap, Tap, checked, no_tap, scoped, tap_of_pass, watches
 from .weights import GPT2, MLP, Attention, Block
 
 # Queries that attention handles at a time, which changes no result. Smaller blocks would make the matrix products too
@@ -31,9 +32,11 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
 
     ids: token ids, a list or an integer array, with any leading batch axes. cache: keys and values of earlier tokens;
     those of the new tokens are appended. Raises ValueError for ids that are not tokens of this model or do not fit.
+    With and without a cache, float32 logits are equal up to rounding: np.allclose(a, b, rtol=1e-4, atol=1e-3).
     """
     hidden = transform(model, ids, cache=cache, tap=tap)  # [n_new, n_embd]
-    return unembed(model, hidden, tap)
+    first_position = 0 if cache is None else cache.length - hidden.shape[-2]
+    return unembed(model, hidden, tap, first_position)
 
 
 def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
@@ -42,9 +45,10 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     *batch, n_new = ids.shape
     if cache is None:
         cache = KVCache(model, n_positions=n_new, batch=tuple(batch))
+    if not hasattr(cache, "check_room"):
+        raise TypeError(f"cache must be a KVCache. Got {type(cache).__name__}; activations are recorded with tap=.")
     cache.check_room(model, tuple(batch), n_new)
-    check_stages(tap, model.config)
-    array_tap = checked(tap)
+    array_tap = checked(tap_of_pass(tap, model.config, cache.length))
 
     with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
         x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
@@ -138,19 +142,19 @@ def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) ->
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
-def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
-    """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size]."""
+def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
+    """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size].
+
+    first_position: of the n tokens, for a tap of certain positions.
+    """
     with np.errstate(under="ignore"):
         logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
-    return checked(tap)("logits", logits)
+    return checked(tap_of_pass(tap, model.config, first_position))("logits", logits)
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:
     """The ids as an integer array. Raises ValueError for ids that are none; NumPy would accept some, such as -1."""
-    try:
-        array = np.asarray(ids)
-    except ValueError as error:
-        raise ValueError("ids must be token ids of prompts of equal length. Got rows of different lengths.") from error
+    array = as_array(ids)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"ids must hold at least one token id. Got shape {array.shape}.")
     if not np.issubdtype(array.dtype, np.integer):
@@ -162,3 +166,15 @@ def check_ids(model: GPT2, ids: Any) -> np.ndarray:
         raise ValueError(f"ids must be at most {model.config.n_positions} tokens, the model's context. "
                          f"Got {array.shape[-1]}.")
     return array.astype(np.int64, copy=False)
+
+
+def as_array(ids: Any) -> np.ndarray:
+    """The ids as NumPy takes them. Raises ValueError for text, and for prompts of several lengths."""
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise ValueError("ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
+                         "Got rows of different lengths.") from error
+    if array.dtype.kind in "US":
+        raise ValueError(f"ids must be token ids: tokenizer.encode(text) gives them. Got text, {shown(ids)}.")
+    return array

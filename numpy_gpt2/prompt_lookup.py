@@ -11,14 +11,12 @@ as in transformers' `prompt_lookup_num_tokens`.
 """
 
 from dataclasses import dataclass
-from typing import Generator
+from typing import Callable, Generator
 
 import numpy as np
 
 from .cache import KVCache
-from .config import GenerationConfig
 from .model import transform, unembed
-from .sampling import process_logits
 from .scoring import Drawn, log_probs_of
 from .tap import Tap
 from .weights import GPT2
@@ -29,6 +27,8 @@ MATCHED = (3, 2)  # how many of the last tokens must have occurred before: three
 # wrong draft is expensive. But an unread guess is free, and the next token shows whether it was right. So guess at each
 # step, and draft after this many right guesses in a row: up to twice as many tokens as guesses were right.
 TRUSTED = 4
+
+Process = Callable[[np.ndarray, np.ndarray], np.ndarray]  # logits and the ids so far -> logits to draw from
 
 
 @dataclass
@@ -63,16 +63,14 @@ def draft(ids: np.ndarray, length: int) -> np.ndarray:
     return ids[:0]
 
 
-def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], vocab_size: int,
-                 config: GenerationConfig, tap: Tap, n_top: int,
-                 statistics: LookupStatistics) -> Generator[Drawn, None, str]:
+def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[int], process: Process, longest: int,
+                 tap: Tap, n_top: int, statistics: LookupStatistics) -> Generator[Drawn, None, str]:
     """The greedy loop with drafts: prompt [n_prompt] -> at most n_steps tokens, one by one. Returns the finish reason.
 
     After each pass, drafted tokens that the model did not predict are removed from the cache.
     """
     end = len(prompt) + n_steps
     cache = KVCache(model, n_positions=end - 1)  # the last token is not read
-    longest = config.prompt_lookup_num_tokens or 0
     history = prompt
     unread = prompt  # not in the cache yet: the prompt, later the last token
     guessed = drafted = prompt[:0]  # the drafted tokens are the guessed ones that are read
@@ -80,11 +78,11 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[in
     while True:
         new_ids = np.concatenate([unread, drafted])  # [n_unread + n_drafted]
         hidden = transform(model, new_ids, cache=cache, tap=tap)  # [n_unread + n_drafted, n_embd]
-        logits = unembed(model, hidden[len(unread) - 1:], tap)  # [1 + n_drafted, vocab_size]
+        logits = unembed(model, hidden[len(unread) - 1:], tap, len(history) - 1)  # [1 + n_drafted, vocab_size]
         statistics.n_passes += 1
         statistics.n_drafted += len(drafted)
         for i, row in enumerate(logits):
-            token = int(np.argmax(process_logits(row[:vocab_size], history, config)))
+            token = int(np.argmax(process(row, history)))
             right = i < len(guessed) and token == int(guessed[i])
             n_right = n_right + 1 if right else 0
             history = np.append(history, token)

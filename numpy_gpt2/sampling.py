@@ -1,25 +1,44 @@
 """From logits to a token: what the settings of a generation do to the model's probabilities.
 
 Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf for the tokens that it excludes.
-The order is transformers': repetition penalty, temperature, top-k, top-p, min-p; then softmax, and one draw.
+The order is transformers': repetition penalty, logits processors (your own functions), temperature, top-k, top-p,
+min-p; then softmax, and one draw.
 """
+
+from typing import Callable, Sequence
 
 import numpy as np
 
-from .config import GenerationConfig
+from .config import GenerationConfig, GenerationSettings
 from .ops import softmax
+from .tap import Tap
+
+# ids so far, the prompt included, [*rows, n_so_far], and logits [*rows, vocab_size] -> logits; -inf forbids a token
+LogitsProcessor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def process_logits(logits: np.ndarray, previous_ids: np.ndarray, config: GenerationConfig) -> np.ndarray:
+class GenerationOptions(GenerationSettings, total=False):
+    """What all generating functions take, for type checkers; `generate_tokens` says what it means."""
+
+    top_log_probs: int
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor]
+    tap: Tap
+
+
+def process_logits(logits: np.ndarray, previous_ids: np.ndarray, config: GenerationConfig,
+                   processors: Sequence[LogitsProcessor] = ()) -> np.ndarray:
     """All settings applied: logits [..., vocab_size], previous_ids [..., n_previous] -> logits [..., vocab_size].
 
-    With temperature 0 only the repetition penalty is applied: nothing else changes which token is the likeliest.
-    Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow).
+    With temperature 0, what follows the processors is left out: it does not change which token is the likeliest.
+    Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow), and ValueError
+    for what a processor may not return.
     """
     check_finite(logits)
     if config.repetition_penalty != 1:
         logits = apply_repetition_penalty(logits, previous_ids, config.repetition_penalty)
         check_finite(logits, "the repetition penalty makes them overflow")
+    for processor in processors:
+        logits = apply_processor(logits, previous_ids, processor)
     if config.temperature == 0:
         return logits
     if config.temperature != 1:
@@ -53,6 +72,19 @@ def apply_repetition_penalty(logits: np.ndarray, previous_ids: np.ndarray, penal
         divisor = logits.dtype.type(penalty)  # NumPy 1 would go over to float64 for a penalty beyond float32
         penalised = np.where(logits < 0, logits * divisor, logits / divisor)
     return np.where(seen, penalised, logits)
+
+
+def apply_processor(logits: np.ndarray, previous_ids: np.ndarray, processor: LogitsProcessor) -> np.ndarray:
+    """What a function of the user's makes of the logits. Raises ValueError unless they still give a distribution."""
+    new = processor(previous_ids.copy(), logits.copy())  # copies: it may write to them
+    got = f"{new.shape}, {new.dtype}" if isinstance(new, np.ndarray) else type(new).__name__
+    if got != f"{logits.shape}, {logits.dtype}":
+        raise ValueError(f"a logits processor must return shape {logits.shape}, {logits.dtype}. Got {got}.")
+    if not np.all(new < np.inf):
+        raise ValueError("a logits processor must return numbers, or -inf to forbid a token. Got NaN or +inf.")
+    if np.any(np.max(new, axis=-1) == -np.inf):
+        raise ValueError("a logits processor must leave a token that can be drawn. Got -inf for all of a row.")
+    return new
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:

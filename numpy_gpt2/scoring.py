@@ -25,15 +25,16 @@ windows by one token too few; here every token has the same weight.) summary/REA
 """
 
 import math
-import operator
-from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from .model import check_ids, transform, unembed
-from .weights import GPT2
+from .errors import check_int
+from .model import as_array, check_ids, transform, unembed
 from .sampling import check_finite
+from .tap import Tap, checked, no_tap, watches
+from .weights import GPT2
 
 # Positions to unembed at a time. The logits of a full window, 1024 rows of 50257, take 206 MB; these take 26 MB, and
 # the matrix product still runs at full speed.
@@ -45,17 +46,23 @@ LEFT_OUT = -100  # the target of a position that does not count, as in transform
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How likely the model found each token of a text but the first, in order."""
+    """How likely the model found each token of a text but the first, in order; for several texts, rows of them."""
 
-    log_probs: np.ndarray  # [n_scored], float64: the natural logarithm of each token's probability
+    log_probs: np.ndarray  # [n_scored], float64: the natural logarithm of each token's probability; 0 where masked
     ranks: np.ndarray  # [n_scored]: 1 + the number of more likely tokens
     top_ids: np.ndarray  # [n_scored, n_top]: the most likely tokens at each position, in descending order
     top_log_probs: np.ndarray  # [n_scored, n_top], float64
+    mask: np.ndarray | None = None  # [n_scored]: whether a token counts; None: all do
+
+    @property
+    def n_counted(self) -> int:
+        """How many tokens are scored, and not masked."""
+        return self.log_probs.size if self.mask is None else int(np.count_nonzero(self.mask))
 
     @property
     def mean_loss(self) -> float:
-        """Nats per token: the cross-entropy, which transformers calls the loss."""
-        return -float(np.mean(self.log_probs))
+        """Nats per token that counts: the cross-entropy, which transformers calls the loss."""
+        return -float(np.sum(self.log_probs)) / self.n_counted
 
     @property
     def perplexity(self) -> float:
@@ -65,9 +72,16 @@ class Scores:
 
     def bits_per_byte(self, n_bytes: int) -> float:
         """Total loss in bits, divided by `n_bytes`, the scored text's length in UTF-8. Raises ValueError below 1."""
-        if operator.index(n_bytes) < 1:
-            raise ValueError(f"n_bytes must be 1 or more. Got {n_bytes}.")
-        return -float(np.sum(self.log_probs)) / math.log(2) / n_bytes
+        return -float(np.sum(self.log_probs)) / math.log(2) / check_int("n_bytes", n_bytes, 1)
+
+    def __repr__(self) -> str:
+        if self.n_counted == 0:
+            return "Scores(0 tokens)"
+        return f"Scores({self.n_counted:,} tokens, mean_loss {self.mean_loss:.4f}, perplexity {self.perplexity:.2f})"
+
+    def _repr_html_(self) -> str:
+        from .html import scores_html
+        return scores_html(self)
 
 
 class Window(NamedTuple):
@@ -78,33 +92,68 @@ class Window(NamedTuple):
     end: int
 
 
-def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0) -> Scores:
+def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0, *, mask: Any = None,
+                 tap: Tap = no_tap) -> Scores:
     """Score each token but the first, given those before it: ids [n_tokens] -> log_probs [n_tokens - 1].
 
     ids: one text of two or more tokens, of any length. Put `<|endoftext|>` first to score the whole text.
+        Also several texts, [*batch, n_tokens]: `ids, mask = pad_ids(texts)` makes rows of equal length of them.
     stride: tokens from one window to the next, from 1 to n_positions - 1. The default is half the context, as in
         transformers' example: after the first window every token sees at least half the context, and no token is read
         more than twice. A text that fits the context is one window, whatever the stride.
     n_top: how many of the most likely tokens to report at each position.
+    mask: booleans of the shape of ids, true for each token that counts. The others have a log_prob of 0, and are left
+        out of the mean.
+    tap: an activation hook, given the arrays of every window. Each window begins at position 0 of the context.
 
     Raises ValueError for invalid arguments, before any computation, and FloatingPointError for logits that are not
-    finite. Memory: the activations of one window, and the logits of ROWS_AT_ONCE positions.
+    finite. Memory: the activations of one window, and the logits of ROWS_AT_ONCE positions, or with a tap that is given
+    them, of all that a window scores.
     """
-    return join_scores(score_in_pieces(model, ids, stride, n_top))
+    pieces = score_in_pieces(model, ids, stride, n_top, tap)
+    if mask is None:
+        return join_scores(pieces)
+    counted = np.asarray(mask)
+    if counted.shape != np.shape(ids) or counted.dtype != bool or not counted[..., 1:].any():
+        raise ValueError(f"mask must be booleans of the shape of ids, {np.shape(ids)}, true for a token other than "
+                         f"the first. Got {counted.dtype}, {counted.shape}, {np.count_nonzero(counted)} of them true.")
+    counted = counted[..., 1:]  # [n_tokens - 1]
+    scores = join_scores(pieces)
+    return replace(scores, log_probs=np.where(counted, scores.log_probs, 0), mask=counted)
 
 
-def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0) -> Iterator[Scores]:
+def pad_ids(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of several lengths as rows of one length: ids [n_prompts, longest], and a mask of those that count.
+
+    The end of a shorter row is filled with id 0, where the mask is false. No token sees a later one, so that `forward`
+    and `score_tokens` find in each row what they find in the prompt alone. The logits after prompt i are
+    `logits[i, mask[i].sum() - 1]`. Raises ValueError for no prompts, and for what is no list of token ids.
+    """
+    rows = [as_array(prompt) for prompt in prompts]
+    for row in rows:
+        if row.ndim != 1 or row.size == 0 or not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(f"prompts must be lists of token ids, none empty. Got {row.dtype}, shape {row.shape}.")
+    if not rows:
+        raise ValueError("prompts must be one or more lists of token ids. Got none.")
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]  # [n_prompts, longest]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
+
+
+def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0,
+                    tap: Tap = no_tap) -> Iterator[Scores]:
     """The scores of `score_tokens` in pieces, as they are computed. Arguments are checked at the call."""
-    text = np.asarray(ids)
-    if text.ndim != 1 or text.size < 2:
-        raise ValueError("ids must be one list of two tokens or more: nothing predicts the first, so only the "
-                         f"others are scored. Got shape {text.shape}.")
-    if not 0 <= operator.index(n_top) <= model.config.vocab_size:
-        raise ValueError(f"n_top must be from 0 to the vocabulary's size, {model.config.vocab_size}. Got {n_top}.")
-    windows = list(sliding_windows(text.size, model.config.n_positions, stride))
+    text = as_array(ids)
+    if text.ndim < 1 or text.shape[-1] < 2 or text.size == 0:
+        raise ValueError("ids must be two tokens or more: nothing predicts the first, so only the others are scored. "
+                         f"Got shape {text.shape}.")
+    check_int("n_top", n_top, 0, model.config.vocab_size)
+    windows = list(sliding_windows(text.shape[-1], model.config.n_positions, stride))
     for window in windows:
-        check_ids(model, text[window.begin:window.end])
-    return (piece for window in windows for piece in score_window(model, text, window, n_top))
+        check_ids(model, text[..., window.begin:window.end])
+    return (piece for window in windows for piece in score_window(model, text, window, n_top, tap))
 
 
 def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Scores]:
@@ -124,10 +173,10 @@ def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Sco
 def join_scores(pieces: Iterable[Scores]) -> Scores:
     """The scores of one or more consecutive pieces of a text, joined."""
     pieces = list(pieces)
-    return Scores(np.concatenate([piece.log_probs for piece in pieces]),
-                  np.concatenate([piece.ranks for piece in pieces]),
-                  np.concatenate([piece.top_ids for piece in pieces]),
-                  np.concatenate([piece.top_log_probs for piece in pieces]))
+    return Scores(np.concatenate([piece.log_probs for piece in pieces], axis=-1),
+                  np.concatenate([piece.ranks for piece in pieces], axis=-1),
+                  np.concatenate([piece.top_ids for piece in pieces], axis=-2),
+                  np.concatenate([piece.top_log_probs for piece in pieces], axis=-2))
 
 
 # Windows --------------------------------------------------------------------------------------------------------------
@@ -150,26 +199,28 @@ def checked_stride(stride: int | None, n_positions: int) -> int:
     """
     if stride is None:
         stride = n_positions // 2
-    if not 1 <= operator.index(stride) < n_positions:
-        raise ValueError(f"stride must be at least 1 and less than the model's context, {n_positions}. Got {stride}.")
-    return stride
+    return check_int("stride (less than the model's context)", stride, 1, n_positions - 1)
 
 
-def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int) -> Iterator[Scores]:
-    """The scores of one window, in pieces of ROWS_AT_ONCE tokens."""
+def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int, tap: Tap = no_tap) -> Iterator[Scores]:
+    """The scores of one window, in pieces of ROWS_AT_ONCE positions; all at once for a tap that is given the logits."""
     # Each position predicts the next token, so the last token of the window is not read.
-    hidden = transform(model, text[window.begin:window.end - 1])  # [n_read, n_embd]
-    hidden = hidden[window.first_scored - 1 - window.begin:]  # [n_scored, n_embd]
-    targets = text[window.first_scored:window.end]  # [n_scored]
-    for i in range(0, len(targets), ROWS_AT_ONCE):
-        yield score_rows(model, hidden[i:i + ROWS_AT_ONCE], targets[i:i + ROWS_AT_ONCE], n_top)
+    hidden = transform(model, text[..., window.begin:window.end - 1], tap=tap)  # [n_read, n_embd]
+    first = window.first_scored - 1 - window.begin  # the first position whose prediction is scored
+    hidden = hidden[..., first:, :]  # [n_scored, n_embd]
+    targets = text[..., window.first_scored:window.end]  # [n_scored]
+    n_targets = targets.shape[-1]
+    n_texts = targets.size // n_targets
+    n_rows = n_targets if watches(checked(tap), "logits") else max(1, ROWS_AT_ONCE // n_texts)
+    for i in range(0, n_targets, n_rows):
+        yield score_rows(model, hidden[..., i:i + n_rows, :], targets[..., i:i + n_rows], n_top, tap, first + i)
 
 
-def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int) -> Scores:
-    """Score the tokens that came next: hidden [n, n_embd], targets [n] -> Scores of n tokens."""
-    logits = unembed(model, hidden)  # [n, vocab_size]
+def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap, position: int) -> Scores:
+    """Score the tokens that came next: hidden [n, n_embd], from this position on, targets [n] -> Scores of n tokens."""
+    logits = unembed(model, hidden, tap, position)  # [n, vocab_size]
     check_finite(logits)
-    chosen = np.take_along_axis(logits, targets[:, np.newaxis], axis=-1)  # [n, 1]
+    chosen = np.take_along_axis(logits, targets[..., np.newaxis], axis=-1)  # [n, 1]
     ranks = 1 + np.sum(logits > chosen, axis=-1)  # [n]
     _, log_probs, top_ids, top_log_probs = log_probs_of(logits, targets, n_top)
     return Scores(log_probs, ranks, top_ids, top_log_probs)

@@ -59,6 +59,23 @@ class Stream(Iterator[T]):
             known.append(new)
 
 
+def side_by_side(streams: Sequence[Stream[Any]], groups: Sequence[np.ndarray]) -> Generator[Drawn, None, Any]:
+    """The steps of several batches as those of one: stream i has the rows groups[i] [n] of all. One that has ended
+    repeats its ends until all have. Returns the finish reasons.
+    """
+    place = np.argsort(np.concatenate(groups))  # [n_rows]: where each row is among those of all streams
+
+    def joined(parts: list[Any], axis: int = -1) -> np.ndarray:
+        return np.take(np.concatenate(parts, axis), place, axis)
+
+    while any([next(stream, None) is not None for stream in streams]):
+        yield Drawn(joined([stream.ids[-1] for stream in streams]),
+                    joined([stream.log_probs[-1] * (stream.finish_reason is None) for stream in streams]),
+                    joined([stream.top_ids[-1] for stream in streams], axis=-2),
+                    joined([stream.top_log_probs[-1] for stream in streams], axis=-2))
+    return joined([stream.finish_reason for stream in streams]).tolist()
+
+
 class SharedSteps:
     """The steps of one generation, each computed once, for several readers, which may be in different threads."""
 

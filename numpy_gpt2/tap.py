@@ -9,6 +9,9 @@ The array that it returns is used from there on; None changes nothing. So a tap 
     numpy_gpt2.forward(model, ids, tap=double_the_pattern)
 
 The arrays are read-only: to change one, return a new array. `STAGES` lists all names in the order of the pass.
+
+Generation and scoring take a tap too, and call it in each of their passes. A tap that has to know where a pass begins
+has a method `at_position(first_position)`, which is called before each pass and returns the tap for that pass.
 """
 
 import difflib
@@ -21,6 +24,7 @@ from typing import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from .config import GPT2Config
+from .errors import check_int
 
 Tap = Callable[[str, np.ndarray], np.ndarray | None]
 ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # a tap after `checked`, which always returns an array
@@ -31,10 +35,11 @@ def no_tap(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-class Recorder:
+class Recorder(Mapping[str, np.ndarray]):
     """A tap that copies every array it receives: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
 
     names: a glob or several, to copy only some: "h.3.attn.*", ["h.*.resid_pre", "logits"].
+    A Mapping, in the order of the pass: `for name, array in acts.items()`; `acts.stack` makes one array of many.
     A later pass overwrites an earlier one; `clear()` deletes all. Memory: the chosen activations of one pass.
     Raises ValueError for a glob that matches no stage of any GPT-2.
     """
@@ -55,16 +60,37 @@ class Recorder:
             raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; numpy_gpt2.STAGES lists all names")
         return self.activations[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.activations
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.activations)
 
     def __len__(self) -> int:
         return len(self.activations)
 
+    __eq__ = object.__eq__  # a Mapping's would compare arrays
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        first = list(self)[:3]
+        return f"Recorder({len(self)} arrays: {', '.join(map(repr, first))}{', ...' if len(self) > 3 else ''})"
+
+    def _repr_html_(self) -> str:
+        from .html import activations_html
+        return activations_html("Recorder", self)
+
+    def stack(self, glob: str) -> np.ndarray:
+        """The recorded arrays that a glob matches, as one, in the order of the pass.
+
+        stack("h.*.attn.pattern"): [n_layer, n_head, n_tokens, n_tokens] (before any batch axes comes the layer).
+        Raises ValueError for a glob that matches no stage, KeyError if nothing that it matches was recorded.
+        """
+        stages_of(glob)
+        arrays = [array for name, array in self.items() if fits(name, glob)]
+        if not arrays:
+            raise KeyError(f"{glob!r} matches none of the {len(self)} stages recorded")
+        return np.stack(arrays)
+
     def clear(self) -> None:
+        """Delete all that was recorded."""
         self.activations.clear()
 
 
@@ -91,10 +117,11 @@ def checked(tap: Tap) -> ArrayTap:
     return checked_tap
 
 
-def check_stages(tap: Tap, config: GPT2Config) -> None:
-    """Raise ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name that this model does not have.
+def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> Tap:
+    """The tap for a pass that begins at this position.
 
-    The names that any other callable uses are unknown.
+    Raises ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name or a position that this model does not
+    have. Those that any other callable uses are unknown.
     """
     for glob in getattr(tap, "globs", ()):
         if not any_fits(glob, config):
@@ -102,6 +129,10 @@ def check_stages(tap: Tap, config: GPT2Config) -> None:
             nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
             raise ValueError(f"the tap names {glob!r}, which matches no stage of this model with {config.n_layer} "
                              f"blocks; the nearest are {', '.join(nearest)}.")
+    for position in getattr(tap, "positions", ()):
+        check_int("positions", position, -config.n_positions, config.n_positions - 1)
+    at_position = getattr(tap, "at_position", None)
+    return tap if at_position is None else at_position(first_position)
 
 
 def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits: np.ndarray, config: GPT2Config,
@@ -118,6 +149,7 @@ def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits
 
 @cache
 def any_fits(glob: str, config: GPT2Config) -> bool:
+    """Whether a glob matches a stage of this model."""
     return any(fits(name, glob) for name in stage_names(config))
 
 
@@ -149,6 +181,13 @@ class Stage:
     equation: str
     shape: tuple[str, ...]
     sentence: str
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}: [{', '.join(self.shape)}], {self.equation})"
+
+    def _repr_html_(self) -> str:
+        from .html import stage_html
+        return stage_html(self)
 
     def concrete_shape(self, config: GPT2Config, n_new: int, n_all: int, n_unembedded: int) -> tuple[int, ...]:
         """The shape in numbers: the pass reads n_new tokens; n_all includes those in the cache."""

@@ -75,7 +75,8 @@ def outcome(folder: Path) -> str:
     except CheckpointError as error:
         check_refusal(error, folder)
         return "refused"
-    assert tokenizer.decode(tokenizer.encode("the \u65e5\n")) == "the \u65e5\n"
+    text = tokenizer.decode(tokenizer.encode("the \u65e5\n"))
+    assert text.removeprefix(" ") == "the \u65e5\n"  # some have add_prefix_space
     try:
         with np.errstate(all="ignore"):
             list(generate_tokens(model, [0], 2, temperature=0))

@@ -206,9 +206,11 @@ REFUSED = {
     "an id that is taken": (Form({"vocab.json": PLAIN, "added_tokens.json": {END: 3}}),
                             f"added_tokens.json: added token '{END}': its id must be {N - 1}, as in the vocabulary. G"),
     "another class": (Form({"vocab.json": PLAIN, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}),
-                      "tokenizer_config.json: tokenizer_class must be GPT2Tokenizer or PreTrainedTokenizerFast. Got"),
-    "a class in config.json": (Form({"vocab.json": PLAIN}, {"tokenizer_class": "XLMRobertaTokenizer"}),
-                               "config.json: tokenizer_class must be GPT2Tokenizer or PreTrainedTokenizerFast. Got"),
+                      "tokenizer_config.json: tokenizer_class must be GPT2Tokenizer or PreTrainedTokenizerFast. Got "
+                      "'BertTokenizer': the model alone can be loaded (load_model)."),
+    "a class in config.json": (Form({"vocab.json": PLAIN}, {"tokenizer_class": "XLMRobertaTokenizerFast"}),
+                               "config.json: tokenizer_class must be GPT2Tokenizer or PreTrainedTokenizerFast. Got "
+                               "'XLMRobertaTokenizerFast': the model alone can be loaded (load_model)."),
     "add_bos_token": (Form({"vocab.json": PLAIN, "tokenizer_config.json": {"add_bos_token": True}}),
                       "tokenizer_config.json: add_bos_token must be false"),
     "a template": (Form({"tokenizer.json": tokenizer_json(post_processor={

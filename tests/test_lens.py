@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, direct_logit_attribution, forward,
-                        logit_lens, no_tap, patch, residual_logits, top_tokens, unembed)
+                        logit_lens, loss_and_gradients, no_tap, patch, residual_logits, top_tokens, unembed)
 from numpy_gpt2.lens import Attribution, TopToken, head_outputs
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.tap import stage_names, stage_of
-from strategies import lively_model, passes, random_ids
+from strategies import lively_model, passes, random_ids, splits
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
 MODEL = lively_model(CONFIG)
@@ -137,14 +137,59 @@ def test_a_patched_key_or_value_stays_in_the_cache_for_later_decode(part):
     assert_close(decoded, forward(MODEL, [*IDS[0], 7], tap=patch(f"h.0.attn.{part}", both))[3:])
 
 
-def test_at_decode_position_0_is_the_new_token():
-    cache = KVCache(MODEL)
-    forward(MODEL, IDS[0], cache=cache)
-    acts = Recorder()
-    patches = chain(patch("h.1.attn.[qz]", 9, positions=0), patch("h.1.attn.k_all", 4, 2))
-    forward(MODEL, [7], cache=cache, tap=chain(patches, acts))
-    assert np.all(acts["h.1.attn.q"] == 9) and acts["h.1.attn.q"].shape == (2, 1, 3)
-    assert (acts["h.1.attn.k_all"][:, :, 0] == 4).sum(axis=-1).tolist() == [1, 1]
+@given(passes(min_tokens=2), st.data())
+def test_a_patch_of_positions_is_the_same_however_the_text_is_cut_into_passes(model_and_ids, data):
+    model, ids = model_and_ids
+    names = [name for name in stage_names(model.config) if not name.endswith(("_all", "scores", "pattern"))]
+    name = data.draw(st.sampled_from(names))
+    positions = data.draw(st.lists(st.integers(0, model.config.n_positions - 1), max_size=3))
+    tap = chain(patch(name, lambda array: array + 1, positions=positions), ablate(name, positions=positions[:1]))
+    whole, tokens_changed = Recorder(name), Recorder(name)
+    expected = forward(model, ids, tap=chain(tap, whole))
+    cache, logits = KVCache(model, batch=ids.shape[:-1]), []
+    for chunk in data.draw(splits(ids)):
+        logits.append(forward(model, chunk, cache=cache, tap=chain(tap, tokens_changed)))
+    assert_close(np.concatenate(logits, axis=-2), expected)
+    assert_close(tokens_changed[name], whole[name][..., -chunk.shape[-1]:, :])
+
+
+def test_with_4_tokens_cached_position_4_is_the_fifth_token_and_position_3_is_left_alone():
+    cache, acts = KVCache(MODEL), Recorder()
+    forward(MODEL, [1, 2, 3, 4], cache=cache)
+    forward(MODEL, [5, 6], cache=cache, tap=chain(
+        patch("h.*.attn.[qz]", 9, positions=4), ablate("h.*.mlp.out", positions=-1), ablate("ln_f", positions=[2, 3]),
+        patch("h.1.attn.k_all", 7, positions=3), patch("wpe", np.zeros((99, 6)), positions=0), acts))
+    assert np.all(acts["h.1.attn.q"][:, 0] == 9) and not np.any(acts["h.1.attn.q"][:, 1] == 9)
+    assert np.all(acts["h.1.mlp.out"][1] == 0) and not np.any(acts["h.1.mlp.out"][0] == 0)
+    assert not np.any(acts["ln_f"] == 0)
+    assert (acts["h.1.attn.k_all"] == 7).all(axis=(0, 2)).tolist() == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("position", [CONFIG.n_positions, -CONFIG.n_positions - 1])
+def test_a_position_that_the_model_does_not_have_is_refused_before_the_pass(position):
+    for tap in (ablate("wte", positions=[0, position]), chain(Recorder(), patch("logits", 0, positions=position))):
+        cache = KVCache(MODEL)
+        with pytest.raises(ValueError, match=f"^positions must be a whole number from -8 to 7. Got {position}.$"):
+            forward(MODEL, [1, 2], cache=cache, tap=tap)
+        assert cache.length == 0 and not cache.k.any()
+        with pytest.raises(ValueError, match="^positions must be a whole number"):
+            loss_and_gradients(MODEL, [1, 2], gradient_tap=tap)
+
+
+def test_a_tap_of_ones_own_is_told_where_each_pass_begins():
+    begins = []
+
+    class Steering:
+        def at_position(self, first_position):
+            begins.append(first_position)
+            return lambda name, value: value + first_position if name == "h.1.resid_post" else None
+
+    cache, acts = KVCache(MODEL), Recorder("h.1.resid_post")
+    forward(MODEL, [1, 2, 3], cache=cache)
+    expected = forward(MODEL, [4], cache=cache, tap=patch("h.1.resid_post", lambda array: array + 3))
+    cache.crop(3)
+    assert_close(forward(MODEL, [4], cache=cache, tap=chain(Steering(), acts)), expected)
+    assert begins[-1] == 3
 
 
 # ablate and chain -----------------------------------------------------------------------------------------------------
@@ -228,7 +273,6 @@ def test_heads_of_a_stage_without_heads_are_refused_by_name(name):
 @pytest.mark.parametrize("tap, expected", [
     (patch("h.0.attn.z", 0, heads=2), "heads at 'h.0.attn.z' must be a whole number from -2 to 1. Got 2."),
     (patch("h.0.attn.z", 0, heads=[0, -3]), "heads at 'h.0.attn.z' must be a whole number from -2 to 1. Got -3."),
-    (ablate("h.*.ln_1", positions=3), "positions at 'h.0.ln_1' must be a whole number from -3 to 2. Got 3."),
     (patch("wpe", np.zeros((2, 3, 6))), "the value must broadcast to (3, 6) at 'wpe'. Got (2, 3, 6)."),
     (patch("h.1.mlp.pre", np.zeros(6)), "the value must broadcast to (2, 3, 10) at 'h.1.mlp.pre'. Got (6,)."),
     (patch("ln_f", lambda array: None), "the value must be an array or a number at 'ln_f'. Got NoneType."),
@@ -465,5 +509,5 @@ def test_a_block_that_is_not_there_is_refused_with_the_three_nearest_stages(glob
 @pytest.mark.parametrize("mask", [[True, False], np.array([True, False])])
 def test_a_boolean_mask_of_positions_or_heads_is_refused(mask):
     for options in ({"positions": mask}, {"heads": mask}):
-        with pytest.raises(ValueError, match="(positions|heads) at .* must be a whole number"):
+        with pytest.raises(ValueError, match="(positions|heads at .*) must be a whole number"):
             forward(MODEL, IDS, tap=ablate("h.1.attn.z", **options))

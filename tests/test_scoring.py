@@ -132,9 +132,9 @@ def test_each_row_of_logits_is_computed_once_and_only_a_few_are_held(case, rows_
     model, ids, stride = case
     rows, held = [], []
 
-    def counting_unembed(model, hidden):
+    def counting_unembed(model, hidden, *options):
         assert all(reference() is None for reference in held), "logits of an earlier piece are still there"
-        logits = unembed(model, hidden)
+        logits = unembed(model, hidden, *options)
         rows.append(len(logits))
         held.append(weakref.ref(logits))
         return logits
@@ -155,9 +155,9 @@ def test_a_window_s_logits_fit_in_the_memory_that_is_promised():
 def test_no_more_tokens_are_read_than_the_windows_hold():
     n_read = []
 
-    def counting_transform(model, ids):
+    def counting_transform(model, ids, **options):
         n_read.append(len(ids))
-        return transform(model, ids)
+        return transform(model, ids, **options)
 
     transform = scoring.transform
     with pytest.MonkeyPatch.context() as patch:
@@ -169,7 +169,8 @@ def test_no_more_tokens_are_read_than_the_windows_hold():
 def test_a_piece_comes_before_the_next_window_is_read(monkeypatch):
     n_read = []
     transform = scoring.transform
-    monkeypatch.setattr(scoring, "transform", lambda model, ids: n_read.append(len(ids)) or transform(model, ids))
+    monkeypatch.setattr(scoring, "transform",
+                        lambda model, ids, tap: n_read.append(len(ids)) or transform(model, ids, tap=tap))
     pieces = score_in_pieces(strategies.lively_model(SMALL), strategies.random_ids(SMALL, (14,)), 4)
     assert n_read == []
     next(pieces)
@@ -260,13 +261,15 @@ def test_a_perplexity_beyond_any_float_is_infinite():
 BAD_ARGUMENTS = {
     "no tokens": ([[]], {}, "two tokens"),
     "one token": ([[3]], {}, "two tokens"),
-    "a batch": ([[[1, 2], [3, 4]]], {}, "shape"),
+    "an empty batch": (np.zeros((1, 0, 2), int), {}, "shape"),
+    "texts of several lengths": ([[[1, 2], [3, 4, 5]]], {}, "pad_ids"),
+    "a text that is not encoded": (["ab"], {}, "encode"),
     "a token beyond the vocabulary": ([[*range(16), 17]], {}, "0 to 16"),
     "a token below 0": ([[1, -1]], {}, "-1"),
     "tokens that are no integers": ([[1.0, 2.0]], {}, "integers"),
     "a stride of 0": ([[1, 2]], {"stride": 0}, "stride"),
     "a stride below 0": ([[1, 2]], {"stride": -1}, "stride"),
-    "a stride of the whole context": ([[1, 2]], {"stride": 8}, "less than the model's context, 8"),
+    "a stride of the whole context": ([[1, 2]], {"stride": 8}, "context.* a whole number from 1 to 7. Got 8"),
     "fewer than no alternatives": ([[1, 2]], {"n_top": -1}, "n_top"),
     "more alternatives than tokens": ([[1, 2]], {"n_top": 18}, "17"),
 }

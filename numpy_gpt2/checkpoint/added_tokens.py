@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import CheckpointError, shown
 from ..tokenizer import END_OF_TEXT, AddedToken
+from .generation import Configs
 from .json_file import read_json_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,7 +50,7 @@ class TokenizerSettings:
     is_rebuilt: bool  # whether the class takes no more from tokenizer.json than vocabulary and merges
 
 
-def read_tokenizer_settings(files: Mapping[str, Path]) -> TokenizerSettings:
+def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> TokenizerSettings:
     """The settings in tokenizer_config.json and special_tokens_map.json. Raises CheckpointError for what has no match.
 
     What is not listed here changes no token: lengths, sides, padding, templates of chats.
@@ -61,7 +62,7 @@ def read_tokenizer_settings(files: Mapping[str, Path]) -> TokenizerSettings:
             found = read_json_object(files[file], file)
             values |= found
             file_of |= dict.fromkeys(found, file)
-    class_name = tokenizer_class(values, files)
+    class_name = tokenizer_class(values, configs)
     for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json has its own word for them
         if "tokenizer.json" not in files and values.get(key):
             raise not_supported(file_of[key], key, "false: add the token's name to the text", values[key])
@@ -75,16 +76,16 @@ def read_tokenizer_settings(files: Mapping[str, Path]) -> TokenizerSettings:
     return TokenizerSettings(values, file_of, class_name in REBUILT)
 
 
-def tokenizer_class(values: Mapping[str, Any], files: Mapping[str, Path]) -> str | None:
+def tokenizer_class(values: Mapping[str, Any], configs: Configs) -> str | None:
     """The name of transformers' class, without the "Fast" of earlier versions. Raises CheckpointError for others."""
     file, name = "tokenizer_config.json", values.get("tokenizer_class")
-    if name is None and "config.json" in files:
-        file, name = "config.json", read_json_object(files["config.json"], "config.json").get("tokenizer_class")
-    if isinstance(name, str):
-        name = name.removesuffix("Fast")
-    if name not in (*REBUILT, *AS_WRITTEN):
-        raise not_supported(file, "tokenizer_class", "GPT2Tokenizer or PreTrainedTokenizerFast", name)
-    return name
+    if name is None and "config.json" in configs:
+        file, name = "config.json", configs["config.json"].get("tokenizer_class")
+    known = name.removesuffix("Fast") if isinstance(name, str) else name
+    if known not in (*REBUILT, *AS_WRITTEN):
+        raise CheckpointError(f"{file}: tokenizer_class must be GPT2Tokenizer or PreTrainedTokenizerFast. "
+                              f"Got {shown(name)}: the model alone can be loaded (load_model).")
+    return known
 
 
 def read_added_tokens(files: Mapping[str, Path], settings: TokenizerSettings, vocabulary: Mapping[str, Any],

@@ -7,6 +7,8 @@ from typing import Any, Mapping
 from ..config import GPT2Config
 from ..errors import CheckpointError
 
+CONFIG_FILES = ("config.json", "generation_config.json")
+
 # What a file of JSON, or of merges, may hold. A GPT-2 needs less (small's tokenizer.json: 3.6 MB, 200,000 values), and
 # a file of nothing but brackets, which takes 25 times its size in memory, is refused before it is parsed.
 LARGEST_TEXT = 8 * 2**20  # bytes
@@ -22,9 +24,18 @@ def read_config(path: Path, name: str = "config.json") -> GPT2Config:
     return config_from(read_settings(path, name), name)
 
 
-def read_settings(path: Path, name: str = "config.json") -> dict[str, Any]:
+def read_settings(path: Path, name: str = "config.json") -> Mapping[str, Any]:
     """All that a hub `config.json` says. Raises CheckpointError where it is not the config of a GPT-2."""
-    settings = read_json_object(path, name)
+    return checked_settings(read_json_object(path, name), name)
+
+
+def read_configs(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """What config.json and generation_config.json say, of those that are given: file name -> settings."""
+    return {name: read_json_object(files[name], str(files[name])) for name in CONFIG_FILES if name in files}
+
+
+def checked_settings(settings: Mapping[str, Any], name: str = "config.json") -> Mapping[str, Any]:
+    """The same settings. Raises CheckpointError where they are not those of a GPT-2."""
     if "model_type" not in settings:
         raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
     if settings.get("quantization_config") is not None:
@@ -39,21 +50,6 @@ def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2C
         return GPT2Config.from_dict(settings)
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from error
-
-
-def text_ids(files: Mapping[str, Path]) -> dict[str, Any]:
-    """The ids that begin and end a text: generation_config.json's, and where it has none, config.json's.
-
-    Of what is there, {"bos_token_id": ..., "eos_token_id": ...}. In transformers generation_config.json counts alone:
-    without an eos_token_id in it, generation ends at the length. Raises CheckpointError.
-    """
-    found: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json"):
-        settings = read_json_object(files[name], str(files[name])) if name in files else {}
-        ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
-        config_from(ids, str(files.get(name)))
-        found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
-    return found
 
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:

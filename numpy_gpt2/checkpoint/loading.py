@@ -23,7 +23,8 @@ from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
 from .hub import CONFIG, GENERATION, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up, optional
-from .json_file import config_from, read_json_object, read_settings, text_ids
+from .generation import Configs, text_ids, warn_of_generation
+from .json_file import checked_settings, config_from, read_configs
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
@@ -44,8 +45,9 @@ def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") 
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS, TOKENIZER))
     with unchanged_while_read(files):
-        tokenizer = tokenizer_from_files(files)  # first: it is the quicker of the two to fail
-        model = read_model(files, dtype)
+        configs = read_configs(files)
+        tokenizer = tokenizer_from_files(files, configs)  # first: it is the quicker of the two to fail
+        model = read_model(files, configs, dtype)
     n_tokens, n_ids = tokenizer.vocab_size, model.config.vocab_size
     if n_tokens > n_ids:
         warnings.warn(f"{files['config.json']}: vocab_size {n_ids}: the model has no rows for the tokenizer's ids "
@@ -60,7 +62,7 @@ def load_model(name: str | Path, revision: str | None = None, dtype: Any = "floa
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS))
     with unchanged_while_read(files):
-        return read_model(files, dtype)
+        return read_model(files, read_configs(files), dtype)
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
@@ -178,12 +180,11 @@ def belongs_to_the_pass(name: str) -> bool:
 # From headers to arrays -----------------------------------------------------------------------------------------------
 
 
-def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
+def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
     config_path = files["config.json"]
-    settings = read_settings(config_path, str(config_path))
-    config = config_from({**settings, **text_ids(files)}, str(config_path))
-    warn_of_missing_end(files, config)
+    settings = checked_settings(configs["config.json"], str(config_path))
+    config = config_from({**settings, **text_ids(files, configs)}, str(config_path))
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
@@ -193,7 +194,7 @@ def read_model(files: Mapping[str, Path], dtype: np.dtype) -> GPT2:
     check_memory(config, dtype)
     arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
     scale_queries(config, settings, arrays)
-    report_ends(config, files)
+    warn_of_generation(files, configs, config, stacklevel=3)
     return build_model(config, arrays)
 
 
@@ -213,15 +214,6 @@ def query_scale(config: GPT2Config, settings: Mapping[str, Any], layer: int) -> 
     """What config.json asks the scores of a layer to be multiplied by, beside 1 / sqrt(d_head)."""
     scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
     return scale / (layer + 1) if settings.get("scale_attn_by_inverse_layer_idx") else scale
-
-
-def report_ends(config: GPT2Config, files: Mapping[str, Path]) -> None:
-    """Warn where generation cannot end as the files say. (All say 50256 whose writer has never thought of it.)"""
-    ends = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
-    for end in ends:
-        if end not in (None, GPT2Config.eos_token_id) and not 0 <= end < config.vocab_size:
-            warnings.warn(f"{files['config.json']}: eos_token_id {end}: the model has the ids 0 to "
-                          f"{config.vocab_size - 1}, so no text ends with it.", CheckpointWarning, stacklevel=4)
 
 
 def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> GPT2Config:
@@ -247,13 +239,3 @@ def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
             array[n_read:n_read + len(rows)] = rows
         n_read += len(rows)
     return array
-
-
-def warn_of_missing_end(files: Mapping[str, Path], config: GPT2Config) -> None:
-    """Say where a text ends that would not end in transformers, for which generation_config.json counts alone."""
-    path = files.get("generation_config.json")
-    if path is None or config.eos_token_id is None:
-        return
-    if read_json_object(path, str(path)).get("eos_token_id") is None:
-        warnings.warn(f"{path}: no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in "
-                      "transformers they would end at the length alone.", CheckpointWarning, stacklevel=4)

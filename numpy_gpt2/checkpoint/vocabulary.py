@@ -18,7 +18,8 @@ from ..errors import CheckpointError, CheckpointWarning, shown
 from ..tokenizer import END_OF_TEXT, AddedToken, Preparation, Tokenizer
 from .added_tokens import (Entry, TokenizerSettings, entry_from, not_supported, read_added_tokens,
                            read_tokenizer_settings, special_names)
-from .json_file import MOST_VALUES, read_json_object, read_text_file, text_ids
+from .generation import Configs, text_ids
+from .json_file import MOST_VALUES, read_configs, read_json_object, read_text_file
 
 DEEPEST = 100  # merges of what merges made, one in the other, up to which tiktoken is checked: GPT-2's own go 8 deep
 
@@ -35,16 +36,18 @@ class Vocabulary:
     preparation: Preparation = Preparation()
 
 
-def tokenizer_from_files(files: Mapping[str, Path]) -> Tokenizer:
+def tokenizer_from_files(files: Mapping[str, Path], configs: Configs | None = None) -> Tokenizer:
     """The Tokenizer of a checkpoint whose files are given by name: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
     Where all three are given, the first counts, as in transformers. So do, where they are given, tokenizer_config.json,
-    special_tokens_map.json, added_tokens.json, config.json and generation_config.json.
+    special_tokens_map.json, added_tokens.json, config.json and generation_config.json. configs: the last two, if they
+    have been read already.
     Raises CheckpointError, one line that names the file, for anything that is not GPT-2's byte-level BPE.
     """
-    settings = read_tokenizer_settings(files)
+    configs = read_configs(files) if configs is None else configs
+    settings = read_tokenizer_settings(files, configs)
     vocabulary = read_vocabulary(files, settings)
-    bos_id, eos_ids = begin_and_ends(files, settings, vocabulary)
+    bos_id, eos_ids = begin_and_ends(files, configs, settings, vocabulary)
     own_files = {name: path for name, path in files.items() if not name.startswith("model")}
     return build_tokenizer(vocabulary, bos_id=bos_id, eos_ids=eos_ids, files=own_files)
 
@@ -87,7 +90,7 @@ def content_of(name: str, vocabulary: Vocabulary) -> bytes:
                               "lone surrogate)") from error
 
 
-def begin_and_ends(files: Mapping[str, Path], settings: TokenizerSettings, vocabulary: Vocabulary
+def begin_and_ends(files: Mapping[str, Path], configs: Configs, settings: TokenizerSettings, vocabulary: Vocabulary
                    ) -> tuple[int | None, tuple[int, ...]]:
     """The ids that begin and end a text. What the configs say counts, as in transformers' generation.
 
@@ -98,14 +101,14 @@ def begin_and_ends(files: Mapping[str, Path], settings: TokenizerSettings, vocab
     default = END_OF_TEXT if settings.is_rebuilt else None
     begin, end = (names[key].name if key in names else None if key in settings.values else default
                   for key in ("bos_token", "eos_token"))
-    found = text_ids(files)
+    found = text_ids(files, configs)
     config = GPT2Config.from_dict(found)
     unmade = {token: token_id for token, token_id in vocabulary.ids.items()
               if token in vocabulary.added_tokens or not ALPHABET.keys() >= set(token)}
     bos_id = found.get("bos_token_id")
     if bos_id not in unmade.values():
         bos_id = vocabulary.ids.get(begin) if begin is not None else None
-    if not {"config.json", "generation_config.json"} & files.keys():
+    if not configs:
         ends = [vocabulary.ids[end]] if end in vocabulary.ids else []
     else:
         ends = list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else [config.eos_token_id]

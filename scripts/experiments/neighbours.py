@@ -166,13 +166,14 @@ def main():
     alike = float(np.sum(unit(gradients.wte.ravel()) * unit(gradients.lm_head.ravel())))
     longer = float(np.linalg.norm(gradients.lm_head) / np.linalg.norm(gradients.wte))
 
+    experiment.conclude(tokens_found(*measures))
+    experiment.conclude(arithmetic_found(len(fours), right_answers(wte, fours), right_answers(random_wte, fours)))
     experiment.conclude(
-        tokens_found(*measures),
-        arithmetic_found(len(fours), right_answers(wte, fours), right_answers(random_wte, fours)),
         f"(3) Neighbouring positions have a cosine of {by_distance[0][0]:.2f}, those {distances[-1]} apart "
         f"{by_distance[0][distances[-1] - 1]:.2f} (random: {by_distance[1][0]:.2f} and "
         f"{by_distance[1][distances[-1] - 1]:.2f}). The nearest position is {to_nearest[0]:.0f} away, in the median "
-        f"(random: {to_nearest[1]:.0f}).",
+        f"(random: {to_nearest[1]:.0f}).")
+    experiment.conclude(
         "(4) wte and lm_head are one array: a token's rows are equal because they are one row." if tied else
         "(4) wte and lm_head are two arrays; a token's two rows have a mean cosine of "
         f"{same_token['wte and lm_head']:.2f}.",

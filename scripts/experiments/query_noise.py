@@ -158,23 +158,30 @@ def main():
     reverse = [study.row(f"{n} ({n / n_layer:.0%})", range(n_layer - n, n_layer), ["Q"]) for n in counts]
     print("\nLoss added by noise in the last blocks\n")
     print_rows("last", reverse, own, way, text_way)
-    experiment.conclude(*conclusion(single, growing, reverse, own, way, text_way))
+    for sentence in statements(growing, way, text_way):
+        experiment.conclude(sentence)
+    experiment.conclude(*conclusion(single, growing, reverse, own, way))
     if args.plot:
         draw(args.plot, single, growing, reverse, own, guess, n_layer)
 
 
-def conclusion(single, growing, reverse, own, way, text_way):
-    """What was found, the course's two statements first."""
+def statements(growing, way, text_way):
+    """The course's two statements, each with what was measured; none for a model that has nothing to lose."""
     n_layer = growing[-1].n_blocks
+    if way(0) is not None:
+        yield ("The course: nearly normal up to a quarter of the blocks. " + verdict(
+            [row for row in growing if 4 * row.n_blocks <= n_layer], n_layer, way, text_way,
+            lambda ways: max(ways) <= NORMAL, f"nearly normal (at most {NORMAL:.0%})"))
+        yield ("The course: noise beyond three quarters of the blocks. " + verdict(
+            [row for row in growing if 4 * row.n_blocks > 3 * n_layer], n_layer, way, text_way,
+            lambda ways: min(ways) >= NOISE, f"noise (at least {NOISE:.0%})"))
+
+
+def conclusion(single, growing, reverse, own, way):
+    """What the controls, the single blocks and the reverse order show."""
     if way(own) is None:
         yield f"With a loss of {own:.2f} the intact model is hardly better than a uniform guess: nothing can be lost."
         return
-    yield ("The course: nearly normal up to a quarter of the blocks. " + verdict(
-        [row for row in growing if 4 * row.n_blocks <= n_layer], n_layer, way, text_way,
-        lambda ways: max(ways) <= NORMAL, f"nearly normal (at most {NORMAL:.0%})"))
-    yield ("The course: noise beyond three quarters. " + verdict(
-        [row for row in growing if 4 * row.n_blocks > 3 * n_layer], n_layer, way, text_way,
-        lambda ways: min(ways) >= NOISE, f"noise (at least {NOISE:.0%})"))
     everywhere = {change: losses.mean() - own for change, losses in growing[-1].losses.items()}
     yield ("In all blocks, noise adds " + ", ".join(f"{added:.2f} nats for {change}" for change, added in
                                                     everywhere.items() if change != "Q = 0") +
@@ -182,7 +189,7 @@ def conclusion(single, growing, reverse, own, way, text_way):
            f"{'no better' if everywhere['Q'] >= everywhere['Q = 0'] else 'better'} than no query, and what the model "
            f"needs most is {max('QKV', key=everywhere.get)}.")
     worst = max(single, key=lambda row: row.losses["Q"].mean())
-    half = [row for row in zip(growing, reverse) if 2 * row[0].n_blocks <= n_layer]
+    half = [pair for pair in zip(growing, reverse) if 2 * pair[0].n_blocks <= growing[-1].n_blocks]
     yield f"Alone, block {worst.label} needs its queries most: noise adds {worst.losses['Q'].mean() - own:.2f} nats."
     if half:
         first, last = (row.losses["Q"].mean() - own for row in half[-1])

@@ -122,7 +122,7 @@ def main():
         with experiment.picture(args.plot, 2) as (left, right):
             columns = Measures(*zip(*results.values()))
             experiment.draw_lines(left, list(results), {
-                "distinct bigrams": columns.distinct_2, "probability of the top 10": columns.top_10},
+                "distinct bigrams": columns.distinct_2, "top 10": columns.top_10},
                 "temperature", "fraction")
             experiment.draw_lines(right, list(results), {
                 "entropy, bits": columns.entropy, "own loss, nats": columns.own_loss}, "temperature", "per token")

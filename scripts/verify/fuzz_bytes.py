@@ -5,6 +5,7 @@ import random
 import shutil
 import struct
 import sys
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ def fuzz(state: Path, seconds: int) -> None:
     import atheris
     with atheris.instrument_imports(include=["numpy_gpt2"]):
         from numpy_gpt2 import CheckpointError, load_model, load_tokenizer
+        from numpy_gpt2.errors import CheckpointWarning
     from checkpoint_forms import CONFIG, as_bytes, good, headers_of, written
     from hostile_folders import check_refusal
 
+    warnings.simplefilter("ignore", CheckpointWarning)  # to show one, Python opens the file that it is about
     place = state / "current"
     shutil.rmtree(place, ignore_errors=True)
     targets = []  # for each choice: what loads the file, the file, what is good in it, and the data if that is a header

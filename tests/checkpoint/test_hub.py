@@ -21,17 +21,25 @@ from typing import Any, Iterator
 import numpy as np
 import pytest
 from hub_server import Fault, HubServer, Repo, environment
+from huggingface_hub import constants
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
+from numpy_gpt2.checkpoint import hub as module
 from numpy_gpt2.checkpoint import loading
-from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, within
+from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, look_up, within
 from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
-from numpy_gpt2.errors import CheckpointError, HubError
+from numpy_gpt2.checkpoint.wanted import WEIGHTS, IncompleteCheckpoint
+from numpy_gpt2.errors import CheckpointError, CheckpointWarning, HubError, shown
+from numpy_gpt2.summary.metadata import read_metadata
 from numpy_gpt2.weights import random_model
+
+
+FUNCTIONS: dict[str, Any] = {"load": loading.load, "load_model": loading.load_model,
+                             "load_tokenizer": loading.load_tokenizer, "read_metadata": read_metadata}
 
 
 @dataclass
@@ -49,13 +57,14 @@ class Computer:
                 warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                loaded = getattr(loading, function)(*arguments)
+                loaded = FUNCTIONS[function](*arguments)
                 model = loaded[0] if function == "load" else loaded
                 answer: dict[str, Any] = {"wte": model.wte.tolist() if hasattr(model, "wte") else None}
             except Exception as error:
                 kinds = [CheckpointError, HubError, ValueError]
                 answer = {"error": [kind.__name__ for kind in kinds if isinstance(error, kind)], "message": str(error)}
         answer["warnings"] = [str(one.message) for one in caught]
+        answer["warned"] = [(one.category, one.filename) for one in caught]
         return answer | {"seconds": time.monotonic() - start}
 
     def run(self, program: str) -> "subprocess.CompletedProcess[str]":
@@ -161,6 +170,22 @@ def test_first_load_downloads_only_what_is_wanted_and_the_second_asks_nothing(hu
     assert hub.log == []
 
 
+@pytest.mark.parametrize("name", ["EleutherAI/x", "0/x", "a.b_c-d/E.f_g-h"])
+def test_owner_and_repository_are_looked_for_on_the_hub(name):
+    assert look_up(name) == name
+
+
+@pytest.mark.parametrize("name, hint", [
+    ("größe/x", ""), ("/x", ""), (".a/x", ""), ("a/b/c", ""), ("gpt2-tiny", ""), ("GPT3-XL", " Did you mean gpt2-xl?"),
+    ("fairytail", " Did you mean fairytale?")])
+def test_a_name_that_means_nothing_is_refused_with_what_it_may_have_meant(name, hint):
+    with pytest.raises(ValueError) as error:
+        look_up(name)
+    assert str(error.value) == (
+        f"no checkpoint {name!r}: expected one of fairytale, small, medium, large, xl, gpt2, gpt2-medium, gpt2-large, "
+        f"gpt2-xl, distilgpt2, a folder that exists, or owner/repo on the hub.{hint}")
+
+
 def test_unreachable_hub_is_said_quickly_with_the_ways_out_and_nothing_else(unreachable):
     answer = unreachable.call("load", "class/never-seen")
     assert answer["error"] == ["HubError"]
@@ -176,6 +201,16 @@ def test_silent_hub_is_said_within_ten_seconds(hub, online, files):
     answer = online.call("load", "class/silent")
     assert answer["error"] == ["HubError"] and "cannot be reached" in answer["message"]
     assert answer["seconds"] < 10
+
+
+@pytest.mark.parametrize("answer_s, silence_s, said", [(0.2, 9, "no answer within 0.2 s"), (9, 0.2, "timed out")])
+def test_an_answer_has_a_limit_and_so_has_each_silence(hub, online, files, monkeypatch, answer_s, silence_s, said):
+    monkeypatch.setattr(module, "ANSWER_S", answer_s)
+    monkeypatch.setattr(module, "SILENCE_S", silence_s)
+    hub.repos["class/mute"] = Repo(files, faults={"config.json": Fault(stall=True)})
+    answer = online.call("load", "class/mute")
+    assert answer["error"] == ["HubError"] and said in answer["message"]
+    assert answer["seconds"] < 5
 
 
 def test_a_call_that_never_returns_is_given_up():
@@ -200,8 +235,18 @@ def test_offline_is_said_without_a_request(hub, offline, files):
 def test_a_full_disk_is_said_by_name():
     error = explained(OSError(errno.ENOSPC, "No space left on device", "/cache/blobs/x"), "class/any", "main")
     assert isinstance(error, HubError)
-    assert str(error).startswith("/cache/blobs/x: cannot be written: No space left on device.")
-    assert "HF_HOME" in str(error)
+    assert str(error) == ("/cache/blobs/x: cannot be written: No space left on device. Make room, or set HF_HOME to "
+                          "another place.")
+
+
+@pytest.mark.parametrize("endpoint, error, reason", [
+    ("https://hub", RuntimeError("it broke."), "it broke."), ("https://hub", RuntimeError("it broke"), "it broke."),
+    ("https://hub", RuntimeError(), "RuntimeError."),
+    ("https://me:secret@hub", RuntimeError("secret"), "RuntimeError.")])
+def test_whatever_the_transport_says_becomes_one_sentence(monkeypatch, endpoint, error, reason):
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    assert str(explained(error, "class/any", "main")) == \
+        f"the hub (https://hub) cannot be reached, or broke off: {reason} {module.WAYS_OUT}"
 
 
 @pytest.mark.parametrize("status, code, error, words", [
@@ -214,7 +259,7 @@ def test_a_full_disk_is_said_by_name():
     (404, "EntryNotFound", "ValueError", "config.json"),
     (404, "", "ValueError", "config.json"),
     (429, "", "HubError", "too many requests"),
-    (500, "", "HubError", "500"),
+    (500, "", "HubError", "500 for class/refused-500-as-plain: see its status page, or try again later. Ways out: "),
 ])
 def test_a_refusal_is_one_line_that_says_what_to_do(hub, online, files, status, code, error, words):
     name = f"class/refused-{status}-as-{code or 'plain'}"
@@ -240,7 +285,8 @@ def test_a_wait_that_is_no_number_of_seconds_is_left_out(hub, online, files, wai
 def test_unknown_repository_and_revision_are_argument_errors(hub, online, files):
     hub.repos["class/pinned"] = Repo(files)
     assert online.call("load", "class/absent")["error"] == ["ValueError"]
-    assert online.call("load", "class/pinned", "no-such-branch")["error"] == ["ValueError"]
+    answer = online.call("load", "class/pinned", "no-such-branch")
+    assert answer["error"] == ["ValueError"] and "class/pinned has no revision 'no-such-branch'" in answer["message"]
     assert online.call("load", "class/--")["error"] == ["ValueError"]
 
 
@@ -248,8 +294,9 @@ def test_unknown_repository_and_revision_are_argument_errors(hub, online, files)
                                       "a\nb", "a\x1b[31mb", "a b", "C:x", "x" * 201, 5, "a\0b", "a\u202eb"])
 def test_a_revision_that_git_would_not_have_is_refused_before_anything_is_asked(revision, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # to import it is now an error
-    with pytest.raises(ValueError, match="^revision must be a branch, a tag or a commit. Got .{1,130}$"):
+    with pytest.raises(ValueError) as error:
         load_model("class/any", revision=revision)
+    assert str(error.value) == f"revision must be a branch, a tag or a commit. Got {shown(revision)}."
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "feature/x_y-z", "0" * 40, "größe", "a@b", "1"])
@@ -258,12 +305,14 @@ def test_a_revision_that_git_has_is_asked_for(revision):
 
 
 @pytest.mark.parametrize("header", ["X-Repo-Commit", "ETag"])
-@pytest.mark.parametrize("value", ["../../../planted", "x/planted", "", "x" * 201, ".", "a b"])
+@pytest.mark.parametrize("value", ["../../../planted", "x/planted", "", "x" * 201, ".", "a b", "é"])
 def test_a_commit_and_an_etag_that_would_lead_out_of_the_cache_are_refused(hub, online, files, header, value):
     headers = {"X-Repo-Commit": "1" * 40, "ETag": "2" * 40, header: value}
     hub.repos["class/planting"] = Repo(files, faults={"config.json": Fault(status=200, headers=headers)})
     answer = online.call("load", "class/planting")
-    assert answer["error"] == ["HubError"] and "does not answer as a hub" in answer["message"]
+    assert answer["error"] == ["HubError"]
+    assert answer["message"].endswith("/class/planting/resolve/main/config.json: the server does not answer as a hub "
+                                      "does (no commit, or no etag): check HF_ENDPOINT and proxies.")
     assert not list(online.home.parent.rglob("*planted*"))
 
 
@@ -277,7 +326,6 @@ def test_a_commit_and_an_etag_that_would_lead_out_of_the_cache_are_refused(hub, 
     ("user:secret@host", "HF_ENDPOINT must be a URL"),
 ])
 def test_a_wrong_endpoint_is_named_in_one_line_and_its_password_never(monkeypatch, endpoint, said):
-    from huggingface_hub import constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
@@ -290,7 +338,6 @@ def test_a_wrong_endpoint_is_named_in_one_line_and_its_password_never(monkeypatc
 
 
 def test_the_password_of_a_server_that_is_no_hub_is_not_shown(hub, files, monkeypatch):
-    from huggingface_hub import constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     hub.repos["class/plain"] = Repo(files, faults={"config.json": Fault(status=200)})
@@ -315,6 +362,18 @@ def test_a_damaged_download_is_said_and_leaves_nothing(hub, online, files):
     assert online.blobs("class/damaged") == 1
     repo.faults.clear()
     assert online.call("load", "class/damaged")["wte"] == wte_in(files)
+
+
+def test_a_file_is_as_long_as_the_hub_says(hub, online, files):
+    hub.repos["class/short"] = Repo(files, faults={"model.safetensors": Fault("GET", body=b"short")})
+    answer = online.call("load", "class/short")
+    assert f"expected {len(files['model.safetensors']):,} bytes, found 5 bytes" in answer["message"]
+
+
+@pytest.mark.parametrize("function", ["load", "read_metadata"])
+def test_what_is_refused_between_question_and_download_is_said_of_the_repository(hub, online, files, function):
+    hub.repos["class/closing"] = Repo(files, faults={"model.safetensors": Fault("GET", status=403)})
+    assert online.call(function, "class/closing")["message"].startswith("the hub answered 403 for class/closing: ")
 
 
 def test_a_repository_on_xet_storage_is_fetched_over_http(hub, online, files):
@@ -366,6 +425,8 @@ def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_a
     for computer in (unreachable, offline):
         answer = computer.call("load", "class/by-others")
         assert answer["wte"] == wte_in(files)
+        for answer in (answer, computer.call("load", "class/by-others", "1" * 40)):
+            assert answer["warned"] == [(CheckpointWarning, __file__)]  # where `load` is called
         (warning,) = answer["warnings"]
         assert warning.startswith("class/by-others: loaded from the cache without asking whether it has "
                                   "generation_config.json, tokenizer_config.json, special_tokens_map.json, "
@@ -390,13 +451,27 @@ def test_what_transformers_got_as_gpt2_is_found_before_the_network_is_asked(hub,
     assert hub.log == []
 
 
+def test_no_other_repository_has_a_second_place_in_the_cache(hub, online, unreachable, files):
+    hub.repos["class/first"] = Repo(files)
+    assert "error" not in online.call("load", "class/first")
+    cache = online.home / "hub"
+    shutil.copytree(cache / "models--class--first", cache / "models--second", symlinks=True)
+    assert unreachable.call("load", "class/second")["error"] == ["HubError"]
+
+
 def test_missing_weights_are_said_and_no_pickle_is_taken(hub, online, files):
     del files["model.safetensors"]
     hub.repos["class/pickle-only"] = Repo(files)
     hub.log.clear()
     answer = online.call("load", "class/pickle-only")
-    assert answer["error"] == ["CheckpointError"] and "model.safetensors" in answer["message"]
-    assert "save_pretrained() write" in answer["message"] and "revision" in answer["message"]
+    assert answer["error"] == ["CheckpointError"]
+    assert answer["message"] == (
+        "class/pickle-only: a file is missing: expected model.safetensors, or model.safetensors.index.json. Where a "
+        "repository has other formats only, in transformers, from_pretrained() and save_pretrained() write "
+        "model.safetensors; or it has a revision with model.safetensors (see its pull requests).")
+    with environment(hub.url, online.home), pytest.raises(IncompleteCheckpoint) as error:
+        loading.load_model("class/pickle-only")
+    assert error.value.wanted == WEIGHTS
     assert not any("pytorch_model.bin" in line for line in hub.log)
 
 
@@ -412,6 +487,18 @@ def test_a_revision_pins_the_commit_and_a_branch_stays_where_the_cache_has_it(hu
         assert computer.call("load", "class/moving")["wte"] == wte_in(first)
         assert computer.call("load", "class/moving", "1" * 40)["wte"] == wte_in(first)
         assert computer.call("load", "class/moving", "2" * 40)["wte"] == wte_in(second)
+
+
+class RepoWithPullRequest(Repo):
+    def at(self, revision: str) -> "tuple[str, dict[str, bytes]] | None":
+        return super().at("2" * 40 if revision == "refs/pr/1" else revision)
+
+
+def test_a_pull_request_is_a_revision_and_is_found_in_the_cache(hub, online, unreachable, tmp_path):
+    first, second = (checkpoint_bytes(tmp_path / str(seed), seed) for seed in (1, 2))
+    hub.repos["class/asked"] = RepoWithPullRequest(first, older={"2" * 40: second})
+    for computer in (online, unreachable):
+        assert computer.call("load", "class/asked", "refs/pr/1")["wte"] == wte_in(second)
 
 
 def test_of_a_partial_snapshot_only_the_rest_is_asked_for(hub, online, files):
@@ -464,6 +551,45 @@ def test_the_environment_counts_and_nothing_is_said_on_standard_error(hub, onlin
         assert (loaded, process.stderr) == (str(wte_in(files)), "")
         assert "class/never-seen" in refused or said == "cannot be reached"
         assert said in refused
+
+
+# Headers alone --------------------------------------------------------------------------------------------------------
+
+
+def test_the_headers_of_all_shards_are_read_and_no_weights_kept(hub, online, files):
+    tensors = list(from_safetensors(files.pop("model.safetensors")).items())
+    shards = {"a.safetensors": dict(tensors[:5]), "b.safetensors": dict(tensors[5:])}
+    index = {"weight_map": {tensor: shard for shard, arrays in shards.items() for tensor in arrays}}
+    files |= {"model.safetensors.index.json": json.dumps(index).encode(),
+              **{name: to_safetensors(arrays) for name, arrays in shards.items()}}
+    hub.repos["class/header"] = Repo(files)
+    with environment(hub.url, online.home / "hub"):
+        assert set(read_metadata("class/header").types) == {name for name, _ in tensors}
+    assert online.snapshot("class/header") == {"1" * 40: {"config.json", "model.safetensors.index.json"}}
+
+
+HEADERS: dict[str, tuple[dict[str, object], str]] = {
+    "longer than any GPT-2's": ({"body": (2**62).to_bytes(8, "little"), "endless": True}, "at most 8,388,608 bytes"),
+    "endless brackets": ({"body": (10**6).to_bytes(8, "little") + b"[" * 10**6}, "at most 500,000 values"),
+    "nested too deeply": ({"body": (20_000).to_bytes(8, "little") + b"[" * 20_000}, "not a whole safetensors file"),
+    "no header": ({"body": bytes(100)}, "not a whole safetensors file"),
+    "no object": ({"body": b"\x02" + bytes(7) + b"[]"}, "expected a JSON object as the header"),
+    "no tensor": ({"body": b"\x09" + bytes(7) + b'{"a": {}}'}, "tensor 'a': expected a JSON object with dtype"),
+    "cut short": ({"body": b"\x09\x00"}, "not a whole safetensors file"),
+    "refused": ({"status": 503}, "the hub answered 503"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_is_refused_in_one_line_and_bounded_memory(hub, online, files, case):
+    fault, said = HEADERS[case]
+    name = f"class/{case.replace(' ', '-').replace(chr(39), '')}"
+    hub.repos[name] = Repo(files, faults={"model.safetensors": Fault("GET", **fault)})
+    answer = online.call("read_metadata", name)
+    assert len(answer["error"]) == 1 and "\n" not in answer["message"]
+    assert answer["message"].startswith((f"{name}/model.safetensors: ", "the hub answered 503 for ")) \
+        and said in answer["message"]
+    assert hub.bytes_sent[f"{name} model.safetensors"] < 2 * 10**7
 
 
 def test_the_wte_of_the_served_checkpoint_is_not_trivial(files):

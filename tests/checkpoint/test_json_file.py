@@ -1,11 +1,9 @@
 """A config.json is read, or refused in one line that names the file."""
 
-import json
-
 import pytest
 
 from numpy_gpt2 import CheckpointError, GPT2Config
-from numpy_gpt2.checkpoint.json_file import read_config, text_ids
+from numpy_gpt2.checkpoint.json_file import read_config
 
 
 def file_refusal(tmp_path, content: bytes) -> str:
@@ -34,25 +32,6 @@ def test_a_refused_setting_is_refused_in_the_name_of_the_file(tmp_path):
 def test_a_quantized_model_is_refused_with_the_way_out(tmp_path):
     settings = b'{"model_type": "gpt2", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}'
     assert file_refusal(tmp_path, settings).startswith("quantization_config: expected weights that are not quantized.")
-
-
-@pytest.mark.parametrize("generation, expected", [
-    (None, {"eos_token_id": 5}), ({}, {"eos_token_id": 5}), ({"eos_token_id": None}, {"eos_token_id": 5}),
-    ({"eos_token_id": 7, "bos_token_id": 6}, {"bos_token_id": 6, "eos_token_id": 7}),
-    ({"eos_token_id": [7, 8], "temperature": 0.1}, {"eos_token_id": [7, 8]})])
-def test_the_ends_are_those_for_generation_and_where_it_has_none_those_of_the_config(tmp_path, generation, expected):
-    files = {"config.json": {"model_type": "gpt2", "eos_token_id": 5}, "generation_config.json": generation}
-    paths = {name: tmp_path / name for name, content in files.items() if content is not None}
-    for name, path in paths.items():
-        path.write_text(json.dumps(files[name]))
-    assert text_ids(paths) == expected
-
-
-def test_an_end_for_generation_that_is_no_id_is_refused_in_the_name_of_its_file(tmp_path):
-    path = tmp_path / "generation_config.json"
-    path.write_text('{"eos_token_id": "</s>"}')
-    with pytest.raises(CheckpointError, match="generation_config.json: eos_token_id must be a token id or null. Got"):
-        text_ids({"generation_config.json": path})
 
 
 def test_a_file_without_model_type_is_refused(tmp_path):

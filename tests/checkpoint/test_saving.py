@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from numpy_gpt2 import CheckpointError, GPT2Config, load_model, load_tokenizer, named_parameters, random_model, save
 from numpy_gpt2.checkpoint import saving
 from numpy_gpt2.checkpoint.saving import interrupted_save, locked, write_whole
-from numpy_gpt2.errors import CheckpointWarning
 from numpy_gpt2.tokenizer import Tokenizer
 
 OLD = random_model(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=1, n_head=2), 1)
@@ -250,11 +249,3 @@ def test_another_model_s_generation_config_does_not_decide_where_the_saved_one_e
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 3}', encoding="utf-8")
     save(NEW, tmp_path)
     assert load_model(tmp_path).config.eos_token_id == NEW.config.eos_token_id
-
-
-@pytest.mark.parametrize("settings", ["{}", '{"eos_token_id": null}'])
-def test_an_end_that_only_config_json_knows_is_said(tmp_path, settings):
-    save(NEW, tmp_path)
-    (tmp_path / "generation_config.json").write_text(settings, encoding="utf-8")
-    with pytest.warns(CheckpointWarning, match="no eos_token_id, so texts end at config.json's"):
-        assert load_model(tmp_path).config.eos_token_id == NEW.config.eos_token_id

@@ -41,7 +41,8 @@ def test_the_page_is_the_library_s_and_standard_error_says_where_it_is(fairytale
     process = explore("Once upon a time", "-o", str(path))
     assert (process.returncode, process.stdout) == (0, b"")
     assert path.read_text(encoding="utf-8") == page_of(fairytale, "Once upon a time")
-    assert last_line(process) == f"page: {os.fsencode(path).decode()}, {path.stat().st_size / 1000:,.0f} KB"
+    shown = str(path).encode(sys.getfilesystemencoding(), "backslashreplace").decode()
+    assert last_line(process) == f"page: {shown}, {path.stat().st_size / 1000:,.0f} KB"
     assert os.listdir(tmp_path) == [path.name]
 
 

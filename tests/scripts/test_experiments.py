@@ -567,14 +567,18 @@ def test_the_course_s_statements_on_queries_hold_up_to_a_tenth_and_from_nine_of_
     rows = [module.Row(str(i), i + 1, {name: np.array([3 + x + more, 3 + x + more]) for name, more in changes.items()},
                        2 + x, "") for i, x in enumerate(added)]
     way, text_way = module.scale(3, 8), module.scale(2, 7)
-    text = list(module.conclusion(rows, rows, rows, 3, way, text_way))
+    text = list(module.statements(rows, way, text_way))
     assert quarter in text[0] and f"1 of 4, the loss goes {added[0] / 5:.0%} of the way" in text[0]
     assert three_quarters in text[1] and f"4 of 4, the loss goes {added[3] / 5:.0%} of the way" in text[1]
-    assert f"Q = 0, attention without queries, {added[3] - 0.1:.2f}. So noise for W_Q is no better" in text[2]
-    assert "needs most is V" in text[2]
-    few = list(module.conclusion(rows[:2], rows[:2], rows[:2], 3, way, text_way))
-    assert "With 2 blocks there is none to test." in few[0]
-    assert len(list(module.conclusion(rows, rows, rows, 3, module.scale(3, 3.05), text_way))) == 1
+    assert "With 2 blocks there is none to test." in next(module.statements(rows[:2], way, text_way))
+    controls, alone, order = module.conclusion(rows, rows, [row._replace(losses={"Q": row.losses["Q"] + 1})
+                                                            for row in rows], 3, way)
+    assert f"Q = 0, attention without queries, {added[3] - 0.1:.2f}. So noise for W_Q is no better" in controls
+    assert "needs most is V" in controls and "block 3 needs its queries most" in alone
+    assert f"first 2 blocks adds {added[1]:.2f} nats, in the last as many {added[1] + 1:.2f}" in order
+    none = module.scale(3, 3.05)
+    assert not list(module.statements(rows, none, text_way))
+    assert "nothing can be lost" in "".join(module.conclusion(rows, rows, rows, 3, none))
 
 
 def test_effective_dimensions_are_the_hand_worked_ones(monkeypatch):

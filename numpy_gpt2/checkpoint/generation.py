@@ -1,0 +1,58 @@
+"""What a checkpoint says of generation: the ids that begin and end a text, and what is not applied here.
+
+transformers' generate takes its settings from generation_config.json, and where there is none from config.json.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import GPT2Config
+from ..errors import CheckpointWarning, shown
+from .json_file import CONFIG_FILES, config_from
+
+Configs = Mapping[str, Mapping[str, Any]]  # config.json, generation_config.json, where they exist: their settings
+
+# What changes the text of transformers' generate even where nothing is sampled, and the values that change nothing.
+NOT_APPLIED: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "bad_words_ids": (), "sequence_bias": (),
+    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "min_length": (0,), "min_new_tokens": (0,),
+    "forced_bos_token_id": (), "forced_eos_token_id": (), "exponential_decay_length_penalty": (),
+    "stop_strings": (), "guidance_scale": (1,), "num_beams": (1,), "penalty_alpha": (0,)}
+
+
+def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
+    """The ids that begin and end a text: generation_config.json's, and where it has none, config.json's.
+
+    Of what is there, {"bos_token_id": ..., "eos_token_id": ...}. In transformers generation_config.json counts alone:
+    without an eos_token_id in it, generation ends at the length. Raises CheckpointError.
+    """
+    found: dict[str, Any] = {}
+    for name in CONFIG_FILES:
+        settings = configs.get(name, {})
+        ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
+        config_from(ids, str(files.get(name)))  # checks them
+        found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
+    return found
+
+
+def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2Config, stacklevel: int) -> None:
+    """Say where a text differs from what transformers' generate would make of these files, by one warning for each."""
+    def warn(name: str, words: str) -> None:
+        warnings.warn(f"{files[name]}: {words}", CheckpointWarning, stacklevel=stacklevel + 2)
+
+    name = "generation_config.json" if "generation_config.json" in configs else "config.json"
+    settings = configs[name]
+    if name != "config.json" and settings.get("eos_token_id") is None and config.eos_token_id is not None:
+        warn(name, f"no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in transformers "
+             "they would end at the length alone.")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
+    for end in ends:  # 50256 is in every config whose writer did not think of it
+        if end not in (None, GPT2Config.eos_token_id) and not 0 <= end < config.vocab_size:
+            warn("config.json", f"eos_token_id {end}: the model has the ids 0 to {config.vocab_size - 1}, so no text "
+                 "ends with it.")
+    ignored = [f"{key} {shown(settings[key])}" for key, neutral in NOT_APPLIED.items()
+               if settings.get(key) is not None and settings[key] not in neutral]
+    if ignored:
+        warn(name, f"ignored, though transformers' generate applies it by itself: {', '.join(ignored)}.")
