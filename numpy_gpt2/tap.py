@@ -70,8 +70,8 @@ class Recorder(Mapping[str, np.ndarray]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        first = list(self)[:3]
-        return f"Recorder({len(self)} arrays: {', '.join(map(repr, first))}{', ...' if len(self) > 3 else ''})"
+        names = [repr(name) for name in self]
+        return f"Recorder({len(names)} arrays: {', '.join(names[:3] + ['...'] * (len(names) > 3)) or 'none yet'})"
 
     def stack(self, glob: str) -> np.ndarray:
         """The recorded arrays that a glob matches, as one, in the order of the pass.
