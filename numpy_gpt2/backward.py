@@ -238,8 +238,8 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: n
     """wte[ids] + wpe[positions]: the sum of what came of each row that was read, added to d_wte and d_wpe in place."""
     d_token_embedding = tap("wte", d_x)  # [n_tokens, n_embd]
     d_position_embedding = tap("wpe", d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0))  # [n_tokens, n_embd], for all rows
-    d_wpe[:ids.shape[-1]] += d_position_embedding
-    order = np.argsort(ids, axis=None, kind="stable")  # [n_rows]: equal ids side by side
+    d_wpe[:ids.shape[-1]] = d_position_embedding
+    order = np.argsort(ids, axis=None)  # [n_rows]: equal ids side by side
     distinct_ids, starts = np.unique(ids.reshape(-1)[order], return_index=True)
     d_wte[distinct_ids] += np.add.reduceat(as_rows(d_token_embedding)[order], starts, axis=0)  # [n_distinct, n_embd]
 

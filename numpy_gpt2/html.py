@@ -154,6 +154,23 @@ def statistics_of(name: str, array: np.ndarray) -> tuple[Any, ...]:
     return (name, shape_text(array), mean, std, float(finite.min()), float(finite.max()))
 
 
+def stage_html(stage: Any) -> Markup:
+    """One line of the table of stages, unfolded."""
+    return table(("stage", stage.name), [("equation", stage.equation), ("shape", f"[{', '.join(stage.shape)}]"),
+                                         ("what it is", stage.sentence)])
+
+
+def scores_html(scores: Any) -> Markup:
+    """The measures of a text, and how often its tokens were the likeliest."""
+    rows: list[tuple[str, Any]] = [("tokens scored", scores.n_counted)]
+    if scores.n_counted:
+        counted = np.ones(scores.log_probs.shape, bool) if scores.mask is None else scores.mask
+        rows += [("mean loss, nats per token", scores.mean_loss), ("perplexity", scores.perplexity),
+                 ("the likeliest (rank 1)", f"{np.mean(scores.ranks[counted] == 1):.1%}"),
+                 ("least likely: log-probability", float(np.min(scores.log_probs[counted])))]
+    return table(("Scores", ""), rows)
+
+
 # Attention ------------------------------------------------------------------------------------------------------------
 
 

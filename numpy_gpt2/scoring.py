@@ -55,10 +55,14 @@ class Scores:
     mask: np.ndarray | None = None  # [n_scored]: whether a token counts; None: all do
 
     @property
+    def n_counted(self) -> int:
+        """How many tokens are scored, and not masked."""
+        return self.log_probs.size if self.mask is None else int(np.count_nonzero(self.mask))
+
+    @property
     def mean_loss(self) -> float:
         """Nats per token that counts: the cross-entropy, which transformers calls the loss."""
-        n_counted = self.log_probs.size if self.mask is None else np.count_nonzero(self.mask)
-        return -float(np.sum(self.log_probs)) / n_counted
+        return -float(np.sum(self.log_probs)) / self.n_counted
 
     @property
     def perplexity(self) -> float:
@@ -69,6 +73,15 @@ class Scores:
     def bits_per_byte(self, n_bytes: int) -> float:
         """Total loss in bits, divided by `n_bytes`, the scored text's length in UTF-8. Raises ValueError below 1."""
         return -float(np.sum(self.log_probs)) / math.log(2) / check_int("n_bytes", n_bytes, 1)
+
+    def __repr__(self) -> str:
+        if self.n_counted == 0:
+            return "Scores(0 tokens)"
+        return f"Scores({self.n_counted:,} tokens, mean_loss {self.mean_loss:.4f}, perplexity {self.perplexity:.2f})"
+
+    def _repr_html_(self) -> str:
+        from .html import scores_html
+        return scores_html(self)
 
 
 class Window(NamedTuple):

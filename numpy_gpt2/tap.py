@@ -73,6 +73,10 @@ class Recorder(Mapping[str, np.ndarray]):
         names = [repr(name) for name in self]
         return f"Recorder({len(names)} arrays: {', '.join(names[:3] + ['...'] * (len(names) > 3)) or 'none yet'})"
 
+    def _repr_html_(self) -> str:
+        from .html import activations_html
+        return activations_html("Recorder", self)
+
     def stack(self, glob: str) -> np.ndarray:
         """The recorded arrays that a glob matches, as one, in the order of the pass.
 
@@ -177,6 +181,13 @@ class Stage:
     equation: str
     shape: tuple[str, ...]
     sentence: str
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}: [{', '.join(self.shape)}], {self.equation})"
+
+    def _repr_html_(self) -> str:
+        from .html import stage_html
+        return stage_html(self)
 
     def concrete_shape(self, config: GPT2Config, n_new: int, n_all: int, n_unembedded: int) -> tuple[int, ...]:
         """The shape in numbers: the pass reads n_new tokens; n_all includes those in the cache."""

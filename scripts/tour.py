@@ -41,6 +41,9 @@ print("layers, heads, width:", config.n_layer, config.n_head, config.n_embd)
 print("the first block:", model.h[0])
 print("embedding and unembedding are one array:", model.lm_head is model.wte)
 
+# %%
+model  # a notebook folds it out, part by part
+
 # %% [markdown]
 # ## 2. A text is token ids
 #
@@ -120,6 +123,9 @@ for name in acts:
 assert np.allclose(acts["h.0.attn.pattern"][head], pattern, atol=1e-5)
 assert np.allclose(acts["h.0.attn.z"][head], z, atol=1e-4)
 assert np.allclose(acts["h.0.resid_post"], resid_post, atol=1e-3)
+
+# %%
+acts  # a notebook folds out all shapes, with a few statistics
 
 # %% [markdown]
 # ## 6. Patterns: who looks at whom

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import GPT2Config, KVCache, Recorder, ablate, forward, named_parameters, random_model
 from numpy_gpt2 import backward as backward_module
-from numpy_gpt2.backward import backpropagate, loss_and_gradients
+from numpy_gpt2 import ops
+from numpy_gpt2.backward import activation_backward, backpropagate, loss_and_gradients
 from numpy_gpt2.scoring import LEFT_OUT, cross_entropy
-from numpy_gpt2.tap import STAGES, stage_names
+from numpy_gpt2.tap import STAGES, no_tap, stage_names
 from numpy_gpt2.weights import build_model
 from strategies import lively_model, passes, random_ids, seeds
 
@@ -139,6 +140,22 @@ def test_queries_in_blocks_and_all_at_once_give_the_same_gradients(monkeypatch, 
     assert_same(loss_and_gradients(model, ids, targets)[1], expected)
 
 
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu"])
+def test_rows_in_strips_and_one_by_one_have_the_same_slopes(monkeypatch, name):
+    rng = np.random.default_rng(0)
+    x, d_y = rng.standard_normal((2, 3, 5, 4))
+    expected = [[activation_backward(name, d_y[i, j], x[i, j]) for j in range(5)] for i in range(3)]
+    monkeypatch.setattr(backward_module, "STRIP", 4)
+    monkeypatch.setattr(ops, "STRIP", 4)
+    np.testing.assert_allclose(activation_backward(name, d_y, x), expected, rtol=1e-13)
+    one_channel = activation_backward(name, d_y[..., :1], x[..., :1])
+    np.testing.assert_allclose(one_channel, np.array(expected)[..., :1], rtol=1e-13)
+
+
+def test_relu_has_no_slope_at_0():
+    np.testing.assert_array_equal(activation_backward("relu", np.full(3, 5.0), np.array([-1.0, 0.0, 1.0])), [0, 0, 5])
+
+
 def test_a_batch_has_the_mean_gradient_of_its_rows():
     model = lively_model(CONFIG)
     loss, gradients = loss_and_gradients(model, IDS)
@@ -218,6 +235,40 @@ def test_scores_and_pattern_need_not_be_kept():
     expected = backpropagate(model, IDS, acts, d_logits)
     fewer = {name: acts[name] for name in acts if not name.endswith(("scores", "pattern"))}
     assert_same(backpropagate(model, IDS, fewer, d_logits), expected)
+
+
+@pytest.mark.parametrize("tap, kept", [(no_tap, False), (Recorder("h.*.attn.q"), False),
+                                       (Recorder("h.*.attn.pattern"), True), (lambda name, value: None, True)])
+def test_scores_and_pattern_are_kept_only_for_a_tap_that_wants_them(monkeypatch, tap, kept):
+    names = set()
+    backpropagate_all = backward_module.backpropagate
+
+    def look(model, ids, activations, d_logits, **taps):
+        names.update(activations)
+        return backpropagate_all(model, ids, activations, d_logits, **taps)
+
+    monkeypatch.setattr(backward_module, "backpropagate", look)
+    loss_and_gradients(lively_model(CONFIG), IDS, tap=tap)
+    assert ("h.1.attn.scores" in names, "h.1.attn.pattern" in names) == (kept, kept)
+
+
+@pytest.mark.parametrize("taps, at_once", [
+    ({}, [4, 4, 1]), ({"gradient_tap": ablate("h.*.attn.z")}, [4, 4, 1]),
+    ({"gradient_tap": ablate("h.*.attn.scores")}, [9]), ({"gradient_tap": ablate("h.*.attn.pattern")}, [9]),
+    ({"tap": Recorder("h.*.attn.pattern")}, [9]),
+])
+def test_queries_come_in_blocks_unless_a_tap_wants_all_their_scores(monkeypatch, taps, at_once):
+    counts = []
+    attend_backward = backward_module.attend_backward
+
+    def look(d_z, *arguments):
+        counts.append(d_z.shape[-2])
+        return attend_backward(d_z, *arguments)
+
+    monkeypatch.setattr(backward_module, "attend_backward", look)
+    monkeypatch.setattr(backward_module, "QUERY_BLOCK", 4)
+    loss_and_gradients(lively_model(CONFIG), random_ids(CONFIG, 9), **taps)
+    assert counts == at_once * CONFIG.n_layer
 
 
 # Taps -----------------------------------------------------------------------------------------------------------------

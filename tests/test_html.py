@@ -1,5 +1,6 @@
 """Laws of what notebooks show: everything is there, escaped, well-formed, and needs no script and no network."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numpy_gpt2
-from numpy_gpt2 import GPT2Config, KVCache, Recorder, forward, named_parameters, random_model, show_attention
+from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, Scores, forward, named_parameters, random_model,
+                        show_attention)
 from numpy_gpt2.html import FAINTEST, MOST_TOKENS, Markup, element, fold, label, table
 
 TINY = GPT2Config(vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2)
@@ -96,6 +98,61 @@ def test_a_part_shows_its_own_arrays_and_a_config_its_settings():
     assert Page(model.h[1].mlp._repr_html_()).texts[0] == f"MLP, {8 * 32 + 32 + 32 * 8 + 8} parameters"
     texts = Page(TINY._repr_html_()).texts
     assert texts[texts.index("n_embd") + 1] == "8" and texts[texts.index("n_inner") + 1] == "32"
+
+
+# Activations, stages, scores ------------------------------------------------------------------------------------------
+
+
+def rows_of(page):
+    """The texts of each row of its tables."""
+    rows = re.findall("<tr>(.*?)</tr>", page, re.DOTALL)
+    return [["".join(Page(cell).texts) for cell in re.findall("(<t[hd][^>]*>.*?</t[hd]>)", row)] for row in rows]
+
+
+def test_a_recorder_shows_each_array_once_with_its_shape_and_statistics_of_what_is_finite():
+    model, acts = random_model(TINY), Recorder()
+    forward(model, [1, 2, 3], tap=acts)
+    shown = acts._repr_html_()
+    page = Page(shown)
+    check_is_plain(page)
+    assert page.texts[0] == f"Recorder: {len(acts)} arrays, {sum(array.size for array in acts.values()):,} numbers"
+    assert len(page.found("details")) == 1 + TINY.n_layer
+    rows = {row[0]: row[1:] for row in rows_of(shown)}
+    assert {name for name in rows if name != "name"} == set(acts)
+    for name, array in acts.items():
+        finite = array[np.isfinite(array)].astype(float)
+        expected = [finite.mean(), finite.std(), finite.min(), finite.max()]
+        assert rows[name][0] == f"[{', '.join(map(str, array.shape))}]"
+        np.testing.assert_allclose([float(cell) for cell in rows[name][1:]], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_recorder_of_nothing_and_an_array_of_nothing_finite_are_shown_too():
+    assert Page(Recorder()._repr_html_()).texts == ["Recorder: 0 arrays, 0 numbers"]
+    acts = Recorder()
+    acts("logits", np.full((1, 2), np.nan))
+    assert rows_of(acts._repr_html_())[1] == ["logits", "[1, 2]", "", "", "", ""]
+
+
+def test_a_stage_says_in_a_line_what_it_is_and_in_a_notebook_what_it_means():
+    stage = next(stage for stage in STAGES if stage.name == "h.i.attn.pattern")
+    assert repr(stage) == "Stage('h.i.attn.pattern': [n_head, n_new, n_all], softmax(scores))"
+    texts = Page(stage._repr_html_()).texts
+    assert texts[1:] == ["h.i.attn.pattern", "equation", "softmax(scores)", "shape", "[n_head, n_new, n_all]",
+                         "what it is", stage.sentence]
+
+
+def test_scores_say_what_counts_and_not_their_arrays():
+    scores = Scores(np.log([0.5, 0.125, 0.25]), np.array([1, 3, 1]), *[np.zeros((3, 0))] * 2)
+    assert repr(scores) == "Scores(3 tokens, mean_loss 1.3863, perplexity 4.00)"
+    assert rows_of(scores._repr_html_()) == [
+        ["Scores", ""], ["tokens scored", "3"], ["mean loss, nats per token", "1.386"], ["perplexity", "4"],
+        ["the likeliest (rank 1)", "66.7%"], ["least likely: log-probability", "-2.079"]]
+    masked = replace(scores, log_probs=np.log([0.5, 1, 0.25]), mask=np.array([True, False, True]))
+    assert repr(masked) == "Scores(2 tokens, mean_loss 1.0397, perplexity 2.83)"
+    assert rows_of(masked._repr_html_())[4:] == [["the likeliest (rank 1)", "100.0%"],
+                                                 ["least likely: log-probability", "-1.386"]]
+    none = replace(scores, mask=np.zeros(3, bool))
+    assert repr(none) == "Scores(0 tokens)" and rows_of(none._repr_html_())[1:] == [["tokens scored", "0"]]
 
 
 # Attention ------------------------------------------------------------------------------------------------------------

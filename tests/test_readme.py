@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,21 @@ def marked(commands):
 
 def run(command, folder=ROOT):
     arguments = map(as_typed, shlex.split(command)[1:])
+    if "--serve" in command:
+        return run_until_it_serves(arguments, folder)
     return subprocess.run([sys.executable, *arguments], input=b"The king\n", capture_output=True, timeout=1800,
                           cwd=folder, env=ENVIRONMENT)
+
+
+def run_until_it_serves(arguments, folder):
+    """A command that would go on until Ctrl-C, which ends it as soon as it has said its address."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
+                          env=ENVIRONMENT) as process:
+        address = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    return subprocess.CompletedProcess(process.args, 0, address, errors)
 
 
 def output(command):

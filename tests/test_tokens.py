@@ -17,7 +17,7 @@ from numpy_gpt2.bpe import merge
 from numpy_gpt2.checkpoint.loading import load_tokenizer
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.cli.exits import exit_status
-from numpy_gpt2.cli.tables import n_columns, table
+from numpy_gpt2.cli.tables import display_width, table
 from numpy_gpt2.tokenizer import END_OF_TEXT, quoted_bytes
 
 FAIRYTALE = load_tokenizer("fairytale")
@@ -206,4 +206,4 @@ def test_wide_characters_and_marks_keep_columns_aligned():
     rows = [["1", '"日本"', "x"], ["2", '"e\u0301"', "y"], ["3", '"ab"', "z"]]
     assert list(table(["id", "token", "bytes"], rows, "><<", 40)) == [
         "id  token   bytes", ' 1  "日本"  x', ' 2  "e\u0301"     y', ' 3  "ab"    z']
-    assert [n_columns(text) for text in ("", "abc", "日本", "e\u0301", "👍", "ｱ")] == [0, 3, 4, 1, 2, 1]
+    assert [display_width(text) for text in ("", "abc", "日本", "e\u0301", "👍", "ｱ")] == [0, 3, 4, 1, 2, 1]

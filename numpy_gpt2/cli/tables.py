@@ -14,7 +14,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
     A left-aligned last column is prose and wraps. Where the columns do not fit, each cell gets a line of its own.
     """
     cells = [header, *rows]
-    columns = [max(n_columns(row[i]) for row in cells) for i in range(len(header))]
+    columns = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
     for gap in ("  ", " "):
         room = width - sum(columns[:-1]) - len(gap) * (len(columns) - 1)
         if room >= (min(columns[-1], 30) if align[-1] == "<" else columns[-1]):
@@ -23,7 +23,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
         yield from records(header, rows, width)
         return
     for row in cells:
-        start = gap.join(f"{cell:{side}{size + len(cell) - n_columns(cell)}}"
+        start = gap.join(f"{cell:{side}{size + len(cell) - display_width(cell)}}"
                          for cell, side, size in zip(row, align, columns[:-1]))
         last = textwrap.wrap(row[-1], room) if len(row[-1]) > room else [f"{row[-1]:{align[-1]}{columns[-1]}}"]
         for line in last or [""]:
@@ -31,11 +31,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
             start = " " * len(start)
 
 
-def n_columns(text: str) -> int:
-    """The width of a text in a terminal: two columns for a wide character (日), none for a combining mark."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    marks = sum(unicodedata.category(character) in ("Mn", "Me") for character in text)
-    return len(text) + wide - marks
+def display_width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a Chinese character or an emoji, none for an accent."""
+    return sum(map(character_width, text))
+
+
+def character_width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):  # a combining mark
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:

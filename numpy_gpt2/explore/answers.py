@@ -1,7 +1,7 @@
 """What each request of a served page computes: a pass with interventions, a comparison, a continuation, tokens.
 
-Each function takes the engine, the request (an object of JSON), and the `Work` that gives it turns and tells the page
-how far it is; it returns the answer, ready for JSON. Errors: ValueError for what is asked wrongly, FloatingPointError
+Each function takes the engine, the request (an object of JSON), and the `Job` that gives it turns and tells the page
+how far it is; it returns the answer, ready for JSON. Errors: ValueError for a wrong request, FloatingPointError
 for logits that are not finite, Refusal for a request that was replaced or is overdue.
 """
 
@@ -21,15 +21,15 @@ from ..sampling import check_finite, process_logits
 from ..scoring import top_ids_of
 from ..tap import STAGES, Recorder
 from ..weights import GPT2
-from .interventions import (CHANGEABLE, KINDS, MOST_INTERVENTIONS, asked_interventions, first_lines, one_of,
+from .interventions import (CHANGEABLE, KINDS, MOST_INTERVENTIONS, first_lines, one_of, parse_interventions,
                             python_code, sources, tap_of)
 from .page import most_tokens, page_data, rounded, token_name
-from .prompts import Engine, Prompt, asked_prompt, asked_text, asked_token, check_keys, n_known
-from .turns import Work
+from .prompts import Engine, Prompt, check_keys, n_known, parse_prompt, parse_text, parse_token
+from .turns import Job
 
 MOST_NEW_TOKENS = 128
 N_ALTERNATIVES = 10
-MOST_ROWS = 2048  # tokens of a batch of patched passes: their activations take as much memory as those of one long pass
+MOST_BATCHED = 2048  # tokens in a batch of patched passes, whose activations take as much memory as two full contexts'
 MOST_COMPARED = 300_000_000  # numbers of three passes that attribution holds: 1.2 GB
 MOST_KEPT = 4  # pages without interventions that are kept, to be shown beside those with
 
@@ -45,31 +45,31 @@ def server_data(engine: Engine) -> dict[str, Any]:
 # A pass ---------------------------------------------------------------------------------------------------------------
 
 
-def run_prompt(engine: Engine, asked: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def run_prompt(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """The page's data of a pass with interventions, those of the pass without, and Python for the same pass."""
-    check_keys("the request", asked, ["page", "prompt", "ids", "interventions"])
-    prompt = asked_prompt(engine, asked)
-    interventions = asked_interventions(engine, asked.get("interventions"), len(prompt.ids))
+    check_keys("the request", request, ["page", "prompt", "ids", "interventions"])
+    prompt = parse_prompt(engine, request)
+    interventions = parse_interventions(engine, request.get("interventions"), len(prompt.ids))
     n_layer = engine.model.config.n_layer
     of_page = 2 * n_layer + 1  # the pass, then the lens
     is_kept = tuple(prompt.ids) in engine.kept
-    work.expect(of_page * (bool(interventions) + (not is_kept)) + n_layer * len(sources(interventions)))
-    with work.turn():
-        before = unchanged_page(engine, prompt.ids, work)
+    job.expect(of_page * (bool(interventions) + (not is_kept)) + n_layer * len(sources(interventions)))
+    with job.turn():
+        before = baseline_page(engine, prompt.ids, job)
     code = python_code(engine, prompt, interventions)
     if not interventions:
         return {"page": before, "before": None, "code": code}
-    with work.turn():
-        tap = tap_of(engine, interventions, work)
-        page = page_data(engine.model, engine.tokenizer, prompt.ids, engine.name, chain(tap, work), work.advance)
+    with job.turn():
+        tap = tap_of(engine, interventions, job)
+        page = page_data(engine.model, engine.tokenizer, prompt.ids, engine.name, chain(tap, job), job.advance)
     return {"page": page, "before": before, "code": code}
 
 
-def unchanged_page(engine: Engine, ids: Sequence[int], work: Work) -> dict[str, Any]:
+def baseline_page(engine: Engine, ids: Sequence[int], job: Job) -> dict[str, Any]:
     """The page's data without interventions, from memory where the prompt was among the last few."""
     key = tuple(ids)
     if key not in engine.kept:
-        engine.kept[key] = page_data(engine.model, engine.tokenizer, ids, engine.name, work, work.advance)
+        engine.kept[key] = page_data(engine.model, engine.tokenizer, ids, engine.name, job, job.advance)
         if len(engine.kept) > MOST_KEPT:
             del engine.kept[next(iter(engine.kept))]  # the oldest
     return engine.kept[key]
@@ -78,35 +78,35 @@ def unchanged_page(engine: Engine, ids: Sequence[int], work: Work) -> dict[str, 
 # A comparison ---------------------------------------------------------------------------------------------------------
 
 
-def compare(engine: Engine, asked: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def compare(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """How much of the difference in a logit between two prompts each restored residual stream brings back.
 
     values [n_layer + 1, n_tokens]: by how much the metric of the corrupted pass rises as the clean residual stream,
     before each block and after the last, is restored at one position. fractions: of the metric's difference.
     Source: Meng et al., "Locating and Editing Factual Associations in GPT", section 2, 2022 (there with noise).
     """
-    check_keys("the request", asked, ["page", "prompt", "ids", "other", "other_ids", "target", "foil", "method"])
-    clean, corrupted = asked_prompt(engine, asked), asked_prompt(engine, asked, "other", "other_ids")
+    check_keys("the request", request, ["page", "prompt", "ids", "other", "other_ids", "target", "foil", "method"])
+    clean, corrupted = parse_prompt(engine, request), parse_prompt(engine, request, "other", "other_ids")
     if len(clean.ids) != len(corrupted.ids):
         raise ValueError(f"the two prompts must have the same number of tokens. Got {len(clean.ids)} and "
                          f"{len(corrupted.ids)}.")
-    method = one_of("method", asked.get("method", "patching"), ["patching", "attribution"])
+    method = one_of("method", request.get("method", "patching"), ["patching", "attribution"])
     names = residual_names(engine.model)
     n_layer, n_tokens = engine.model.config.n_layer, len(clean.ids)
     if method == "attribution":
         check_memory(engine.model, n_tokens)
-    work.expect(2 * n_layer + (n_layer * (n_layer + 1) // 2 if method == "patching" else 3 * n_layer))
+    job.expect(2 * n_layer + (n_layer * (n_layer + 1) // 2 if method == "patching" else 3 * n_layer))
     clean_acts, corrupted_acts = Recorder(names), Recorder(names)
-    with work.turn():
-        clean_logits = forward(engine.model, clean.ids, tap=chain(clean_acts, work))  # [n_tokens, vocab_size]
-        corrupted_logits = forward(engine.model, corrupted.ids, tap=chain(corrupted_acts, work))
+    with job.turn():
+        clean_logits = forward(engine.model, clean.ids, tap=chain(clean_acts, job))  # [n_tokens, vocab_size]
+        corrupted_logits = forward(engine.model, corrupted.ids, tap=chain(corrupted_acts, job))
     check_finite(clean_logits[-1])
     check_finite(corrupted_logits[-1])
-    target, foil = asked_pair(engine, asked, clean_logits[-1], corrupted_logits[-1])
+    target, foil = parse_target_and_foil(engine, request, clean_logits[-1], corrupted_logits[-1])
     metric = logit_difference(target, foil)
     (clean_value, _), (corrupted_value, _) = metric(clean_logits), metric(corrupted_logits)
     if method == "attribution":
-        with work.turn():
+        with job.turn():
             effects = attribution_patching(engine.model, clean.ids, corrupted.ids, metric).effects
         values = np.array([effects[name] for name in names])  # [n_layer + 1, n_tokens]
     else:
@@ -114,8 +114,8 @@ def compare(engine: Engine, asked: Mapping[str, Any], work: Work) -> dict[str, A
         for layer, name in enumerate(names):
             residuals = clean_acts[name], corrupted_acts[name]
             for positions in batches(np.flatnonzero(np.any(residuals[0] != residuals[1], axis=-1)), n_tokens):
-                with work.turn():
-                    logits = restored_logits(engine.model, corrupted.ids, layer, *residuals, positions, work)
+                with job.turn():
+                    logits = restored_logits(engine.model, corrupted.ids, layer, *residuals, positions, job)
                 check_finite(logits)
                 values[layer, positions] = [metric(row[np.newaxis])[0] - corrupted_value for row in logits]
     difference = clean_value - corrupted_value
@@ -143,27 +143,27 @@ def check_memory(model: GPT2, n_tokens: int) -> None:
                          f"tokens and {model.config.n_layer:,} layers: compare by patching, or shorten the prompts.")
 
 
-def asked_pair(engine: Engine, asked: Mapping[str, Any], clean_logits: np.ndarray,
-               corrupted_logits: np.ndarray) -> tuple[int, int | None]:
+def parse_target_and_foil(engine: Engine, request: Mapping[str, Any], clean_logits: np.ndarray,
+                          corrupted_logits: np.ndarray) -> tuple[int, int | None]:
     """The token whose logit is watched, and the one whose logit is subtracted; by default the prompts' predictions."""
-    target = asked.get("target")
+    target = request.get("target")
     if target is None:
         target = top_ids_of(clean_logits[np.newaxis, :n_known(engine)], 1)[0, 0]
-    target = asked_token(engine, target, "target")
-    if "foil" not in asked:
+    target = parse_token(engine, target, "target")
+    if "foil" not in request:
         likeliest = top_ids_of(corrupted_logits[np.newaxis, :n_known(engine)], min(2, n_known(engine)))[0]  # [2]
         return target, next((int(token_id) for token_id in likeliest if token_id != target), None)
-    return target, None if asked["foil"] is None else asked_token(engine, asked["foil"], "foil")
+    return target, None if request["foil"] is None else parse_token(engine, request["foil"], "foil")
 
 
 def batches(positions: np.ndarray, n_tokens: int) -> list[np.ndarray]:
-    """The positions in batches whose passes have MOST_ROWS tokens together, or one."""
-    n_rows = max(1, MOST_ROWS // n_tokens)
+    """The positions in batches whose passes have MOST_BATCHED tokens together, or one."""
+    n_rows = max(1, MOST_BATCHED // n_tokens)
     return [positions[i:i + n_rows] for i in range(0, len(positions), n_rows)]
 
 
 def restored_logits(model: GPT2, ids: Sequence[int], layer: int, clean: np.ndarray, corrupted: np.ndarray,
-                    positions: np.ndarray, work: Work) -> np.ndarray:
+                    positions: np.ndarray, job: Job) -> np.ndarray:
     """The last position's logits [n_rows, vocab_size], where one of the positions [n_rows] is clean before block
     `layer`: clean and corrupted [n_tokens, n_embd].
 
@@ -177,7 +177,7 @@ def restored_logits(model: GPT2, ids: Sequence[int], layer: int, clean: np.ndarr
         return residual_logits(model, residual[:, -1])
     rest = replace(model, h=model.h[layer:], config=replace(model.config, n_layer=model.config.n_layer - layer))
     batch = np.broadcast_to(ids, residual.shape[:2])  # [n_rows, n_tokens]
-    hidden = transform(rest, batch, tap=chain(patch("h.0.resid_pre", residual), work))  # [n_rows, n_tokens, n_embd]
+    hidden = transform(rest, batch, tap=chain(patch("h.0.resid_pre", residual), job))  # [n_rows, n_tokens, n_embd]
     return unembed(rest, hidden[:, -1])
 
 
@@ -202,23 +202,24 @@ def comparison_code(engine: Engine, clean: Prompt, corrupted: Prompt, target: in
 # Writing on -----------------------------------------------------------------------------------------------------------
 
 
-def write_on(engine: Engine, asked: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def continue_text(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """Tokens one by one, each sent with its alternatives; then why it ended, all ids and the text."""
-    check_keys("the request", asked, ["page", "prompt", "ids", "n", "temperature", "top_k", "top_p", "seed"])
-    ids = asked_text(engine, asked, "prompt", "ids").ids
-    n = check_int("'n'", asked.get("n"), 1, MOST_NEW_TOKENS)
-    config = GenerationConfig(**{key: asked[key] for key in ("temperature", "top_k", "top_p", "seed") if key in asked})
+    check_keys("the request", request, ["page", "prompt", "ids", "n", "temperature", "top_k", "top_p", "seed"])
+    ids = parse_text(engine, request, "prompt", "ids").ids
+    n = check_int("'n'", request.get("n"), 1, MOST_NEW_TOKENS)
+    settings = {key: request[key] for key in ("temperature", "top_k", "top_p", "seed") if key in request}
+    config = GenerationConfig(**settings)
     eos_ids = [*engine.tokenizer.eos_ids, *as_ids(engine.model.config.eos_token_id)]
     acts = Recorder("logits")
     stream = generate_tokens(engine.model, ids, n, generation_config=config, eos_token_id=eos_ids,
-                             vocab_size=n_known(engine), tap=chain(acts, work))
-    work.expect(n * engine.model.config.n_layer)
+                             vocab_size=n_known(engine), tap=chain(acts, job))
+    job.expect(n * engine.model.config.n_layer)
     while True:
-        with work.turn():
+        with job.turn():
             token = next(stream, None)
         if token is None:
             return {"finish_reason": stream.finish_reason, "ids": ids, "text": engine.tokenizer.decode(ids)}
-        work.send(token_line(engine, acts["logits"][-1, :n_known(engine)], ids, token, config))
+        job.send(token_line(engine, acts["logits"][-1, :n_known(engine)], ids, token, config))
         ids = [*ids, token]
 
 
@@ -242,8 +243,8 @@ def names_of(engine: Engine, ids: Sequence[int]) -> dict[int, str | list[int]]:
 # Tokens ---------------------------------------------------------------------------------------------------------------
 
 
-def count_tokens(engine: Engine, asked: Mapping[str, Any], work: Work) -> dict[str, Any]:
+def tokenize(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """The tokens of a text, without a pass."""
-    check_keys("the request", asked, ["page", "prompt"])
-    ids = asked_prompt(engine, asked).ids
+    check_keys("the request", request, ["page", "prompt"])
+    ids = parse_prompt(engine, request).ids
     return {"ids": ids, "names": names_of(engine, ids)}

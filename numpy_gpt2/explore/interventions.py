@@ -15,7 +15,7 @@ from ..errors import check_int, shown
 from ..lens import ablate, chain, patch
 from ..model import transform
 from ..tap import STAGES, Recorder, Tap, no_tap
-from .prompts import Engine, Prompt, asked_prompt, check_keys
+from .prompts import Engine, Prompt, check_keys, parse_prompt
 
 MOST_INTERVENTIONS = 32
 
@@ -39,28 +39,28 @@ class Intervention(NamedTuple):
     source: Prompt = Prompt([], "")  # for "from"
 
 
-def asked_interventions(engine: Engine, asked: Any, n_tokens: int) -> list[Intervention]:
+def parse_interventions(engine: Engine, given: Any, n_tokens: int) -> list[Intervention]:
     """The list of a request for a pass over n_tokens. Raises ValueError."""
-    if asked is None:
+    if given is None:
         return []
-    if not isinstance(asked, list) or len(asked) > MOST_INTERVENTIONS:
-        raise ValueError(f"'interventions' must be a list of at most {MOST_INTERVENTIONS}. Got {shown(asked)}.")
-    return [asked_intervention(engine, each, n_tokens) for each in asked]
+    if not isinstance(given, list) or len(given) > MOST_INTERVENTIONS:
+        raise ValueError(f"'interventions' must be a list of at most {MOST_INTERVENTIONS}. Got {shown(given)}.")
+    return [parse_intervention(engine, each, n_tokens) for each in given]
 
 
-def asked_intervention(engine: Engine, asked: Any, n_tokens: int) -> Intervention:
-    check_keys("an intervention", asked, [*COMMON_KEYS, "factor", "prompt", "ids"])
-    kind = one_of("kind", asked.get("kind"), KINDS)
-    check_keys(f"an intervention of the kind {kind!r}", asked, [*COMMON_KEYS, *KINDS[kind]])
-    name = asked_stage(engine, asked)
-    heads = asked_indices("heads", asked.get("heads"), engine.model.config.n_head)
-    if heads is not None and "n_head" not in CHANGEABLE[asked["stage"]].shape:
+def parse_intervention(engine: Engine, given: Any, n_tokens: int) -> Intervention:
+    check_keys("an intervention", given, [*COMMON_KEYS, "factor", "prompt", "ids"])
+    kind = one_of("kind", given.get("kind"), KINDS)
+    check_keys(f"an intervention of the kind {kind!r}", given, [*COMMON_KEYS, *KINDS[kind]])
+    name = parse_stage(engine, given)
+    heads = parse_indices("heads", given.get("heads"), engine.model.config.n_head)
+    if heads is not None and "n_head" not in CHANGEABLE[given["stage"]].shape:
         raise ValueError(f"'heads' must be left out for a stage without heads. Got {heads} for {name!r}.")
-    positions = asked_indices("positions", asked.get("positions"), n_tokens)
+    positions = parse_indices("positions", given.get("positions"), n_tokens)
     if kind == "scale":
-        return Intervention(kind, name, heads, positions, factor=asked_factor(asked.get("factor")))
+        return Intervention(kind, name, heads, positions, factor=parse_factor(given.get("factor")))
     if kind == "from":
-        source = asked_prompt(engine, asked)
+        source = parse_prompt(engine, given)
         if len(source.ids) != n_tokens:
             raise ValueError(f"the other prompt must have as many tokens as this one, {n_tokens}. "
                              f"Got {len(source.ids)}.")
@@ -74,30 +74,30 @@ def one_of(key: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
-def asked_stage(engine: Engine, asked: dict[str, Any]) -> str:
+def parse_stage(engine: Engine, given: dict[str, Any]) -> str:
     """The name of a stage with its block: "h.3.attn.z"."""
-    stage = CHANGEABLE[one_of("stage", asked.get("stage"), CHANGEABLE)]
+    stage = CHANGEABLE[one_of("stage", given.get("stage"), CHANGEABLE)]
     if not stage.name.startswith("h.i."):
-        if asked.get("layer") is not None:
-            raise ValueError(f"'layer' must be left out for {stage.name!r}. Got {shown(asked['layer'])}.")
+        if given.get("layer") is not None:
+            raise ValueError(f"'layer' must be left out for {stage.name!r}. Got {shown(given['layer'])}.")
         return stage.name
-    layer = check_int("'layer'", asked.get("layer"), 0, engine.model.config.n_layer - 1)
+    layer = check_int("'layer'", given.get("layer"), 0, engine.model.config.n_layer - 1)
     return stage.name.replace("h.i.", f"h.{layer}.")
 
 
-def asked_indices(key: str, asked: Any, n: int) -> list[int] | None:
+def parse_indices(key: str, given: Any, n: int) -> list[int] | None:
     """A list of heads or positions in order, or None for all."""
-    if asked is None:
+    if given is None:
         return None
-    if not isinstance(asked, list) or not asked:
-        raise ValueError(f"{key!r} must be a list of whole numbers, or left out for all. Got {shown(asked)}.")
-    return sorted({check_int(f"each of {key!r}", index, 0, n - 1) for index in asked})
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{key!r} must be a list of whole numbers, or left out for all. Got {shown(given)}.")
+    return sorted({check_int(f"each of {key!r}", index, 0, n - 1) for index in given})
 
 
-def asked_factor(asked: Any) -> float:
-    if not isinstance(asked, (int, float)) or isinstance(asked, bool) or not abs(asked) <= 1e9:
-        raise ValueError(f"'factor' must be a number from -1e9 to 1e9. Got {shown(asked)}.")
-    return float(asked)
+def parse_factor(given: Any) -> float:
+    if not isinstance(given, (int, float)) or isinstance(given, bool) or not abs(given) <= 1e9:
+        raise ValueError(f"'factor' must be a number from -1e9 to 1e9. Got {shown(given)}.")
+    return float(given)
 
 
 # As taps --------------------------------------------------------------------------------------------------------------

@@ -27,29 +27,29 @@ class Prompt(NamedTuple):
     code: str
 
 
-def check_keys(name: str, asked: Any, keys: Collection[str]) -> None:
+def check_keys(name: str, given: Any, keys: Collection[str]) -> None:
     """Raise ValueError unless this is an object of JSON with no other keys."""
-    if not isinstance(asked, dict):
-        raise ValueError(f"{name} must be an object of JSON. Got {shown(asked)}.")
-    for key in asked.keys() - set(keys):
+    if not isinstance(given, dict):
+        raise ValueError(f"{name} must be an object of JSON. Got {shown(given)}.")
+    for key in given.keys() - set(keys):
         raise ValueError(f"{name} must have no keys but {', '.join(keys)}. Got {shown(key)}.")
 
 
-def asked_prompt(engine: Engine, asked: Mapping[str, Any], text_key: str = "prompt", ids_key: str = "ids") -> Prompt:
+def parse_prompt(engine: Engine, request: Mapping[str, Any], text_key: str = "prompt", ids_key: str = "ids") -> Prompt:
     """The prompt under one of two keys, at most as long as the page can show. Raises ValueError."""
-    prompt = asked_text(engine, asked, text_key, ids_key)
+    prompt = parse_text(engine, request, text_key, ids_key)
     check_fits_page(engine.model, prompt.ids)
     return prompt
 
 
-def asked_text(engine: Engine, asked: Mapping[str, Any], text_key: str, ids_key: str) -> Prompt:
+def parse_text(engine: Engine, request: Mapping[str, Any], text_key: str, ids_key: str) -> Prompt:
     """The prompt under one of two keys, of any length. Raises ValueError."""
-    text, ids = asked.get(text_key), asked.get(ids_key)
+    text, ids = request.get(text_key), request.get(ids_key)
     if (text is None) == (ids is None):
         found = "neither" if ids is None else "both"
         raise ValueError(f"either {text_key!r} or {ids_key!r} must be given. Got {found}.")
     if text is None:
-        return Prompt(asked_ids(engine, ids, ids_key), str(ids))
+        return Prompt(parse_ids(engine, ids, ids_key), str(ids))
     if not isinstance(text, str):
         raise ValueError(f"{text_key!r} must be a text. Got {shown(text)}.")
     if text == "":
@@ -58,14 +58,14 @@ def asked_text(engine: Engine, asked: Mapping[str, Any], text_key: str, ids_key:
     return Prompt(engine.tokenizer.encode(text, engine.allowed_special), f"tokenizer.encode({text!r}{special})")
 
 
-def asked_ids(engine: Engine, ids: Any, key: str) -> list[int]:
+def parse_ids(engine: Engine, ids: Any, key: str) -> list[int]:
     """A list of ids that have a token. Raises ValueError."""
     if not isinstance(ids, list) or not ids:
         raise ValueError(f"{key!r} must be a list of token ids. Got {shown(ids)}.")
     return [check_int(f"an id of {key!r}", token_id, 0, n_known(engine) - 1) for token_id in ids]
 
 
-def asked_token(engine: Engine, token: int | str, key: str) -> int:
+def parse_token(engine: Engine, token: int | str, key: str) -> int:
     """A token by its id or its text. Raises ValueError."""
     if not isinstance(token, str):
         return check_int(repr(key), token, 0, n_known(engine) - 1)
@@ -73,7 +73,7 @@ def asked_token(engine: Engine, token: int | str, key: str) -> int:
     if len(ids) != 1:
         parts = " + ".join(repr(engine.tokenizer.decode([token_id])) for token_id in ids[:10]) or "none"
         raise ValueError(f"{key!r} must be one token. Got {shown(token)}, which is {len(ids)}: {parts}.")
-    return asked_ids(engine, ids, key)[0]
+    return parse_ids(engine, ids, key)[0]
 
 
 def n_known(engine: Engine) -> int:

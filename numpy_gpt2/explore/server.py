@@ -30,18 +30,18 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from ..errors import one_line
-from .answers import compare, count_tokens, run_prompt, write_on
+from .answers import compare, continue_text, run_prompt, tokenize
 from .prompts import Engine
 from .rendering import content_security_policy
-from .turns import Refusal, Turns, Work
+from .turns import Job, Refusal, Turns
 
 HOST = "127.0.0.1"
 MOST_BYTES = 2**18  # of a request's body: far more than two prompts of 128 tokens
 SECONDS_TO_ASK = 10.0  # in which a request has to be complete
 SECONDS_TO_READ = 30.0  # in which the browser has to take what is sent
 
-Answer = Callable[[Engine, Mapping[str, Any], Work], dict[str, Any]]
-ANSWERS: Mapping[str, Answer] = {"/run": run_prompt, "/compare": compare, "/next": write_on, "/tokens": count_tokens}
+Answer = Callable[[Engine, Mapping[str, Any], Job], dict[str, Any]]
+ANSWERS: Mapping[str, Answer] = {"/run": run_prompt, "/compare": compare, "/next": continue_text, "/tokens": tokenize}
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -183,14 +183,14 @@ class PageRequest(BaseHTTPRequestHandler):
 
     def answer(self, answer: Answer) -> None:
         """Read the request, compute, and send lines."""
-        asked = self.read_json()
-        page = asked.get("page", secrets.token_hex())
+        request = self.read_json()
+        page = request.get("page", secrets.token_hex())
         if not isinstance(page, str) or len(page) > 64:
             raise Refusal(400, "'page' must be a text of at most 64 characters.")
-        if answer is count_tokens:  # computes nothing that another request would have to wait for
+        if answer is tokenize:  # computes nothing that another request would have to wait for
             page = secrets.token_hex()
-        with Work(self.server.turns, page, self.send_line) as work:
-            done = answer(self.server.engine, asked, work)
+        with Job(self.server.turns, page, self.send_line) as job:
+            done = answer(self.server.engine, request, job)
         self.send_line({"done": done})
 
     def read_json(self) -> dict[str, Any]:
@@ -209,12 +209,12 @@ class PageRequest(BaseHTTPRequestHandler):
             raise Refusal(408, f"a request must be complete within {SECONDS_TO_ASK:g} s. Got {len(body):,} of "
                           f"{int(length):,} bytes.")
         try:
-            asked = json.loads(body.decode("utf-8"), parse_constant=refuse_constant)
+            request = json.loads(body.decode("utf-8"), parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             raise Refusal(400, f"a request must be JSON: {one_line(error)}") from error
-        if not isinstance(asked, dict):
+        if not isinstance(request, dict):
             raise Refusal(400, "a request must be an object of JSON.")
-        return asked
+        return request
 
     # What is answered
 

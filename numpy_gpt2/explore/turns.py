@@ -9,8 +9,8 @@ import numpy as np
 
 MOST_SECONDS = 300.0  # that a request may take, with the time that it waits
 MOST_REQUESTS = 16  # at work or waiting
-QUIET_SECONDS = 0.3  # before the page is told how far a request has come
-TELLING_SECONDS = 0.2  # from one time that it is told to the next
+PROGRESS_AFTER = 0.3  # before the page is told how far a request has come
+PROGRESS_EVERY = 0.2  # from one time that it is told to the next
 
 
 class Refusal(Exception):
@@ -27,11 +27,11 @@ class Turns:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.queue: list[Work] = []
-        self.newest: dict[str, Work] = {}  # by page
+        self.queue: list[Job] = []
+        self.newest: dict[str, Job] = {}  # by page
 
 
-class Work:
+class Job:
     """One request at work: its turns, its time, and how far it has come.
 
     It is a tap too: in the pass that it is given to, each block counts as a step.
@@ -43,10 +43,10 @@ class Work:
         """page: one of its requests replaces another. send: sends a line to the page."""
         self.turns, self.page, self.send = turns, page, send
         self.deadline = time.monotonic() + MOST_SECONDS
-        self.next_telling = time.monotonic() + QUIET_SECONDS
+        self.next_progress = time.monotonic() + PROGRESS_AFTER
         self.n_steps, self.n_done = 1, 0
 
-    def __enter__(self) -> "Work":
+    def __enter__(self) -> "Job":
         with self.turns.changed:
             if len(self.turns.newest) >= MOST_REQUESTS and self.page not in self.turns.newest:
                 raise Refusal(503, f"{MOST_REQUESTS} pages are waiting for this model: close some, then try again.")
@@ -90,8 +90,8 @@ class Work:
         if time.monotonic() > self.deadline:
             raise overdue()
         self.n_done += 1
-        if time.monotonic() > self.next_telling:
-            self.next_telling = time.monotonic() + TELLING_SECONDS
+        if time.monotonic() > self.next_progress:
+            self.next_progress = time.monotonic() + PROGRESS_EVERY
             self.send({"progress": round(min(self.n_done / self.n_steps, 1), 3)})
 
     def __call__(self, name: str, value: np.ndarray) -> None:

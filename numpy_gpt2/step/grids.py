@@ -1,12 +1,11 @@
 """Text that fits a terminal: tables of numbers, of which the largest columns are shown, and lines of any alphabet."""
 
-import unicodedata
 from itertools import accumulate
 from typing import Callable, Sequence
 
 import numpy as np
 
-from ..cli.tables import wrapped
+from ..cli.tables import character_width, display_width, wrapped
 
 HEADING = 8  # so much of a heading is shown where columns of numbers could be narrower
 GAP = "~"  # where something is left out
@@ -73,17 +72,6 @@ def fitted(line: str, width: int) -> list[str]:
         return wrapped(line, width, 2)
     first = beginning(line, width)
     return [first, *fitted(line[len(first):], width)]
-
-
-def display_width(text: str) -> int:
-    """The columns of a terminal that a text takes: two for a Chinese character or an emoji, none for an accent."""
-    return sum(map(character_width, text))
-
-
-def character_width(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def beginning(text: str, width: int) -> str:

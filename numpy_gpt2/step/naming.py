@@ -17,18 +17,20 @@ def part_of(name: str) -> str:
     return block.group() if block else name
 
 
-def forms_of(name: str) -> tuple[str, str, str]:
-    """How a stage may be called: q, attn.q, h.3.attn.q."""
-    return name.rpartition(".")[2], name.removeprefix(f"{part_of(name)}."), name
+def forms_of(name: str) -> tuple[str, ...]:
+    """How a stage may be called: q, attn.q, h.3.q, h.3.attn.q."""
+    part, last = part_of(name), name.rpartition(".")[2]
+    return (last,) if part == name else (last, name.removeprefix(f"{part}."), f"{part}.{last}", name)
 
 
 def short_names(names: Sequence[str], block: str) -> dict[str, str]:
-    """What each of these stages may be called from within a block, and its whole name; in another block only that.
+    """What each of these stages may be called from within a block; in another one, its name must have the block.
 
     Of two that end alike, the later one is meant.
     """
     near = [name for name in names if part_of(name) in (block, name)]
-    return {**{form: name for name in near for form in forms_of(name)}, **{name: name for name in names}}
+    whole = {form: name for name in names for form in forms_of(name)[-2:]}  # h.3.q, h.3.attn.q
+    return {**{form: name for name in near for form in forms_of(name)}, **whole}
 
 
 def is_meant(name: str, glob: str) -> bool:

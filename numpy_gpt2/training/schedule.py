@@ -3,7 +3,7 @@
 import math
 
 
-def warmup_and_cosine(step: int, steps: int, warmup: float = 0.1) -> float:
+def warmup_and_cosine(step: int, steps: int, warmup: float) -> float:
     """The fraction of the peak learning rate at step 0, 1, ..., steps - 1: above 0, at most 1.
 
     It rises in a line over a fraction `warmup` of the steps, while the optimizers' averages are made of few gradients

@@ -1,9 +1,12 @@
 """Laws of what a served page is answered: every figure is the library's for the same taps, and so is the code's."""
 
 import contextlib
+import copy
 import io
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +18,11 @@ from numpy_gpt2 import (GPT2Config, Recorder, attribution_patching, forward, gen
                         random_model)
 from numpy_gpt2.config import GenerationConfig
 from numpy_gpt2.explore import answers
-from numpy_gpt2.explore.answers import compare, count_tokens, run_prompt, server_data, write_on
+from numpy_gpt2.explore.answers import compare, continue_text, run_prompt, server_data, tokenize
 from numpy_gpt2.explore.interventions import CHANGEABLE
 from numpy_gpt2.explore.page import page_data
 from numpy_gpt2.explore.prompts import Engine
-from numpy_gpt2.explore.turns import Turns, Work
+from numpy_gpt2.explore.turns import Job, Turns
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.sampling import process_logits
 from test_page import NASTY, unpacked
@@ -35,8 +38,8 @@ N_TOKENS = len(IDS)
 def answered(answer, engine=ENGINE, **asked):
     """An answer as the page gets it, and the tokens before it."""
     lines = []
-    with Work(Turns(), "page", lines.append) as work:
-        done = answer(engine, as_json(asked), work)
+    with Job(Turns(), "page", lines.append) as job:
+        done = answer(engine, as_json(asked), job)
     return as_json(done), [line for line in lines if "token" in line]
 
 
@@ -151,15 +154,15 @@ def test_the_page_without_interventions_is_computed_once_for_the_last_few_prompt
 
 
 def test_progress_rises_to_1_with_and_without_interventions(monkeypatch):
-    monkeypatch.setattr("numpy_gpt2.explore.turns.QUIET_SECONDS", -1)
-    monkeypatch.setattr("numpy_gpt2.explore.turns.TELLING_SECONDS", -1)
+    monkeypatch.setattr("numpy_gpt2.explore.turns.PROGRESS_AFTER", -1)
+    monkeypatch.setattr("numpy_gpt2.explore.turns.PROGRESS_EVERY", -1)
     requests = [(run_prompt, {}), (run_prompt, {"interventions": [
         {"kind": "zero", "stage": "wte"}, {"kind": "from", "stage": "wte", "ids": OTHER_IDS}]}),
-        (compare, {"other": OTHER}), (write_on, {"n": 5})]
+        (compare, {"other": OTHER}), (continue_text, {"n": 5})]
     for answer, more in requests:
         lines = []
-        with Work(Turns(), "page", lines.append) as work:
-            answer(Engine(MODEL, TOKENIZER, "fairytale"), {"prompt": PROMPT, **more}, work)
+        with Job(Turns(), "page", lines.append) as job:
+            answer(Engine(MODEL, TOKENIZER, "fairytale"), {"prompt": PROMPT, **more}, job)
         progress = [line["progress"] for line in lines if "progress" in line]
         assert progress == sorted(progress) and len(set(progress)) > 5
         assert 0 < progress[0] < 0.2
@@ -213,8 +216,8 @@ WRONG_INTERVENTIONS = {
 ], ids=[*WRONG_RUNS, *WRONG_INTERVENTIONS])
 def test_a_wrong_run_is_refused_with_what_was_expected(asked, message):
     with pytest.raises(ValueError, match=message) as error:
-        with Work(Turns(), "page", pytest.fail) as work:
-            run_prompt(ENGINE, asked, work)
+        with Job(Turns(), "page", pytest.fail) as job:
+            run_prompt(ENGINE, asked, job)
     assert "\n" not in str(error.value)
 
 
@@ -266,6 +269,11 @@ def test_by_default_the_predictions_of_the_two_prompts_are_compared():
     assert {str(token) for token in [*IDS, *OTHER_IDS, done["target"], done["foil"]]} == done["names"].keys()
 
 
+def test_a_token_is_never_compared_with_itself_by_default():
+    done, _ = answered(compare, prompt=PROMPT, other=OTHER, target=FOIL)
+    assert done["foil"] == np.argsort(-forward(MODEL, OTHER_IDS)[-1], kind="stable")[1]
+
+
 def test_a_token_may_be_given_as_text():
     done, _ = answered(compare, prompt=PROMPT, other=OTHER, target=" king", foil=" queen")
     assert [done["target"]] == TOKENIZER.encode(" king")
@@ -274,7 +282,7 @@ def test_a_token_may_be_given_as_text():
 
 def test_long_prompts_are_compared_in_batches_of_bounded_size(monkeypatch):
     whole, _ = answered(compare, prompt=PROMPT, other=OTHER)
-    monkeypatch.setattr(answers, "MOST_ROWS", 2 * N_TOKENS)
+    monkeypatch.setattr(answers, "MOST_BATCHED", 2 * N_TOKENS)
     assert [len(batch) for batch in answers.batches(np.arange(5), N_TOKENS)] == [2, 2, 1]
     parts, _ = answered(compare, prompt=PROMPT, other=OTHER)
     np.testing.assert_allclose(parts["values"], whole["values"], rtol=0, atol=1e-4)
@@ -322,7 +330,7 @@ SETTINGS = {"temperature": 0.8, "top_k": 7, "top_p": 0.9, "seed": 3}
 @pytest.mark.parametrize("asked", [{}, SETTINGS, {"temperature": 0}, {"temperature": 2, "seed": 1}])
 def test_tokens_are_those_of_generate_tokens_with_the_probabilities_of_each_step(asked):
     asked = {"seed": 5, **asked}
-    done, lines = answered(write_on, prompt=PROMPT, n=6, **asked)
+    done, lines = answered(continue_text, prompt=PROMPT, n=6, **asked)
     tokens = [line["token"] for line in lines]
     assert tokens == list(generate_tokens(MODEL, IDS, 6, **asked))
     assert done == {"finish_reason": "length", "ids": [*IDS, *tokens], "text": TOKENIZER.decode([*IDS, *tokens])}
@@ -341,32 +349,35 @@ def test_tokens_are_those_of_generate_tokens_with_the_probabilities_of_each_step
 
 
 def test_going_on_from_another_choice_is_a_continuation_of_other_ids():
-    _, (line,) = answered(write_on, prompt=PROMPT, n=1, temperature=0)
+    _, (line,) = answered(continue_text, prompt=PROMPT, n=1, temperature=0)
     other = line["alternatives"][1][0]
-    done, _ = answered(write_on, ids=[*IDS, other], n=4, temperature=0)
+    done, _ = answered(continue_text, ids=[*IDS, other], n=4, temperature=0)
     assert done["ids"] == [*IDS, other, *generate_tokens(MODEL, [*IDS, other], 4, temperature=0)]
 
 
 def test_a_token_that_is_drawn_though_it_is_unlikely_is_among_its_alternatives():
-    _, lines = answered(write_on, prompt=PROMPT, n=40, temperature=5, seed=0)
+    _, lines = answered(continue_text, prompt=PROMPT, n=40, temperature=5, seed=0)
     assert any(len(line["alternatives"]) == 11 for line in lines)
     for line in lines:
         assert line["token"] in [token for token, *_ in line["alternatives"]]
 
 
-def test_an_end_of_text_ends_it():
+@pytest.mark.parametrize("place", ["model", "tokenizer"])
+def test_an_end_of_text_ends_it_whichever_file_names_it(place):
     _, second, *_ = generate_tokens(MODEL, IDS, 5, temperature=0)
-    model = replace(MODEL, config=replace(CONFIG, eos_token_id=second))
-    done, lines = answered(write_on, Engine(model, TOKENIZER, "any"), prompt=PROMPT, n=5, temperature=0)
+    tokenizer = copy.copy(TOKENIZER)
+    tokenizer.eos_ids = (second,) if place == "tokenizer" else ()
+    model = replace(MODEL, config=replace(CONFIG, eos_token_id=second if place == "model" else None))
+    done, lines = answered(continue_text, Engine(model, tokenizer, "any"), prompt=PROMPT, n=5, temperature=0)
     assert (done["finish_reason"], done["ids"][-1], len(lines)) == ("eos", second, 2)
 
 
 def test_a_prompt_may_be_longer_than_a_page_shows_and_ends_with_the_context():
     ids = (IDS * 64)[:510]
-    done, lines = answered(write_on, ids=ids, n=10, temperature=0)
+    done, lines = answered(continue_text, ids=ids, n=10, temperature=0)
     assert (done["finish_reason"], len(lines)) == ("length", 3)
     with pytest.raises(ValueError, match="at most 512 tokens, the model's context. Got 513."):
-        answered(write_on, ids=(IDS * 65)[:513], n=1)
+        answered(continue_text, ids=(IDS * 65)[:513], n=1)
 
 
 @pytest.mark.parametrize("asked, message", [
@@ -381,7 +392,7 @@ def test_a_prompt_may_be_longer_than_a_page_shows_and_ends_with_the_context():
 ])
 def test_wrong_settings_are_refused_with_what_was_expected(asked, message):
     with pytest.raises(ValueError, match=message):
-        answered(write_on, prompt=PROMPT, **asked)
+        answered(continue_text, prompt=PROMPT, **asked)
 
 
 # Tokens, and what the page must know ----------------------------------------------------------------------------------
@@ -389,19 +400,22 @@ def test_wrong_settings_are_refused_with_what_was_expected(asked, message):
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_the_tokens_of_any_text_join_to_it(text):
-    done, _ = answered(count_tokens, prompt=text)
+    done, _ = answered(tokenize, prompt=text)
     names = [done["names"][str(token_id)] for token_id in done["ids"]]
     joined = b"".join(name.encode() if isinstance(name, str) else bytes(name) for name in names)
     assert joined.decode() == (text or "<|endoftext|>")
 
 
-def test_a_vocabulary_that_the_model_or_the_tokenizer_has_more_of_is_shared_by_neither():
+def test_ids_that_only_the_model_or_only_the_tokenizer_knows_are_neither_taken_nor_drawn():
     larger = random_model(GPT2Config(vocab_size=4100, n_positions=16, n_embd=4, n_layer=1, n_head=1))
+    larger.ln_f.weight[:] = 0
+    larger.ln_f.bias[:] = 1
+    larger.wte[4096:] = 10  # the likeliest next tokens by far
     smaller = random_model(GPT2Config(vocab_size=300, n_positions=16, n_embd=4, n_layer=1, n_head=1))
     for model, last in ((larger, 4095), (smaller, 299)):
         engine = Engine(model, TOKENIZER, "any")
         assert answered(run_prompt, engine, ids=[last])[0]["page"]["ids"] == [last]
-        done, lines = answered(write_on, engine, ids=[last], n=8, temperature=5)
+        done, lines = answered(continue_text, engine, ids=[last], n=8, temperature=5)
         assert max(done["ids"]) <= last and len(lines) == 8
         assert answered(compare, engine, ids=[1, 2], other_ids=[3, 2])[0]["target"] <= last
         with pytest.raises(ValueError, match="Got "):
@@ -420,3 +434,23 @@ def test_the_page_is_told_which_stages_and_bounds_there_are():
         array = acts[name if name in told["global_stages"] else f"h.0.{name}"]
         assert array.shape[-2] == N_TOKENS
         assert (array.ndim == 3) == (name in told["stages_with_heads"])
+
+
+# The README's session -------------------------------------------------------------------------------------------------
+
+
+def test_the_session_of_the_readme_is_what_the_page_is_answered():
+    text = (Path(answers.__file__).parent / "README.md").read_text(encoding="utf-8")
+    king, queen = "The king said that", "The queen said that"
+    done, _ = answered(compare, prompt=king, other=queen, target=" he", foil=" she")
+    assert done == answered(compare, prompt=king, other=queen)[0]
+    rows = re.findall(r"^\| (?:block \d|`ln_f`) \| (.*) \|$", text, re.MULTILINE)
+    table = [[float(cell) for cell in row.split(" | ")] for row in rows]
+    np.testing.assert_allclose(table, done["fractions"], atol=0.01)
+    percents = []
+    for changed in ([], [{"kind": "zero", "stage": "attn.z", "layer": 3, "heads": [4]}],
+                    [{"kind": "zero", "stage": "mlp.out", "layer": 0}]):
+        logits = unpacked(answered(run_prompt, prompt=king, interventions=changed)[0]["page"]["logits"], "<f4")
+        percents += [100 * softmax(logits)[done[token]] for token in ("target", "foil")]
+    session, = re.findall("^A session with.*?no sentence is left", text, re.MULTILINE | re.DOTALL)
+    assert percents == pytest.approx([float(number) for number in re.findall(r"([\d.]+)%", session)], abs=0.1)

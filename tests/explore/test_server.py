@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -125,23 +126,23 @@ def test_each_request_of_the_page_is_answered_over_the_socket(served):
                        ("/next", {"n": 3, "temperature": 0}), ("/tokens", {})]:
         status, lines = posted(served, path, prompt=PROMPT, **more)
         assert (status, len(lines)) == (200, 4 if path == "/next" else 1)
-        with turns.Work(turns.Turns(), "page", lambda line: None) as work:
+        with turns.Job(turns.Turns(), "page", lambda line: None) as job:
             assert lines[-1] == {"done": json.loads(json.dumps(
-                ANSWERS[path](served.engine, {"prompt": PROMPT, **more}, work)))}
+                ANSWERS[path](served.engine, {"prompt": PROMPT, **more}, job)))}
     assert posted(served, "/tokens", prompt=NASTY)[1][0]["done"]["ids"] == TOKENIZER.encode(NASTY)
 
 
 def test_tokens_are_sent_as_they_are_drawn(served, monkeypatch):
     may_go_on = threading.Event()
-    take_turn = turns.Work.turn
+    take_turn = turns.Job.turn
 
-    def take_second_turn_later(work):
-        if getattr(work, "has_drawn", False):
+    def take_second_turn_later(job):
+        if getattr(job, "has_drawn", False):
             assert may_go_on.wait(20)
-        work.has_drawn = True
-        return take_turn(work)
+        job.has_drawn = True
+        return take_turn(job)
 
-    monkeypatch.setattr(turns.Work, "turn", take_second_turn_later)
+    monkeypatch.setattr(turns.Job, "turn", take_second_turn_later)
     body = b'{"prompt": "Once", "n": 2}'
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         connection.sendall(request_bytes("POST", "/next", good_headers(served, **{"Content-Length": len(body)}), body))
@@ -154,7 +155,7 @@ def test_tokens_are_sent_as_they_are_drawn(served, monkeypatch):
 
 
 def test_a_newer_request_of_the_same_page_replaces_the_waiting_one_over_the_socket(served):
-    with turns.Work(served.turns, "another page", print) as work, work.turn():
+    with turns.Job(served.turns, "another page", print) as job, job.turn():
         answers_of = [[], []]
         for i, found in enumerate(answers_of):
             threading.Thread(target=lambda found=found: found.append(posted(served, "/run", prompt="a", page="tab")),
@@ -447,6 +448,77 @@ def test_a_mistake_of_ours_is_one_sentence_and_the_server_goes_on(served, monkey
     assert capfd.readouterr() == ("", "")
     monkeypatch.undo()
     assert asked(served)[0] == 200
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab of a browser that has access to nothing yet."""
+    with browser.new_context() as context:
+        yield context.new_page()
+
+
+@pytest.mark.slow
+def test_a_browser_keeps_the_fragment_of_the_first_address_and_may_ask(served, tab):
+    complaints = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(f"{served.address}#token=2")
+    bookmark = f"http://127.0.0.1:{served.port}/#token=2"
+    assert (tab.url, tab.evaluate("document.cookie")) == (bookmark, "")
+    asking = """fetch("/tokens", {method: "POST", headers: {"Content-Type": "application/json"},
+                                  body: '{"prompt": "Once"}'}).then((answer) => answer.json())"""
+    assert tab.evaluate(asking)["done"]["ids"] == TOKENIZER.encode("Once")
+    tab.goto("about:blank")
+    assert tab.goto(bookmark).status == 200
+    assert complaints == []
+
+
+class AnotherSite(BaseHTTPRequestHandler):
+    """An empty page, on another port or under another name."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_another_site_in_the_same_browser_gets_nothing(served, tab, name, monkeypatch):
+    refused, refuse = [], server.PageRequest.refuse
+    monkeypatch.setattr(server.PageRequest, "refuse", lambda request, refusal: (
+        refused.append((request.command, refusal.status)), refuse(request, refusal)))
+    monkeypatch.setitem(ANSWERS, "/tokens", lambda *_: pytest.fail("it should not have come so far"))
+    tab.goto(served.address)
+    attacks = """async (address) => {
+        const outcomes = [];
+        const json = {"Content-Type": "application/json"};
+        for (const [path, options] of [
+            ["/tokens", {method: "POST", headers: json, body: '{"prompt": "a"}', credentials: "include"}],
+            ["/tokens", {method: "POST", body: '{"prompt": "a"}', credentials: "include"}],
+            ["/tokens", {method: "POST", mode: "no-cors", body: '{"prompt": "a"}', credentials: "include"}],
+            ["/", {credentials: "include"}], ["/", {mode: "no-cors", credentials: "include"}]]) {
+            outcomes.push(await fetch(address + path, options).then((answer) => answer.text(), () => "refused"));
+        }
+        const frame = document.createElement("iframe");
+        frame.src = address;
+        await new Promise((loaded) => { frame.onload = loaded; document.documentElement.append(frame); });
+        return outcomes;
+    }"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), AnotherSite) as other:
+        threading.Thread(target=other.serve_forever, args=[0.02], daemon=True).start()
+        tab.goto(f"http://{name}:{other.server_address[1]}/")
+        found = tab.evaluate(attacks, f"http://127.0.0.1:{served.port}")
+        other.shutdown()
+    assert all(outcome in ("refused", "") for outcome in found)
+    assert {("OPTIONS", 403), ("POST", 403)} <= set(refused)
+    assert [frame.locator("#tokens").count() for frame in tab.frames[1:]] == [0]
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from numpy_gpt2.explore import turns
-from numpy_gpt2.explore.turns import Refusal, Turns, Work
+from numpy_gpt2.explore.turns import Job, Refusal, Turns
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What a `Work` takes for the time, set by a test."""
+    """What a `Job` takes for the time, set by a test."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
@@ -30,7 +30,7 @@ class Asking(threading.Thread):
 
     def run(self):
         try:
-            with Work(self.shared, self.page, print) as work, work.turn():
+            with Job(self.shared, self.page, print) as job, job.turn():
                 self.computes.set()
                 self.may_end.wait(20)
         except Refusal as refusal:
@@ -83,7 +83,7 @@ def test_a_newer_request_of_the_same_page_replaces_the_waiting_one_at_once():
 
 def test_a_request_at_work_ends_its_turn_and_gives_way_at_the_next():
     shared = Turns()
-    with Work(shared, "a", print) as older:
+    with Job(shared, "a", print) as older:
         with older.turn():
             newer = Asking(shared, "a")
             queued(shared, 2)
@@ -96,7 +96,7 @@ def test_a_request_at_work_ends_its_turn_and_gives_way_at_the_next():
 
 def test_an_error_in_a_turn_gives_the_turn_to_the_next():
     shared = Turns()
-    with pytest.raises(ValueError), Work(shared, "a", print) as work, work.turn():
+    with pytest.raises(ValueError), Job(shared, "a", print) as job, job.turn():
         raise ValueError
     Asking(shared, "b").end()
 
@@ -114,37 +114,37 @@ def test_a_request_that_waits_for_too_long_is_refused(monkeypatch):
 
 
 def test_a_pass_that_takes_too_long_ends_at_the_next_block(clock):
-    with Work(Turns(), "a", print) as work, work.turn():
+    with Job(Turns(), "a", print) as job, job.turn():
         clock.now = 300
-        work("h.0.resid_pre", None)
+        job("h.0.resid_pre", None)
         clock.now = 300.1
-        work("h.1.attn.z", None)
+        job("h.1.attn.z", None)
         with pytest.raises(Refusal, match="this took longer than 300 s"):
-            work("h.1.resid_pre", None)
+            job("h.1.resid_pre", None)
 
 
 def test_more_pages_than_anyone_has_open_are_refused():
     shared = Turns()
-    works = [Work(shared, str(i), print) for i in range(turns.MOST_REQUESTS)]
-    for work in works:
-        work.__enter__()
+    jobs = [Job(shared, str(i), print) for i in range(turns.MOST_REQUESTS)]
+    for job in jobs:
+        job.__enter__()
     with pytest.raises(Refusal, match="16 pages are waiting for this model"):
-        Work(shared, "one more", print).__enter__()
-    Work(shared, "3", print).__enter__()  # replaces another
-    works[0].__exit__()
-    Work(shared, "one more", print).__enter__()
+        Job(shared, "one more", print).__enter__()
+    Job(shared, "3", print).__enter__()  # replaces another
+    jobs[0].__exit__()
+    Job(shared, "one more", print).__enter__()
 
 
 def test_the_page_is_told_how_far_it_is_only_where_it_has_to_wait_and_not_too_often(clock):
     lines = []
-    work = Work(Turns(), "a", lines.append)
-    work.expect(8)
+    job = Job(Turns(), "a", lines.append)
+    job.expect(8)
     for now, told in [(0.1, []), (0.29, []), (0.31, [0.375]), (0.4, [0.375]), (0.52, [0.375, 0.625])]:
         clock.now = now
-        work("h.0.resid_pre", None)
-        work("h.0.attn.z", None)
+        job("h.0.resid_pre", None)
+        job("h.0.attn.z", None)
         assert [line["progress"] for line in lines] == told
     clock.now = 1
-    work.n_done = 30
-    work.advance()
+    job.n_done = 30
+    job.advance()
     assert lines[-1] == {"progress": 1}

@@ -107,5 +107,5 @@ def test_the_notebook_runs_from_end_to_end_and_shows_pictures(tmp_path, monkeypa
     assert "the same logits without a cache: True" in printed
     assert not re.search(r"^-+$", printed, re.MULTILINE)  # no heading twice
     shown = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    for sign in ("<svg ", "<iframe "):
+    for sign in ("GPT2, 3,554,304 parameters", "Recorder: 112 arrays", "<svg ", "<iframe "):
         assert any(sign in text for text in shown), sign

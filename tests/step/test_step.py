@@ -188,10 +188,10 @@ def terminal():
     """terminal(arguments...): the command at a terminal of its own; the function returned sends a line."""
     children = []
 
-    def start(*arguments):
+    def start(*arguments, columns=100):
         # whoever runs the tests may ignore Ctrl-C, which a child would inherit
-        child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], *arguments], encoding="utf-8", dimensions=(40, 100),
-                              timeout=30, env={**ENVIRONMENT, "TERM": "xterm"},
+        child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], *arguments], encoding="utf-8", timeout=30,
+                              dimensions=(40, columns), env={**ENVIRONMENT, "COLUMNS": str(columns), "TERM": "xterm"},
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         child.delaybeforesend = 0.1
         children.append(child)
@@ -301,6 +301,22 @@ def test_ctrl_c_ends_a_long_print_not_the_walk(terminal):
     child.expect(r"h\.0\.attn\.z = ")
     child.expect("step> ")
     child.sendline("q")
+    assert ended(child) == 0
+
+
+@at_a_terminal
+def test_at_80_columns_a_lesson_goes_back_and_forth_and_computes(terminal):
+    pytest.importorskip("readline")
+    child = terminal("Once upon a time there was a king who had three daughters", "--until", "h.2.pattern", columns=80)
+    for answer, line in [(r"the \d keys with the largest weights; \d left out", "until z"),
+                         (r"h\.2\.attn\.z = pattern @ v_all", "back"), (r"h\.2\.attn\.pattern = softmax", "n"),
+                         (r"h\.2\.attn\.z = ", "s = softmax(q[0] @ k[0].T)"), ("", "u h.4.resid_mid"),
+                         (r"h\.4\.resid_mid = ", "print s.shape, layer_norm.__name__"),
+                         (r"\(\(12, 12\), 'layer_norm'\)\r\n", "q")]:
+        child.expect(answer)
+        child.expect("step> ")
+        assert max(len(re.sub(r"\x1b\[.*?[a-z]", "", text)) for text in child.before.split("\r\n")) <= 80
+        child.sendline(line)
     assert ended(child) == 0
 
 

@@ -12,7 +12,8 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import SIZES, GPT2Config, KVCache, Recorder, forward, model as model_module, random_model
 from numpy_gpt2.lens import residual_logits, top_tokens
-from numpy_gpt2.step.grids import display_width, fitted, grid, middle_left_out
+from numpy_gpt2.cli.tables import display_width
+from numpy_gpt2.step.grids import fitted, grid, middle_left_out
 from numpy_gpt2.step.previews import SHADES, Screen, preview, statistics, thumbnails
 from numpy_gpt2.step.walk import COMMANDS, Walk, check_size, walk_through
 from numpy_gpt2.tap import stage_names, stage_of
@@ -115,7 +116,7 @@ def test_a_stop_shows_name_equation_sentence_shape_type_statistics_and_source(wa
         assert f"{name} = {stage.equation}" in text and stage.sentence in text
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(stage.shape, value.shape))
         assert f"[{axes}] float32, {statistics(value)}" in text
-        assert re.search(rf'^  numpy_gpt2/model\.py:\d+  .*tap\)?\("{re.escape(re.sub("h.[0-9].", "", name))}"', text,
+        assert re.search(rf'^  numpy_gpt2/model\.py:\d+  .*tap.*\("{re.escape(re.sub("h.[0-9].", "", name))}"', text,
                          re.MULTILINE), name
         for token_id in IDS[-1:] if name == "logits" else IDS:
             assert f'"{TOKENIZER.decode([token_id])}"' in text, name
@@ -282,7 +283,7 @@ def test_tokens_are_shown_escaped_on_their_line(walk):
     ("layer 1", "h.1.resid_pre"), ("l 2", "h.2.resid_pre"), ("until h.1.attn.pattern", "h.1.attn.pattern"),
     ("u h.2.attn.*", "h.2.attn.qkv"), ("u *.[qk]", "h.0.attn.q"), ("u logits", "logits"), ("n", "wpe"),
     ("u pattern", "h.0.attn.pattern"), ("u attn.out", "h.0.attn.out"), ("u mlp.*", "h.0.mlp.pre"),
-    ("u *_all", "h.0.attn.k_all"), ("u ln_f", "ln_f")])
+    ("u *_all", "h.0.attn.k_all"), ("u h.1.pattern", "h.1.attn.pattern"), ("u ln_f", "ln_f")])
 def test_it_stops_where_it_is_told(walk, command, stop):
     assert stops(walk(command)) == ["wte", stop]
 
@@ -430,8 +431,8 @@ def test_after_the_last_block_its_arrays_are_still_known_by_their_last_names(wal
 
 
 def test_show_shows_an_earlier_stage_again(walk):
-    assert stops(walk("show", "sh q", "show h.0.attn.z", "show mlp.out", stop_at="h.1.attn.pattern")) == [
-        "h.1.attn.pattern", "h.1.attn.pattern", "h.1.attn.q", "h.0.attn.z"]
+    assert stops(walk("show", "sh q", "show h.0.attn.z", "show h.0.z", "show mlp.out", stop_at="h.1.attn.pattern")) == [
+        "h.1.attn.pattern", "h.1.attn.pattern", "h.1.attn.q", "h.0.attn.z", "h.0.attn.z"]
 
 
 def test_back_looks_at_earlier_stages_and_next_comes_forward_again(walk):

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import CheckpointError, GPT2Config, load, named_parameters
+from numpy_gpt2 import CheckpointError, GPT2Config, load, loss_and_gradients, named_parameters
 from numpy_gpt2.training import loop, memory, saved_run
 from numpy_gpt2.training.loop import (accumulated_gradients, frozen_names, initial_model, learn, moments_of, start,
                                       training_step)
@@ -115,6 +117,47 @@ def test_accumulation_is_a_larger_batch():
     np.testing.assert_allclose(two.losses, one.losses, rtol=1e-4)
 
 
+def test_each_token_of_a_window_but_the_first_is_a_target():
+    model = lively_model(TINY)
+    windows = np.random.default_rng(0).integers(20, size=(3, 9))
+    loss, gradients = accumulated_gradients(model, [windows])
+    expected, expected_gradients = loss_and_gradients(model, windows[:, :-1], windows[:, 1:])
+    assert loss == expected
+    assert_equal(gradients, dict(named_parameters(expected_gradients)))
+
+
+@pytest.mark.parametrize("threads, asked", [(1, set()), (2, {2}), (3, {3})])
+def test_so_many_threads_work_as_are_asked_for(threads, asked):
+    with patch.object(loop, "ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pools:
+        run = start(initial_model(TINY, seed=1), CONFIG)
+        learn(run, np.split(windows_of_step(TEXT, 0, 8, 8, seed=0), 4), 0.5, threads)
+    assert {call.args[0] for call in pools.call_args_list} == asked
+    assert pools.call_count == (2 if asked else 0)  # to read, and to move the weights
+
+
+@pytest.mark.parametrize("clip, length", [(0.25, 0.25), (0.0, None), (1e9, None)])
+def test_the_gradients_that_adamw_sees_are_clipped_and_muons_are_not(clip, length):
+    """After one step each average is a fixed part of the gradient."""
+    _, gradients = accumulated_gradients(initial_model(TINY, seed=1), [windows_of_step(TEXT, 0, 2, 8, seed=0)])
+    run = trained(replace(CONFIG, clip=clip), 1)
+    of_adamw = {name: moments["mean"] / 0.1 for name, moments in run.moments.items() if "mean" in moments}
+    whole = math.sqrt(sum(np.sum(gradients[name] ** 2, dtype=float) for name in of_adamw))
+    found = math.sqrt(sum(np.sum(gradient ** 2, dtype=float) for gradient in of_adamw.values()))
+    assert found == pytest.approx(length or whole, rel=1e-5)
+    for name, moments in run.moments.items():
+        if "average" in moments:
+            np.testing.assert_allclose(moments["average"] / 0.05, gradients[name], rtol=1e-4, atol=1e-9)
+
+
+def test_a_step_that_breaks_off_while_weights_move_leaves_a_run_that_says_so():
+    run = start(initial_model(TINY, seed=1), CONFIG)
+    training_step(run, TEXT)
+    assert run.is_whole is True
+    with patch.object(loop, "adamw", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        training_step(run, TEXT)
+    assert run.is_whole is False
+
+
 # Which optimizer, and what is frozen ----------------------------------------------------------------------------------
 
 
@@ -164,13 +207,15 @@ def test_what_is_frozen_stays_bit_for_bit_and_has_no_moments():
 
 
 @pytest.mark.parametrize("globs, message", [
+    (["h.0.ln_3.bias"], "which fits none; the nearest are h.0.ln_2.bias, h.0.ln_1.bias, h.1.ln_2.bias."),
     (["wtf"], "Got 'wtf', which fits none; the nearest are wte.weight"),
     (["wte", "h.7.*"], "Got 'h.7.*', which fits none; the nearest are h."),
-    (["*"], "freeze must leave a parameter to learn"),
+    (["*"], "freeze must leave a parameter to learn. Got globs that fit all of them."),
 ])
 def test_globs_that_freeze_nothing_or_everything_are_refused(globs, message):
     with pytest.raises(ValueError) as error:
         frozen_names(NAMES, globs)
+    assert str(error.value).startswith("freeze must")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -188,6 +233,11 @@ def test_globs_that_freeze_nothing_or_everything_are_refused(globs, message):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**settings)
+
+
+def test_limits_themselves_are_allowed():
+    assert TrainingConfig(warmup=1, clip=0, muon_rate=0, weight_decay=0).warmup == 1
+    assert start(initial_model(TINY, seed=0), replace(CONFIG, context=16)).step == 0
 
 
 def test_a_context_beyond_the_models_is_refused():
@@ -256,7 +306,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path, changes, message):
     save_run(run, tmp_path, description(run, TEXT, "tiny"))
     other = start(initial_model(TINY, seed=1), replace(CONFIG, **changes))
     before = arrays_of(other.model)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} {message}"):
         resume(other, tmp_path, description(other, TEXT, "tiny"))
     assert_equal(arrays_of(other.model), before)
 
@@ -286,8 +336,34 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path_factory, place, cut):
     try:
         resume(other, folder, {})  # a byte that nobody reads may be another
     except CheckpointError as error:
-        assert "found a damaged file" in str(error)
+        assert str(error).startswith(f"{folder / saved_run.FILE}: expected the state of a training run, found a damag")
         assert "\n" not in str(error)
+
+
+CAUGHT = []
+
+
+def spring(what):
+    CAUGHT.append(what)
+
+
+class Trap:
+    """Unpickled, it calls a function."""
+
+    def __reduce__(self):
+        return spring, ("caught",)
+
+
+def test_nothing_in_a_saved_state_is_ever_executed(tmp_path):
+    np.savez(tmp_path / saved_run.FILE, facts=np.array(Trap(), dtype=object))
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / saved_run.FILE))}: expected the state"):
+        resume(start(initial_model(TINY, seed=1), CONFIG), tmp_path, {})
+    assert not CAUGHT
+
+
+def test_a_text_is_the_same_whatever_the_type_of_its_ids():
+    run = trained(CONFIG, 0)
+    assert description(run, TEXT.astype(np.int32), "tiny") == description(run, TEXT, "tiny")
 
 
 def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
@@ -297,9 +373,10 @@ def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
     check_folder(tmp_path)
     assert not any(tmp_path.iterdir())
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(ValueError, match="must be a new folder, or that of a run to go on with.*something else"):
+    folder = re.escape(repr(str(tmp_path)))
+    with pytest.raises(ValueError, match=f"^--out must be a new folder, or .* go on with. Got {folder}, .* something"):
         check_folder(tmp_path)
-    with pytest.raises(ValueError, match="--out must be a folder.*which is a file"):
+    with pytest.raises(ValueError, match=f"--out must be a folder. Got {folder[:-1]}.thesis.txt', which is a file"):
         check_folder(tmp_path / "thesis.txt")
     run = trained(CONFIG, 1)
     save_run(run, tmp_path, {})
@@ -331,6 +408,17 @@ def test_memory_is_counted_by_kind():
     assert training_memory(TINY, CONFIG, {"wte.weight"})["moments"] == found["moments"] - 8 * 20 * 12
     twice = training_memory(TINY, replace(CONFIG, batch_size=4))
     assert twice["activations"] == 2 * found["activations"]
+    assert training_memory(TINY, replace(CONFIG, accumulate=2))["gradients"] == 8 * n
+
+
+def test_activations_are_counted_number_by_number():
+    """TINY has 2 blocks of width 12 with 48 neurons and 3 heads, and 20 tokens; CONFIG reads 2 windows of 8 tokens."""
+    kept = 2 * (10 * 12 + 2 * 48) + 2 * 20
+    temporary = 4 * 48 + 3 * 3 * 8 + 6 * 12
+    assert training_memory(TINY, CONFIG)["activations"] == 4 * 2 * 8 * (kept + temporary)
+    longer = replace(TINY, n_positions=1000), replace(CONFIG, context=1000)
+    temporary = 4 * 48 + 3 * 3 * 512 + 6 * 12  # scores come in blocks
+    assert training_memory(*longer)["activations"] == 4 * 2 * 1000 * (kept + temporary)
 
 
 def test_too_little_memory_is_said_before_the_start_with_what_to_change():
@@ -342,8 +430,13 @@ def test_too_little_memory_is_said_before_the_start_with_what_to_change():
         check_training_memory(TINY, CONFIG)
     with patch.object(memory, "available_memory", lambda: beside_weights - 1), pytest.raises(MemoryError) as error:
         check_training_memory(TINY, CONFIG)
-    assert "lower --batch-size or --context, --freeze a part" in str(error.value)
-    assert "\n" not in str(error.value)
+    parts = r", ".join(rf"{name} \S+ GB" for name in ("weights", "gradients", "moments", "activations"))
+    assert re.fullmatch(rf"training takes \S+ GB \({parts}\), and "
+                        r"\S+ GB are available beside the weights: lower --batch-size or --context, --freeze a part of "
+                        "the model, or take a smaller one", str(error.value))
+    frozen = set(NAMES) - {"ln_f.bias"}
+    with patch.object(memory, "available_memory", lambda: beside_weights - needed["moments"] + 8 * 12):
+        check_training_memory(TINY, CONFIG, frozen)
 
 
 # A new model ----------------------------------------------------------------------------------------------------------

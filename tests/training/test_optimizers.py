@@ -81,6 +81,7 @@ def test_orthogonalize_does_not_see_how_large_the_matrix_is():
     matrix = np.random.default_rng(0).standard_normal((5, 8))
     np.testing.assert_allclose(orthogonalize(1e4 * matrix), orthogonalize(matrix), atol=1e-6)
     assert not orthogonalize(np.zeros((5, 8))).any()
+    assert np.vdot(orthogonalize(1e-9 * matrix), matrix) > 0
 
 
 @given(seeds, st.sampled_from([(6, 6), (4, 12), (12, 4)]), st.booleans())
@@ -109,6 +110,20 @@ def test_optimizers_leave_the_gradient_and_every_type_as_they_are(dtype):
     muon(weight, gradient, moments[2], 0.1, decay=0.1)
     np.testing.assert_array_equal(gradient, before)
     assert {array.dtype for array in (weight, *moments, orthogonalize(gradient))} == {np.dtype(dtype)}
+
+
+def test_weights_decay_only_where_it_is_asked_for():
+    for optimizer, n_moments in ((adamw, 2), (muon, 1)):
+        weight = np.ones((2, 3))
+        step = [1] if optimizer is adamw else []
+        optimizer(weight, np.zeros((2, 3)), *np.zeros((n_moments, 2, 3)), *step, rate=0.1)
+        np.testing.assert_array_equal(weight, 1)
+
+
+def test_muon_averages_about_twenty_steps_by_default():
+    average = np.zeros((2, 2))
+    muon(np.zeros((2, 2)), np.eye(2), average, rate=0.1)
+    np.testing.assert_allclose(average, 0.05 * np.eye(2))
 
 
 # Clipping and strips --------------------------------------------------------------------------------------------------

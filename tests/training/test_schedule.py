@@ -73,3 +73,18 @@ def test_the_tail_is_held_out(fraction, expected):
     assert len(held_out) == expected
     np.testing.assert_array_equal(np.concatenate([train, held_out]), ids)
     assert len(split_tail(np.arange(10_000), 0.5, largest=7)[1]) == 7
+    assert len(split_tail(np.arange(40_000), 0.5)[1]) == 16_384
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5])
+def test_a_fraction_that_is_none_is_refused(fraction):
+    with pytest.raises(ValueError, match=f"--held-out must be from 0 to less than 1. Got {fraction}"):
+        split_tail(np.arange(100), fraction)
+
+
+def test_a_text_of_one_window_is_enough_and_a_shorter_one_is_not():
+    np.testing.assert_array_equal(windows_of_step(np.arange(9), 0, 1, context=8, seed=0), [np.arange(9)])
+    with pytest.raises(ValueError, match=r"^the text to train on must have context \+ 1 tokens, 1,201, or more. Got 7"):
+        windows_of_step(np.arange(7), 0, 1, context=1200, seed=0)
+    with pytest.raises(ValueError, match="9, or more. Got 8"):
+        windows_of_step(np.arange(8), 0, 1, context=8, seed=0)
