@@ -269,8 +269,8 @@ def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> 
 
 
 def named_token(token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The id, and its text for people to read: parts of a character become U+FFFD, an id without a token None."""
-    return {"id": token_id, "text": tokenizer.decode([token_id]) if token_id < tokenizer.vocab_size else None}
+    """The id, and its text for people to read, `Tokenizer.token_text`; None for an id without a token."""
+    return {"id": token_id, "text": tokenizer.token_text(token_id) if token_id < tokenizer.vocab_size else None}
 
 
 if __name__ == "__main__":
