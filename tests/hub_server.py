@@ -50,6 +50,7 @@ class Fault:
     content_range: str = ""  # in place of the true one
     body: bytes = b""  # another body ...
     kind: str = ""  # ... of this type
+    compress: bool = False  # whatever the client accepts
     cdn_etag: str | None = None  # the CDN's etag, whatever the bytes, in every answer
     then: bytes = b""  # what the file is from this request on
     times: int = 1_000_000
@@ -187,16 +188,16 @@ class HubServer:
         if fault.then:
             self.repos[repo_name].files[file_name] = fault.then
         is_same = handler.headers.get("If-Range", headers.get("ETag", "")) == headers.get("ETag", "")
-        first = 0 if fault.ignore_range or not is_same else handler.first_byte_wanted()
-        body = fault.body or content[first:]
-        if first:
-            parts = fault.content_range or f"bytes {first}-{len(content) - 1}/{len(content)}"
+        first, end = (0, len(content)) if fault.ignore_range or not is_same else handler.range_wanted(len(content))
+        body = fault.body or content[first:end]
+        is_part = (first, end) != (0, len(content)) and not fault.body
+        if first or is_part:
+            parts = fault.content_range or f"bytes {first}-{end - 1}/{len(content)}"
             headers = {**headers, "Content-Range": parts}
-        if "gzip" in handler.headers.get("Accept-Encoding", ""):
+        if "gzip" in handler.headers.get("Accept-Encoding", "") or fault.compress:
             body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
         if fault.drip_head:
             return self._drip_head(handler, fault.drip_head)
-        is_part = first and not fault.body
         headers = {**headers, "Content-Type": fault.kind}
         handler.send_head(206 if is_part else 200, headers, None if fault.unsized or fault.endless else len(body))
         if handler.command == "HEAD":
@@ -283,9 +284,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(n_bytes))
         self.end_headers()
 
-    def first_byte_wanted(self) -> int:
-        wanted = self.headers.get("Range", "bytes=0-")
-        return int(wanted.removeprefix("bytes=").partition("-")[0])
+    def range_wanted(self, size: int) -> tuple[int, int]:
+        """The first byte that is asked for, and the first after those."""
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        return int(first), min(size, int(last) + 1) if last else size
 
     def log_message(self, format: str, *args: object) -> None:
         pass  # the log of HubServer is enough

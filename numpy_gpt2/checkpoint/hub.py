@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
-from .download import ANSWER_S, SILENCE_S, download_file, download_header, within
+from .download import download_file
 from .saving import interrupted_save
 from .tensors import StoredTensor, tensors_in_header
+from .transfer import ANSWER_S, SILENCE_S, download_header, within
 from .wanted import (CONFIG, GENERATION, INDEX, SAVE_AGAIN, TOKENIZER, WEIGHTS, IncompleteCheckpoint,  # noqa: F401
                      Wanted, choose_files, files_in_folder, optional, with_those_beside)
 

@@ -81,7 +81,7 @@ def check(args: argparse.Namespace) -> None:
     folders = find_folders(args.folder or [None])
     marks = {folder: check_folder(folder, names, args.language) for folder in folders}
     if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")  # whatever the console has: a file is read elsewhere
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # whatever the console has: it is for a file
     if args.json:
         several = len(folders) > 1
         objects = [{**({"folder": str(folder)} if several else {}), **result.public()}

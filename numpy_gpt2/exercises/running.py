@@ -26,7 +26,7 @@ from .messages import say_in
 from .rebinding import rebound
 
 TOLERANCE = 1e-3  # of the largest number of an array: the roundings of many layers add up
-# What a student's function returns is announced under the stage's name, whether it calls its tap or not.
+# What a student's function returns is given to the tap under the stage's name, whether it calls its tap or not.
 STAGE_OF_RESULT = {"embed": "h.0.resid_pre", "attend": "attn.z", "attention": "attn.out", "mlp": "mlp.out",
                    "block": "resid_post", "unembed": "logits"}
 SETTINGS: tuple[dict[str, Any], ...] = ({"temperature": 0}, {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 0})
@@ -42,22 +42,22 @@ def functions_of(folder: Path, names: list[str]) -> Iterator[set[str]]:
         for exercise in exercises:
             function = lookup(modules[exercise.chapter], exercise.path)
             assert function is not None
-            announced = announcing(function, exercise.name, called)
-            stack.enter_context(rebound(LAWS[exercise.name].reference, announced))
+            watched = watching(function, exercise.name, called)
+            stack.enter_context(rebound(LAWS[exercise.name].reference, watched))
             if "." not in exercise.path:
-                stack.enter_context(rebound(function, announced))  # where the student's functions call each other
+                stack.enter_context(rebound(function, watched))  # where the student's functions call each other
         yield called
 
 
-def announcing(function: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
-    """The function, which notes that it was called, and gives its result to its tap, the last argument."""
-    def announcing_function(*args: Any, **keywords: Any) -> Any:
+def watching(function: Callable[..., Any], name: str, called: set[str]) -> Callable[..., Any]:
+    """The function, which notes that it was called, and gives its result to its tap, an argument that can be called."""
+    def watching_function(*args: Any, **keywords: Any) -> Any:
         called.add(name)
         result = function(*args, **keywords)
-        announces = name in STAGE_OF_RESULT and callable(args[-1])
-        return args[-1](STAGE_OF_RESULT[name], result) if announces else result
+        taps = [value for value in (*args, *keywords.values()) if callable(value)]
+        return taps[0](STAGE_OF_RESULT[name], result) if name in STAGE_OF_RESULT and taps else result
 
-    return announcing_function
+    return watching_function
 
 
 # A run ----------------------------------------------------------------------------------------------------------------

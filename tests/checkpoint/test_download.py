@@ -2,12 +2,14 @@
 twice. A real HTTP server on loopback breaks the transfers."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -19,7 +21,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from test_hub import checkpoint_bytes
 
 from numpy_gpt2.checkpoint import download as module
-from numpy_gpt2.checkpoint.download import PAUSE_S, SILENCE_S, TRIES, download_file
+from numpy_gpt2.checkpoint import transfer
+from numpy_gpt2.checkpoint.download import download_file
+from numpy_gpt2.checkpoint.json_file import LARGEST_TEXT
+from numpy_gpt2.checkpoint.transfer import PAUSE_S, SILENCE_S, TRIES, check_text_size, download_header
 from numpy_gpt2.errors import CheckpointError, HubError
 
 NAME = "model.safetensors"
@@ -42,8 +47,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(module, "SILENCE_S", 0.5)
-    monkeypatch.setattr(module, "PAUSE_S", 0)
+    monkeypatch.setattr(transfer, "SILENCE_S", 0.5)
+    monkeypatch.setattr(transfer, "PAUSE_S", 0)
     return tmp_path / "models--class--any"
 
 
@@ -88,7 +93,7 @@ def test_a_transfer_that_breaks_goes_on_where_it_broke(hub, by, n):
 
 
 def test_a_transfer_may_break_any_number_of_times_while_something_comes(hub):
-    n_breaks = 3 * module.TRIES
+    n_breaks = 3 * transfer.TRIES
     assert fetch(hub, break_after=1000, times=n_breaks).read_bytes() == CONTENT
     assert hub.ranges[KEY] == [1000 * i for i in range(n_breaks + 1)]
 
@@ -98,12 +103,12 @@ def test_a_transfer_that_brings_nothing_is_given_up_after_some_tries(hub, cache,
     with pytest.raises(Exception) as error:
         fetch(hub, **fault)
     assert not isinstance(error.value, OSError)
-    assert sum(line.startswith("GET") for line in hub.log) == module.TRIES
+    assert sum(line.startswith("GET") for line in hub.log) == transfer.TRIES
     assert not WHOLE & files_in(cache)
 
 
 def test_a_later_start_goes_on_where_an_earlier_one_gave_up(hub, cache, monkeypatch):
-    monkeypatch.setattr(module, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     with pytest.raises(Exception, match="peer closed"):
         fetch(hub, break_after=HALF)
     assert files_in(cache) == {"blobs/etag.partial"}
@@ -136,13 +141,18 @@ def start_of_file(cache: Path, n: int = HALF) -> Path:
 
 
 @pytest.mark.parametrize("fault", [
-    {"body": b"<html>Log in!", "kind": "text/html"}, {"body": b"Log in!"},
+    {"body": b"<html>Log in!", "kind": "text/html"}, {"body": b"Log in!"}, {"body": b"Log in!", "kind": "text/plain"},
     {"unsized": True, "ignore_range": True, "kind": "TEXT/HTML"},
-    {"body": CONTENT, "kind": "text/html; charset=utf-8"}], ids=["a page", "another length", "HTML", "HTML as long"])
+    {"body": CONTENT, "kind": "text/html; charset=utf-8"}],
+    ids=["a page", "another length", "another type", "HTML", "HTML as long"])
 def test_an_answer_of_another_kind_leaves_what_had_come_alone(hub, cache, fault):
     partial = start_of_file(cache, len(CONTENT) - 1)
-    with pytest.raises(HubError, match=f"^{NAME}: the server sends something else: .*Log in to this network first"):
+    found = "a web page" if "html" in fault.get("kind", "").lower() else "7 bytes"
+    with pytest.raises(HubError) as error:
         fetch(hub, **fault)
+    assert str(error.value) == (
+        f"{NAME}: the server sends something else: expected 300,000 bytes, found {found}. If this network has a login "
+        "page, log in first; or check proxies and HF_ENDPOINT.")
     assert partial.read_bytes() == CONTENT[:-1]
     assert fetch(hub).read_bytes() == CONTENT
     assert hub.ranges[KEY][-1] == len(CONTENT) - 1
@@ -178,7 +188,7 @@ def test_what_no_hash_can_verify_goes_on_where_it_broke_while_it_is_the_same(hub
 
 
 def test_what_no_hash_can_verify_is_not_joined_to_what_another_run_left(hub, cache, monkeypatch):
-    monkeypatch.setattr(module, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     with pytest.raises(Exception, match="peer closed"):
         fetch(hub, etag="version", break_after=HALF)
     hub.repos["class/any"].files[NAME] = OTHER
@@ -190,6 +200,15 @@ def test_without_an_etag_to_ask_by_an_unverifiable_file_begins_again(hub, cache,
     path = fetch(hub, etag="version", break_after=HALF, then=OTHER, times=1, cdn_etag=cdn_etag)
     assert path.read_bytes() == OTHER
     assert hub.ranges[KEY] == [0, 0]
+
+
+def test_a_page_in_place_of_a_file_of_unknown_size_is_refused(hub):
+    with pytest.raises(HubError, match=f"^{NAME}: the server sends something else: expected a file, found a web page"):
+        fetch(hub, size=None, body=b"Log in!", kind="text/html")
+
+
+def test_a_server_that_compresses_though_asked_not_to_is_understood(hub):
+    assert fetch(hub, compress=True).read_bytes() == CONTENT
 
 
 SHA256 = etag_of(CONTENT, True)
@@ -221,30 +240,69 @@ def test_the_server_is_asked_for_the_bytes_as_they_are(hub, cache):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.6)
-    monkeypatch.setattr(module, "ANSWER_S", 0.6)
+    monkeypatch.setattr(transfer, "PATIENCE_S", 0.6)
+    monkeypatch.setattr(transfer, "ANSWER_S", 0.6)
 
 
 @pytest.mark.parametrize("fault", [
     {"drip": 0.05}, {"break_after": 1}, {"break_after": 10, "by": "reset"}, {"break_after": 10, "drip": 0.2},
     {"drip_head": 0.05}], ids=str)
 def test_what_comes_too_slowly_to_end_is_given_up(hub, cache, impatient, fault):
+    start_of_file(cache)
     began = time.monotonic()
-    with pytest.raises(TimeoutError, match="only [0-9]+ bytes came in 1 s|no answer within 0.6 s"):
+    with pytest.raises(TimeoutError, match="only [0-9]{1,4} bytes in 1 s|^no answer within 0.6 s"):
         fetch(hub, **fault)
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("elapsed, n_new, is_too_slow", [
+    (20.0, 0, False), (20.1, 19_999, True), (20.1, 20_000, False), (1e6, 20_000, False), (1e6, 0, True)])
+def test_the_lowest_rate_is_20_000_bytes_in_20_seconds(monkeypatch, elapsed, n_new, is_too_slow):
+    monkeypatch.setattr(transfer.time, "monotonic", lambda: 7 + elapsed)
+    state = transfer.Transfer("", BytesIO(), NAME, None, True, None, since=7, n_then=100)
+    state.file.seek(100 + n_new)
+    if is_too_slow:
+        with pytest.raises(TimeoutError, match=f"^{NAME}: only {n_new:,} bytes in {elapsed:.0f} s$"):
+            transfer.check_rate(state)
+    else:
+        transfer.check_rate(state)
+        assert (state.since, state.n_then) == ((7 + elapsed, 100 + n_new) if n_new == 20_000 else (7, 100))
+
+
 def test_what_comes_slowly_but_fast_enough_is_not_given_up(hub, cache, impatient, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_BYTES", 5)
+    monkeypatch.setattr(transfer, "LEAST_BYTES", 5)
     hub.repos["class/any"].files[NAME] = CONTENT[:40]
     assert fetch(hub, drip=0.03).read_bytes() == CONTENT[:40]
 
 
 def test_a_file_that_is_begun_again_and_again_is_given_up(hub, cache):
-    with pytest.raises(HubError, match="begins the file again and again"):
+    with pytest.raises(HubError) as error:
         fetch(hub, break_after=HALF, later=1000, ignore_range=True)
+    assert str(error.value) == (f"{NAME}: the server keeps beginning the file again. Try again later, or check proxies "
+                                "and HF_ENDPOINT.")
     assert sum(line.startswith("CDN GET") for line in hub.log) == TRIES + 2
+
+
+@pytest.mark.parametrize("name, most", [("vocab.json", 2**23), ("tokenizer.json", 2**24)])
+def test_a_text_has_its_limit_to_the_byte_and_weights_have_none(name, most):
+    check_text_size(name, most)
+    with pytest.raises(CheckpointError) as error:
+        check_text_size(name, most + 1)
+    assert str(error.value) == f"{name}: expected at most {most:,} bytes, found {most + 1:,} on the hub."
+    check_text_size(NAME, 2**40)
+
+
+def test_of_a_file_of_weights_no_more_is_asked_for_than_a_header_may_have(hub):
+    hub.repos["class/any"].files[NAME] = b"\xff" * 7 + b"\x00" + b"[" * (LARGEST_TEXT + 1000)
+    with pytest.raises(CheckpointError, match=f"^{NAME}: header: expected at most 8,388,608 bytes, found more"):
+        download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path(NAME))
+    assert hub.bytes_sent[KEY] == 8 + LARGEST_TEXT + 1
+
+
+def test_a_header_is_there_when_its_last_byte_is(hub):
+    hub.repos["class/any"].files[NAME] = b"\x02" + bytes(7) + b"{}" + CONTENT
+    hub.repos["class/any"].faults = {NAME: Fault("GET", break_after=10, by="stall")}
+    assert download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path(NAME)) == b"\x02" + bytes(7) + b"{}"
 
 
 @pytest.mark.parametrize("size", [None, -1, 10**9])
@@ -278,7 +336,7 @@ def test_redirects_without_end_are_given_up(hub, cache):
 def test_of_two_at_once_one_downloads_and_the_other_says_that_it_waits(hub, cache, monkeypatch, capfd):
     monkeypatch.setattr(module, "WAIT_S", 0.1)
     hub.repos["class/any"].faults = {NAME: Fault("GET", slow=0.4)}
-    monkeypatch.setattr(module, "SILENCE_S", 5)
+    monkeypatch.setattr(transfer, "SILENCE_S", 5)
     url, etag = f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", etag_of(CONTENT, True)
     with ThreadPoolExecutor(2) as pool:
         paths = list(pool.map(lambda _: download_file(url, "class/any", COMMIT, NAME, etag, len(CONTENT)), range(2)))
@@ -289,7 +347,7 @@ def test_of_two_at_once_one_downloads_and_the_other_says_that_it_waits(hub, cach
 
 def test_who_need_not_wait_says_nothing(hub, cache, monkeypatch, capfd):
     monkeypatch.setattr(module, "WAIT_S", 0.1)
-    monkeypatch.setattr(module, "SILENCE_S", 5)
+    monkeypatch.setattr(transfer, "SILENCE_S", 5)
     fetch(hub, slow=0.4)
     assert capfd.readouterr().err == ""
 
@@ -348,8 +406,11 @@ def test_a_damaged_file_is_said_and_removed_and_the_next_start_is_well(hub, cach
         (cache / "blobs" / f"{etag_of(CONTENT, True)}.partial").write_bytes(bytes(HALF))
     size = len(CONTENT) + {"too few": 1, "too many": -1}.get(case, 0)
     fault = {"spoil": True} if case == "other bytes" else {"unsized": True}
-    with pytest.raises(HubError, match=f"^{NAME}: the download is damaged and was removed: expected "):
+    with pytest.raises(HubError) as error:
         fetch(hub, size=size, **fault)
+    assert re.fullmatch(
+        f"{NAME}: the download is damaged and was removed: expected (.*), found (?!\\1).*[.] Try again; if it happens "
+        "again, check proxies and HF_ENDPOINT[.]", str(error.value))
     assert files_in(cache) == set()
     assert fetch(hub).read_bytes() == CONTENT
 
@@ -411,7 +472,7 @@ def test_a_disk_without_room_for_the_rest_is_said_before_anything_is_fetched(hub
     usage = type(shutil.disk_usage(cache))
     rest = len(CONTENT) - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest - 1))
-    with pytest.raises(OSError, match="No space left on device .299,000 bytes are wanted, 298,999 are free"):
+    with pytest.raises(OSError, match="No space left on device .299,000 bytes are needed, 298,999 are free"):
         fetch(hub)
     assert hub.log == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest))

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-from locales import as_typed
 from student_folders import NAMES, solved_folder, with_change
 
 from numpy_gpt2.exercises.course import CHAPTERS, exercises_by_name, mistaken_source
@@ -38,7 +37,7 @@ def test_untouched_stubs_are_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("body, message", [
-    ("    while True: pass\n", "It did not finish within 2 seconds: is there a loop without an end?"),
+    ("    while True: pass\n", "It did not finish within 2 seconds: is there an endless loop?"),
     ("    exit()\n", "It called exit()."),
     ("    import os; os._exit(3)\n", "Python ended while it ran (exit 3): did it call os._exit, or need too much "
                                      "memory?"),
@@ -84,7 +83,7 @@ def test_a_syntax_error_is_the_one_functions_and_the_others_of_its_file_say_why_
     assert result_of(results, "gelu").message == place
     for name in ("softmax", "layer_norm"):
         assert result_of(results, name).message \
-            == f"No function of this file can be read until this is mended: {place}"
+            == f"No function of this file can be read until this is fixed: {place}"
 
 
 @pytest.mark.parametrize("data", [b"# Ng\xb5y mai\n", b"\n" * 9 + b"# Ng\xb5y mai\n", "x = 1\n".encode("utf-16")])
@@ -125,15 +124,6 @@ def test_nothing_is_written_to_a_students_folder(tmp_path):
     before = {path: path.read_bytes() for path in folder.rglob("*")}
     check_folder(folder, NAMES)
     assert {path: path.read_bytes() for path in folder.rglob("*")} == before
-
-
-@pytest.mark.parametrize("end, mark", [(b"\r\n", b""), (b"\r\n", b"\xef\xbb\xbf")])
-def test_windows_line_ends_and_spaces_and_letters_in_the_path_do_not_matter(tmp_path, end, mark):
-    folder = solved_folder(tmp_path / as_typed("bài tập của Ánh"))
-    for chapter in CHAPTERS:
-        path = folder / f"{chapter}.py"
-        path.write_bytes(mark + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", end))
-    assert set(states(check_folder(folder, NAMES)).values()) == {"passed"}
 
 
 def mistaken_folder(folder, exercise, mistake):

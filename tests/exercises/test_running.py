@@ -69,7 +69,7 @@ def test_the_first_stage_at_which_they_part_is_named(tmp_path, capsys, name, old
     run_with(with_change(solved_folder(tmp_path / "a"), name, old, new), **ALL)
     out = capsys.readouterr().out
     assert "The engine writes: Once upon a time" in out
-    assert f"They part at {stage}." in out
+    assert f"They first differ at {stage}." in out
 
 
 def test_without_functions_it_is_the_engine(tmp_path, capsys):
@@ -83,9 +83,9 @@ def test_what_cannot_run_is_said_in_a_line_for_each_reason(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["exercises", "run", "--folder", str(folder), "--max-new-tokens", "1"])
     main()
     assert capsys.readouterr().out.splitlines() == [
-        "Left out, and the engine's in their place: softmax, gelu, layer_norm, linear. chapter_2_operations.py line "
+        "Left out (the engine's are used instead): softmax, gelu, layer_norm, linear. chapter_2_operations.py line "
         "38: expected ':'",
-        "Left out, and the engine's in their place: attend. It called exit()."]
+        "Left out (the engine's are used instead): attend. It called exit()."]
 
 
 def test_a_function_that_fails_in_the_pass_is_one_line(tmp_path, capsys):
@@ -103,12 +103,12 @@ def test_numbers_that_are_not_finite_are_followed_to_where_they_began(tmp_path, 
         run_with(folder, **ALL)
     failed, parted = capsys.readouterr().out.splitlines()[-2:]
     assert failed.startswith("With your functions the pass fails: FloatingPointError: the logits are not finite")
-    assert parted == "They part at h.0.attn.z, while the prompt is read."
+    assert parted == "They first differ at h.0.attn.z, while the prompt is read."
 
 
 def test_a_wrong_merge_is_told_by_the_prompts_tokens(tmp_path, capsys):
     run_with(with_change(solved_folder(tmp_path / "a"), "merge", "        if not known:", "        if True:"), **ALL)
-    assert "They part at the prompt's tokens: yours [" in capsys.readouterr().out
+    assert "They first differ at the prompt's tokens: yours [" in capsys.readouterr().out
 
 
 def test_a_model_that_is_nowhere_is_one_line_and_exit_2(tmp_path):

@@ -5,7 +5,8 @@
 Shapes leave out leading batch axes, which every line must carry along: count axes from the end. Where you need the
 operations of chapter 2, or another function of this chapter, the checks use the engine's, right from the start.
 
-`tap` may be ignored. Whoever announces an array, x = tap("attn.pattern", x), lets the engine's tools see it.
+You may ignore `tap`. It is an activation hook: with pattern = tap("attn.pattern", pattern) the engine's tools can see
+an array, and replace it. Each docstring lists the names that the engine's own function gives to its tap.
 """
 
 import math
@@ -61,7 +62,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.nda
 
     q [n_head, n_new, d_head], k and v [n_head, n_all, d_head] -> [n_head, n_new, d_head]. There are n_all tokens so
     far, and the queries are those of the last n_new: query i has the position of key n_all - n_new + i.
-    Stages to announce: "attn.scores" (after the mask), "attn.pattern", "attn.z".
+    Taps: "attn.scores" (after the mask), "attn.pattern", "attn.z".
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.
 
     >>> q, k = np.float32([[[2, 0], [0, 2]]]), np.float32([[[1, 0], [0, 1]]])
@@ -89,7 +90,7 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     3. cache.append(layer, k, v) keeps the new keys and values, and returns those of all tokens so far.
     4. attend, then merge_heads ([n_head, n_new, d_head] -> [n_new, n_embd], the inverse of split_heads).
     5. linear with weights.c_proj.
-    Stages to announce: "attn.qkv", "attn.q", "attn.k", "attn.v" (before the cache), "attn.out".
+    Taps: "attn.qkv", "attn.q", "attn.k", "attn.v" (before the cache), "attn.out".
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.2.
 
     >>> from numpy_gpt2.weights import Conv1D, random_model
@@ -112,7 +113,7 @@ def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) ->
 
     [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]. activation(activation_function, x) computes the one
     of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some that others trained have another.
-    Stages to announce: "mlp.pre" (before the activation function), "mlp.post", "mlp.out".
+    Taps: "mlp.pre" (before the activation function), "mlp.post", "mlp.out".
     Source: Vaswani et al., "Attention Is All You Need", section 3.3, with GELU for ReLU.
 
     >>> from numpy_gpt2.weights import Conv1D
@@ -133,7 +134,7 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     x = x + mlp(layer_norm(x with weights.ln_2), weights.mlp, config.activation_function, tap)
 
     [n_new, n_embd] -> [n_new, n_embd]. The layer norms' epsilon is config.layer_norm_epsilon.
-    Stages to announce: "resid_pre", "ln_1", "resid_mid", "ln_2", "resid_post".
+    Taps: "resid_pre", "ln_1", "resid_mid", "ln_2", "resid_post".
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3.
 
     >>> from numpy_gpt2.weights import Conv1D, LayerNorm, random_model
@@ -151,11 +152,11 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     return middle + mlp(normed, weights.mlp, config.activation_function, tap)
 
 
-def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
+def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
     """A score for every token of the vocabulary as the next one: hidden @ lm_head.T.
 
     hidden [n, n_embd] (after the last layer norm), model.lm_head [vocab_size, n_embd] -> logits [n, vocab_size].
-    Stage to announce: "logits".
+    Tap: "logits". first_position tells the engine's taps which tokens these are: you may ignore it, too.
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models".
 
     >>> from types import SimpleNamespace
