@@ -7,6 +7,7 @@ together when a page is written, so that an edit shows in the next page.
 import base64
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Mapping
@@ -18,7 +19,8 @@ DATA = "{{data}}"  # where the data go; once in the template
 SCRIPTS: tuple[str, ...] = (
     "data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
     "attribution", "next", "start")
-SERVED_SCRIPTS: tuple[str, ...] = ()  # what needs an engine, on pages that a server sends
+SERVED_SCRIPTS = ("engine", "prompt", "interventions", "write", "compare", "follow")  # of pages that a server sends
+SERVED_PART = re.compile("<!-- served -->(.*?)<!-- /served -->", re.DOTALL)  # of page.html: needs an engine
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -30,7 +32,7 @@ def render(data: Mapping[str, Any]) -> str:
 def template(served: bool = False) -> str:
     """The page without its data."""
     places = {"{{style}}": style(), "{{script}}": script(served), "{{policy}}": content_security_policy(served)}
-    page = read("page.html")
+    page = SERVED_PART.sub(r"\1" if served else "", read("page.html"))
     for place, text in places.items():
         page = page.replace(place, text)
     return page

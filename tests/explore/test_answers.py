@@ -1,6 +1,7 @@
 """Laws of what a served page is answered: every figure is the library's for the same taps, and so is the code's."""
 
 import contextlib
+import copy
 import io
 import json
 import re
@@ -268,6 +269,11 @@ def test_by_default_the_predictions_of_the_two_prompts_are_compared():
     assert {str(token) for token in [*IDS, *OTHER_IDS, done["target"], done["foil"]]} == done["names"].keys()
 
 
+def test_a_token_is_never_compared_with_itself_by_default():
+    done, _ = answered(compare, prompt=PROMPT, other=OTHER, target=FOIL)
+    assert done["foil"] == np.argsort(-forward(MODEL, OTHER_IDS)[-1], kind="stable")[1]
+
+
 def test_a_token_may_be_given_as_text():
     done, _ = answered(compare, prompt=PROMPT, other=OTHER, target=" king", foil=" queen")
     assert [done["target"]] == TOKENIZER.encode(" king")
@@ -356,10 +362,13 @@ def test_a_token_that_is_drawn_though_it_is_unlikely_is_among_its_alternatives()
         assert line["token"] in [token for token, *_ in line["alternatives"]]
 
 
-def test_an_end_of_text_ends_it():
+@pytest.mark.parametrize("place", ["model", "tokenizer"])
+def test_an_end_of_text_ends_it_whichever_file_names_it(place):
     _, second, *_ = generate_tokens(MODEL, IDS, 5, temperature=0)
-    model = replace(MODEL, config=replace(CONFIG, eos_token_id=second))
-    done, lines = answered(continue_text, Engine(model, TOKENIZER, "any"), prompt=PROMPT, n=5, temperature=0)
+    tokenizer = copy.copy(TOKENIZER)
+    tokenizer.eos_ids = (second,) if place == "tokenizer" else ()
+    model = replace(MODEL, config=replace(CONFIG, eos_token_id=second if place == "model" else None))
+    done, lines = answered(continue_text, Engine(model, tokenizer, "any"), prompt=PROMPT, n=5, temperature=0)
     assert (done["finish_reason"], done["ids"][-1], len(lines)) == ("eos", second, 2)
 
 
@@ -397,8 +406,11 @@ def test_the_tokens_of_any_text_join_to_it(text):
     assert joined.decode() == (text or "<|endoftext|>")
 
 
-def test_a_vocabulary_that_the_model_or_the_tokenizer_has_more_of_is_shared_by_neither():
+def test_ids_that_only_the_model_or_only_the_tokenizer_knows_are_neither_taken_nor_drawn():
     larger = random_model(GPT2Config(vocab_size=4100, n_positions=16, n_embd=4, n_layer=1, n_head=1))
+    larger.ln_f.weight[:] = 0
+    larger.ln_f.bias[:] = 1
+    larger.wte[4096:] = 10  # the likeliest next tokens by far
     smaller = random_model(GPT2Config(vocab_size=300, n_positions=16, n_embd=4, n_layer=1, n_head=1))
     for model, last in ((larger, 4095), (smaller, 299)):
         engine = Engine(model, TOKENIZER, "any")

@@ -83,6 +83,14 @@ def test_every_script_of_the_folder_is_on_the_page():
         assert (read(f"scripts/{name}.js") in template()) == (name in SCRIPTS)
 
 
+def test_a_static_page_shows_and_asks_nothing_that_needs_an_engine():
+    static, served = template(), template(served=True)
+    for part in ("fetch(", 'id="bar"', 'id="ask"', 'id="write"', 'id="compare"', "<form", "<textarea"):
+        assert part in served and part not in static
+    assert "served -->" not in static + served
+    assert len(parsed(served).scripts) == 2
+
+
 def test_the_template_has_one_place_for_the_data_and_nothing_from_elsewhere():
     assert template().count(DATA) == 1
     assert not re.search(r"https?:|@import|url\(|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -447,6 +448,77 @@ def test_a_mistake_of_ours_is_one_sentence_and_the_server_goes_on(served, monkey
     assert capfd.readouterr() == ("", "")
     monkeypatch.undo()
     assert asked(served)[0] == 200
+
+
+# In a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab of a browser that has access to nothing yet."""
+    with browser.new_context() as context:
+        yield context.new_page()
+
+
+@pytest.mark.slow
+def test_a_browser_keeps_the_fragment_of_the_first_address_and_may_ask(served, tab):
+    complaints = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(f"{served.address}#token=2")
+    bookmark = f"http://127.0.0.1:{served.port}/#token=2"
+    assert (tab.url, tab.evaluate("document.cookie")) == (bookmark, "")
+    asking = """fetch("/tokens", {method: "POST", headers: {"Content-Type": "application/json"},
+                                  body: '{"prompt": "Once"}'}).then((answer) => answer.json())"""
+    assert tab.evaluate(asking)["done"]["ids"] == TOKENIZER.encode("Once")
+    tab.goto("about:blank")
+    assert tab.goto(bookmark).status == 200
+    assert complaints == []
+
+
+class AnotherSite(BaseHTTPRequestHandler):
+    """An empty page, on another port or under another name."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_another_site_in_the_same_browser_gets_nothing(served, tab, name, monkeypatch):
+    refused, refuse = [], server.PageRequest.refuse
+    monkeypatch.setattr(server.PageRequest, "refuse", lambda request, refusal: (
+        refused.append((request.command, refusal.status)), refuse(request, refusal)))
+    monkeypatch.setitem(ANSWERS, "/tokens", lambda *_: pytest.fail("it should not have come so far"))
+    tab.goto(served.address)
+    attacks = """async (address) => {
+        const outcomes = [];
+        const json = {"Content-Type": "application/json"};
+        for (const [path, options] of [
+            ["/tokens", {method: "POST", headers: json, body: '{"prompt": "a"}', credentials: "include"}],
+            ["/tokens", {method: "POST", body: '{"prompt": "a"}', credentials: "include"}],
+            ["/tokens", {method: "POST", mode: "no-cors", body: '{"prompt": "a"}', credentials: "include"}],
+            ["/", {credentials: "include"}], ["/", {mode: "no-cors", credentials: "include"}]]) {
+            outcomes.push(await fetch(address + path, options).then((answer) => answer.text(), () => "refused"));
+        }
+        const frame = document.createElement("iframe");
+        frame.src = address;
+        await new Promise((loaded) => { frame.onload = loaded; document.documentElement.append(frame); });
+        return outcomes;
+    }"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), AnotherSite) as other:
+        threading.Thread(target=other.serve_forever, args=[0.02], daemon=True).start()
+        tab.goto(f"http://{name}:{other.server_address[1]}/")
+        found = tab.evaluate(attacks, f"http://127.0.0.1:{served.port}")
+        other.shutdown()
+    assert all(outcome in ("refused", "") for outcome in found)
+    assert {("OPTIONS", 403), ("POST", 403)} <= set(refused)
+    assert [frame.locator("#tokens").count() for frame in tab.frames[1:]] == [0]
 
 
 # The command ----------------------------------------------------------------------------------------------------------

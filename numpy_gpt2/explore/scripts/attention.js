@@ -16,7 +16,7 @@ function drawThumbnails() {
 function drawNamedHeads() {
   const items = page.heads.map(({ layer, head, kind, score, n_rows }) => {
     const button = make("button", { type: "button" }, make("b", {}, `${layer}.${head}`), ` ${kind} ${fixed(score, 2)}`);
-    button.addEventListener("click", () => chooseAndWrite({ layer, head }));
+    button.addEventListener("click", () => chooseAndWrite({ layer, head, target: "head" }));
     setTip(button, () => [`On average over ${n_rows} tokens, an attention weight of ${fixed(score, 3)} on ${KINDS[kind]}.`]);
     return make("li", {}, button);
   });
@@ -38,7 +38,7 @@ function thumbnail(layer, head) {
   const canvas = make("canvas", { width: n_tokens, height: n_tokens });
   const button = make("button", { type: "button", "aria-label": `h.${layer}, head ${head}` }, canvas);
   button.addEventListener("click", () => {
-    chooseAndWrite({ layer, head });
+    chooseAndWrite({ layer, head, target: "head" });
     find(".large").scrollIntoView({ block: "nearest" });  // on a small screen it may be out of view
   });
   const draw = () => {
@@ -84,14 +84,14 @@ function listenOnMap() {
   canvas.addEventListener("pointermove", ({ offsetX, offsetY }) =>
     visit(Math.floor(offsetY / CELL), Math.floor(offsetX / CELL)));
   canvas.addEventListener("pointerleave", () => { hideTip(); drawMap(); });
-  canvas.addEventListener("click", () => chooseAndWrite({ position: place.query }));
+  canvas.addEventListener("click", () => chooseAndWrite({ position: place.query, target: "position" }));
   canvas.addEventListener("focus", () => visit(place.query, Math.min(place.key, place.query)));
   canvas.addEventListener("blur", () => drawMap());
   canvas.addEventListener("keydown", (event) => {
     const { query, key } = place;
     const to = { ArrowLeft: [query, key - 1], ArrowRight: [query, key + 1], ArrowUp: [query - 1, key],
                  ArrowDown: [query + 1, key], Home: [query, 0], End: [query, query] }[event.key];
-    if (event.key === "Enter" || event.key === " ") chooseAndWrite({ position: query });
+    if (event.key === "Enter" || event.key === " ") chooseAndWrite({ position: query, target: "position" });
     if (to && visit(...to)) keepInView(map.parentElement, canvas);
     if (to || event.key === " ") event.preventDefault();
   });

@@ -60,7 +60,8 @@ function partCell(part, largest) {
   cell.classList.toggle("chosen", part === `h.${chosen.layer}.attn.head.${chosen.head}`);
   setTip(cell, () => [make("code", {}, part), make("div", {}, `adds ${fixed(value, 4)}`)]);
   const [, layer, head] = part.match(/^h\.(\d+)\.(?:attn\.head\.(\d+))?/);
-  onChoose(cell, () => chooseAndWrite({ layer: Number(layer), head: Number(head ?? chosen.head) }));
+  const target = head !== undefined ? "head" : part.includes("mlp") ? "mlp" : "attention";
+  onChoose(cell, () => chooseAndWrite({ layer: Number(layer), head: Number(head ?? chosen.head), target }));
   return cell;
 }
 

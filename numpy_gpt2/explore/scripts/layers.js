@@ -10,7 +10,7 @@ function drawLayers(figure, fillCell) {
   const cells = Array.from({ length: n_layer + 1 }, (_, row) => page.ids.map((_, position) => {
     const cell = make("td", { "data-position": position });
     fillCell(cell, row, position);
-    onChoose(cell, () => chooseAndWrite({ layer: Math.max(row - 1, 0), position }));
+    onChoose(cell, () => chooseAndWrite({ layer: Math.max(row - 1, 0), position, target: "position" }));
     return cell;
   }));
   const heads = page.ids.map((_, position) => promptChip(position));

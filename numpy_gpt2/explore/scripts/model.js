@@ -27,7 +27,7 @@ function drawModel() {
     button.type = "button";
     button.addEventListener("click", () => {
       const isOpen = chosen.layer !== layer || !chosen.isOpen;  // choosing the open block once more closes it
-      chooseAndWrite({ layer, isOpen });
+      chooseAndWrite({ layer, isOpen, target: "attention" });
     });
     return make("li", { "data-layer": layer }, button);
   });

@@ -32,7 +32,10 @@ function show(data, untouched = null) {
   drawStream();
   drawLens();
   choose({ position: Math.min(chosen.position, n_tokens - 1) });
+  for (const follow of onShow) follow();
 }
+
+const onShow = [];  // what else is to be drawn for other data
 
 drawControls();
 listenOnMap();

@@ -6,7 +6,7 @@ function drawTokens() {
   const buttons = page.ids.map((id, position) => {
     const button = make("button", { type: "button", "aria-label": `token ${position}: ${tokenWords(id)}, id ${id}` },
                         promptChip(position), make("small", {}, String(id)));
-    button.addEventListener("click", () => chooseAndWrite({ position }));
+    button.addEventListener("click", () => chooseAndWrite({ position, target: "position" }));
     return button;
   });
   tokensStrip.replaceChildren(...buttons);

@@ -1,0 +1,17 @@
+// A served page: what needs the engine follows the rest
+
+listenToPrompt();
+listenToInterventions();
+listenToWriting();
+listenToComparison();
+drawFields();
+
+followers.push(drawTargets, drawChanges);
+onShow.push(drawChips, followPrompt, followWithComparison);
+show(firstData);
+tellPrompt();
+
+// After a reload, or from a bookmark, the state is another than the one that the server put into the page.
+if (history.state) go(history.state, { isNew: false });
+else if (stateInAddress().prompt !== state.prompt) go(stateInAddress(), { isNew: false });
+else go(state, { isNew: false });

@@ -1,0 +1,58 @@
+// The prompt: typing another, and the history of what was shown
+
+/** What is shown: the prompt, as text or, where it was written by the model, as ids; and the interventions. */
+let state = { prompt: firstData.prompt, interventions: [] };
+const earlier = [];  // prompts, the newest last
+
+/** Shows the page of another state; the state becomes a step of the browser's history. */
+async function go(next, { isNew = true } = {}) {
+  const answer = await working((onLine) => ask("/run", next, onLine));
+  if (!answer) return false;
+  state = next;
+  show(answer.page, answer.before);
+  find("#code pre").textContent = answer.code;
+  if (!isNew) choose(chosenInAddress());
+  const write = isNew ? "pushState" : "replaceState";
+  history[write](state, "", addressWith({ prompt: page.prompt }));
+  tellPrompt();
+  return true;
+}
+
+function tellPrompt() {
+  find("#ask-prompt").value = page.prompt;
+  if (!earlier.includes(page.prompt)) earlier.push(page.prompt);
+  find("#earlier").replaceChildren(...earlier.map((prompt) => make("option", { value: prompt }, prompt.slice(0, 60))));
+  find("#earlier").value = page.prompt;
+}
+
+/** Another prompt keeps the interventions, but for those on positions and values of this one. */
+function goToPrompt(prompt) {
+  const kept = state.interventions.filter(({ kind, positions }) => kind !== "from" && !positions);
+  const n_lost = state.interventions.length - kept.length;
+  return go({ prompt, interventions: kept }).then((isShown) => {
+    if (isShown && n_lost) tellProblem(`Interventions that belong to the other prompt's tokens were removed: ${n_lost}.`);
+  });
+}
+
+function listenToPrompt() {
+  const field = find("#ask-prompt");
+  find("#ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    goToPrompt(field.value);
+  });
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    find("#ask").requestSubmit();
+  });
+  countTokens(field, find("#ask .count-of-tokens"));
+  find("#back").addEventListener("click", () => history.back());
+  find("#forth").addEventListener("click", () => history.forward());
+  find("#earlier").addEventListener("change", ({ target }) => goToPrompt(target.value));
+  addEventListener("popstate", (event) => go(event.state ?? stateInAddress(), { isNew: false }));
+}
+
+/** The prompt of a bookmark stands in its address, after the #, which browsers keep to themselves. */
+function stateInAddress() {
+  return { prompt: readAddress().get("prompt") ?? state.prompt ?? page.prompt, interventions: [] };
+}

@@ -1,0 +1,401 @@
+"""The served page in a real browser: types, intervenes, compares, writes on, goes back and forth, as a user would.
+
+Every figure is compared with what the library computes with the same taps.
+"""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from browsing import PROMPT, as_shown, table_of
+from numpy_gpt2 import (Recorder, ablate, attribution_patching, chain, forward, generate_tokens, logit_difference,
+                        logit_lens, patch)
+from numpy_gpt2.explore.answers import server_data
+from numpy_gpt2.explore.page import page_data
+from numpy_gpt2.explore.prompts import Engine
+from numpy_gpt2.explore.rendering import render
+from numpy_gpt2.explore.server import PageServer
+from numpy_gpt2.ops import softmax
+
+pytestmark = pytest.mark.slow
+OTHER = "The fox said to his brother that he"
+
+
+@pytest.fixture(scope="module")
+def server(fairytale):
+    model, tokenizer = fairytale
+    engine = Engine(model, tokenizer, "fairytale")
+    data = page_data(model, tokenizer, tokenizer.encode(PROMPT), "fairytale")
+    with PageServer(engine, render({**data, "server": server_data(engine)})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def served(browser, server):
+    """Opens the served page; what the browser complains of, but for refused requests, fails the test."""
+    contexts, complaints = [], []
+
+    def open_page(width=1280, height=800, colours="light", address="", **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours, **options)
+        context.set_default_timeout(60_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: "status of 400" in message.text or complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(error.stack))
+        page.goto(server.address + address)
+        until(page, "document.querySelector('#code pre').textContent !== ''")  # the first answer is there
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def until(page, condition, arg=None, seconds=60):
+    """Waits until an expression of JavaScript is true. (Playwright's own way needs eval, which the page forbids.)"""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition, arg):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)  # milliseconds
+
+
+def tokens_of(page):
+    return page.locator("#tokens .strip .token").all_text_contents()
+
+
+def shown(tokenizer, ids):
+    return [as_shown(tokenizer, token_id) for token_id in ids]
+
+
+def type_prompt(page, text):
+    page.locator("#ask-prompt").fill(text)
+    page.locator("#ask-prompt").press("Enter")
+    until(page, "text => page.prompt === text", text)
+
+
+def intervene(page, kind="zero", **fields):
+    """Adds an intervention on what was clicked last, and waits until it is at work."""
+    n_chips = page.locator("#bar .chips [aria-label^=remove]").count()
+    page.locator("#kind").select_option(kind)
+    for name, value in fields.items():
+        page.locator(f"#{name}").fill(value)
+    page.locator("#bar button[type=submit]").click()
+    until(page, "n => document.querySelectorAll('#bar .chips [aria-label^=remove]').length === n", n_chips + 1)
+
+
+def check_next_and_lens_and_loss(page, fairytale, tap, ids, position):
+    """The figures now are the library's with the tap, and what was before is the library's without."""
+    model, tokenizer = fairytale
+    acts, acts_before = Recorder(), Recorder()
+    logits, logits_before = forward(model, ids, tap=chain(tap, acts)), forward(model, ids, tap=acts_before)
+    rows = page.eval_on_selector_all("#next .likely tr:has(bdi)", """rows => rows.map((row) =>
+        [Number(row.querySelector("bdi").dataset.id), ...[...row.cells].slice(2).map((cell) =>
+            parseFloat(cell.textContent.replace("<", "")))])""")
+    now, was = softmax(logits[position]), softmax(logits_before[position])
+    assert [row[0] for row in rows] == np.argsort(-logits[position], kind="stable")[:12].tolist()
+    np.testing.assert_allclose([row[1] for row in rows], [100 * now[row[0]] for row in rows], rtol=0, atol=0.051)
+    np.testing.assert_allclose([row[2] for row in rows], [100 * was[row[0]] for row in rows], rtol=0, atol=0.051)
+    for layer in (1, 3, model.config.n_layer):
+        tops = [logit_lens(model, found, layer).argmax(-1) for found in (acts, acts_before)]
+        for column, (top, top_before) in enumerate(zip(*tops)):
+            cell = page.locator("#lens tbody tr").nth(layer).locator("td").nth(column)
+            expected = as_shown(tokenizer, top)
+            if top != top_before:
+                expected += "was " + as_shown(tokenizer, top_before)
+            assert cell.text_content() == expected
+    losses = [[-np.log(softmax(of.astype(np.float64))[i, token]) for i, token in enumerate(ids[1:])]
+              for of in (logits, logits_before)]
+    table = table_of(page, "tokens")
+    np.testing.assert_allclose([[float(row[4]), float(row[5])] for row in table[1:]], np.transpose(losses), atol=1e-4)
+    row = page.locator("#changed tbody tr", has_text="mean loss").locator("td").all_text_contents()
+    assert [float(text) for text in row] == pytest.approx([np.mean(losses[1]), np.mean(losses[0])], abs=1e-4)
+
+
+# The prompt -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_typed_prompt_moves_the_whole_page_and_the_history_goes_back_and_forth(served, fairytale):
+    page, (model, tokenizer) = served(), fairytale
+    type_prompt(page, OTHER)
+    assert tokens_of(page) == shown(tokenizer, tokenizer.encode(OTHER))
+    acts = Recorder()
+    forward(model, tokenizer.encode(OTHER), tap=acts)
+    norms = [[float(text) for text in row[1:]] for row in table_of(page, "stream")]
+    np.testing.assert_allclose(norms[0], np.linalg.norm(acts["h.0.resid_pre"], axis=-1), rtol=1e-3)
+    type_prompt(page, "Once upon a time")
+    assert len(tokens_of(page)) == 4
+    for button, prompt in [("back", OTHER), ("back", PROMPT), ("forth", OTHER), ("forth", "Once upon a time")]:
+        page.locator(f"#{button}").click()
+        until(page, "prompt => page.prompt === prompt", prompt)
+        assert tokens_of(page) == shown(tokenizer, tokenizer.encode(prompt))
+        assert page.locator("#ask-prompt").input_value() == prompt
+    page.go_back()
+    until(page, "prompt => page.prompt === prompt", OTHER)
+    page.locator("#earlier").select_option(PROMPT)
+    until(page, "prompt => page.prompt === prompt", PROMPT)
+
+
+def test_a_bookmark_and_a_reload_open_the_same_state(served, fairytale):
+    page = served(address="#prompt=The+fox+said&head=2.1&token=1")
+    assert page.evaluate("page.prompt") == "The fox said"
+    assert page.locator("#attention h3").text_content().startswith("h.2, head 1")
+    assert page.locator("#tokens [aria-pressed=true]").get_attribute("aria-label").startswith("token 1:")
+    intervene(page)
+    page.reload()
+    page.locator("#bar .chips li").first.wait_for()
+    assert page.locator("#bar .chips li").first.text_content().startswith("head 2.1")
+    assert "token=" not in page.url.split("#")[0]  # the secret has left the address
+
+
+def test_a_prompt_that_is_too_long_is_refused_in_a_sentence_and_the_page_stays(served):
+    page = served()
+    page.locator("#ask-prompt").fill("king " * 200)
+    page.locator("#ask .count-of-tokens", has_text="at most 128").wait_for()
+    page.locator("#ask button[type=submit]").click()
+    page.locator("#bar .problem", has_text="at most 128 tokens").wait_for()
+    assert len(tokens_of(page)) == 8
+
+
+# Interventions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_clicked_away_changes_every_figure_as_its_ablation_does(served, fairytale):
+    page, ids = served(), fairytale[1].encode(PROMPT)
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    intervene(page)
+    assert page.locator("#bar .chips li").first.text_content() == "head 2.3 = 0×"
+    check_next_and_lens_and_loss(page, fairytale, ablate("h.2.attn.z", heads=3), ids, 7)
+    page.locator("#tokens .strip button").nth(4).click()
+    check_next_and_lens_and_loss(page, fairytale, ablate("h.2.attn.z", heads=3), ids, 4)
+
+
+def test_several_interventions_work_at_once_and_each_chip_can_be_removed(served, fairytale):
+    model, tokenizer = fairytale
+    page, ids = served(), tokenizer.encode(PROMPT)
+    page.locator("#parts [data-part='h.1.mlp.out']").click()
+    intervene(page, "scale", factor="0.5")
+    page.locator("#model [data-layer='3'] > button").click()
+    intervene(page, "mean")
+    page.locator("#lens tbody tr").nth(3).locator("td").nth(5).click()
+    intervene(page, "from", source=OTHER)
+    assert page.locator("#bar .chips li").all_text_contents() == [
+        "MLP of h.1 × 0.5×", "attention of h.3 = mean×", f'position 5, " daughter", before h.2 from "{OTHER}"×',
+        "remove all"]
+    other = Recorder("h.2.resid_pre")
+    forward(model, tokenizer.encode(OTHER), tap=other)
+    taps = [patch("h.1.mlp.out", lambda x: 0.5 * x),
+            patch("h.3.attn.out", lambda x: x.mean(-2, keepdims=True)),
+            patch("h.2.resid_pre", other["h.2.resid_pre"], positions=5)]
+    check_next_and_lens_and_loss(page, fairytale, chain(*taps), ids, 5)
+    page.get_by_role("button", name="remove attention of h.3 = mean").click()
+    until(page, "document.querySelectorAll('#bar .chips li').length === 3")
+    check_next_and_lens_and_loss(page, fairytale, chain(taps[0], taps[2]), ids, 5)
+    page.get_by_role("button", name="remove all").click()
+    until(page, "document.querySelectorAll('#bar .chips li').length === 0")
+    assert page.locator("#changed-section").is_hidden() and page.locator(".was").count() == 0
+    page.locator("#back").click()  # interventions are steps of the history, too
+    until(page, "document.querySelectorAll('#bar .chips li').length === 3")
+
+
+def test_as_code_makes_the_same_pass(served, fairytale):
+    page = served()
+    page.get_by_role("button", name="h.4, head 2", exact=True).click()
+    intervene(page, "scale", factor="3")
+    page.locator("#code summary").click()
+    names = {}
+    exec(page.locator("#code pre").text_content(), names)
+    expected = forward(fairytale[0], fairytale[1].encode(PROMPT), tap=patch("h.4.attn.z", lambda z: 3 * z, heads=2))
+    np.testing.assert_array_equal(names["logits"], expected)
+    np.testing.assert_array_equal(page.evaluate("[...known.logits]"), expected[-1])
+
+
+def test_interventions_on_tokens_of_another_prompt_are_removed_and_the_page_says_so(served):
+    page = served()
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    intervene(page)
+    page.locator("#tokens .strip button").nth(4).click()
+    intervene(page)
+    type_prompt(page, "The fox said")
+    page.locator("#bar .problem", has_text="were removed: 1.").wait_for()
+    assert page.locator("#bar .chips li").all_text_contents() == ["head 2.3 = 0×"]
+
+
+# Comparing ------------------------------------------------------------------------------------------------------------
+
+
+def grid_of(page, method):
+    return np.array(page.eval_on_selector_all(f"#compare [data-method={method}] tbody tr", "rows => rows.map((row) => "
+                    "[...row.querySelectorAll('td')].map((cell) => Number(cell.textContent)))"))
+
+
+def test_comparing_fills_the_library_s_grid_by_patching_and_one_click_further_by_attribution(served, fairytale):
+    page, (model, tokenizer) = served(), fairytale
+    clean, corrupted = tokenizer.encode("The king said to his daughter that"), tokenizer.encode(
+        "The king said to his brother that")
+    page.locator("#clean").fill("The king said to his daughter that")
+    page.locator("#corrupted").fill("The king said to his brother that")
+    page.locator("#corrupted + .count-of-tokens", has_text="7 tokens").wait_for()
+    page.locator("#answer").fill(" she")
+    page.locator("#foil").fill(" he")
+    page.get_by_role("button", name="Compare by patching").click()
+    page.locator("#compare [data-method=patching]").wait_for()
+    metric = logit_difference(*(tokenizer.encode(text)[0] for text in (" she", " he")))
+    acts = Recorder()
+    clean_value, _ = metric(forward(model, clean, tap=acts))
+    corrupted_value, _ = metric(forward(model, corrupted))
+    names = [f"h.{layer}.resid_pre" for layer in range(6)] + ["h.5.resid_post"]
+    patched = [[metric(forward(model, corrupted, tap=patch(name, acts[name], positions=i)))[0] - corrupted_value
+                for i in range(7)] for name in names]
+    difference = clean_value - corrupted_value
+    np.testing.assert_allclose(grid_of(page, "patching"), np.array(patched) / difference, rtol=0, atol=0.0051)
+    told = page.locator("#compare .readout b").all_text_contents()
+    assert [float(text) for text in told] == pytest.approx([clean_value, corrupted_value], abs=0.001)
+    page.get_by_role("button", name="Estimate by attribution").click()
+    page.locator("#compare [data-method=attribution]").wait_for()
+    effects = attribution_patching(model, clean, corrupted, metric).effects
+    expected = np.array([effects[name] for name in names]) / difference
+    np.testing.assert_allclose(grid_of(page, "attribution"), expected, rtol=0, atol=0.0051)
+    assert page.locator("#compare [data-method]").count() == 2  # beside the other
+
+
+def test_prompts_of_different_lengths_are_refused_in_a_sentence(served):
+    page = served()
+    page.locator("#corrupted").fill("The king")
+    page.get_by_role("button", name="Compare by patching").click()
+    page.locator("#bar .problem", has_text="the same number of tokens").wait_for()
+
+
+# Writing on -----------------------------------------------------------------------------------------------------------
+
+
+def write(page, n, seed=None):
+    page.locator("#seed").fill("" if seed is None else str(seed))
+    n_written = page.locator("#write .strip button").count()
+    page.locator(f"#write [data-n='{n}']").click()
+    until(page, "n => written.length === n && writer === null", n_written + n)
+
+
+def written(page):
+    return page.locator("#write .strip button .token").all_text_contents()
+
+
+def test_writing_on_draws_the_library_s_tokens_with_the_settings_of_the_sliders(served, fairytale):
+    page, (model, tokenizer) = served(), fairytale
+    page.get_by_role("button", name="generate's default").click()
+    write(page, 20, seed=7)
+    expected = list(generate_tokens(model, tokenizer.encode(PROMPT), 20, temperature=0.8, top_k=40, seed=7))
+    assert written(page) == shown(tokenizer, expected)
+    page.get_by_role("button", name="greedy").click()
+    write(page, 1)
+    ids = [*tokenizer.encode(PROMPT), *expected]
+    assert written(page)[20:] == shown(tokenizer, [forward(model, ids)[-1].argmax()])
+
+
+def test_another_token_can_be_taken_and_the_text_goes_on_from_there(served, fairytale):
+    page, (model, tokenizer) = served(), fairytale
+    page.get_by_role("button", name="greedy").click()
+    write(page, 20)
+    ids = [*tokenizer.encode(PROMPT), *generate_tokens(model, tokenizer.encode(PROMPT), 20, temperature=0)]
+    page.locator("#write .strip button").nth(2).click()
+    probabilities = softmax(forward(model, ids[:10])[-1])
+    rows = page.eval_on_selector_all("#write .alternatives tbody tr", "rows => rows.map((row) => "
+                                     "[...row.cells].slice(0, 2).map((cell) => cell.textContent))")
+    best = np.argsort(-probabilities, kind="stable")[:10]
+    assert [row[0] for row in rows] == shown(tokenizer, best)
+    np.testing.assert_allclose([float(row[1].strip("%")) for row in rows], 100 * probabilities[best], atol=0.051)
+    page.locator("#write .alternatives tbody tr").nth(3).locator("button").click()
+    until(page, "written.length === 20 && writer === null")
+    taken = [*ids[:10], int(best[3])]
+    expected = [*taken[8:], *generate_tokens(model, taken, 17, temperature=0)]
+    assert written(page) == shown(tokenizer, expected)
+    page.get_by_role("button", name="Show this text on the page").click()
+    until(page, "page.ids.length === 28")
+    assert page.evaluate("page.ids") == [*ids[:8], *expected]
+    assert page.locator("#write .strip button").count() == 0
+
+
+def test_writing_can_be_stopped(served):
+    page = served()
+    page.locator("#write [data-n='20']").click()
+    page.locator("#write .strip button").first.wait_for()
+    page.evaluate("document.querySelector('#write .stop').click()")
+    until(page, "writer === null")
+    assert 1 <= page.locator("#write .strip button").count() <= 20
+    assert page.locator("#write .stop").is_disabled()
+
+
+# For everybody --------------------------------------------------------------------------------------------------------
+
+
+def test_the_keyboard_alone_intervenes_compares_and_writes(served):
+    page = served()
+    press = page.keyboard.press
+
+    def tab_to(selector):
+        for _ in range(80):
+            press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+                return
+        raise AssertionError(selector)
+
+    tab_to("#ask-prompt")
+    press("Control+A")
+    page.keyboard.type("The fox said to")
+    press("Enter")
+    until(page, "page.ids.length === 4")
+    tab_to("#kind")
+    page.keyboard.type("set to its mean")
+    tab_to("#bar button[type=submit]")
+    press("Enter")
+    page.locator("#bar .chips li", has_text="= mean").wait_for()
+    tab_to("#bar .chips button")
+    tab_to("#code summary")
+    tab_to("#write [data-n='1']")
+    press("Enter")
+    page.locator("#write .strip button").wait_for()
+    tab_to("#write .strip button")
+    press("Enter")
+    tab_to("#write .alternatives button")
+    tab_to("#corrupted")
+    page.keyboard.type("The king said to")
+    tab_to("#compare button[value=patching]")
+    press("Enter")
+    page.locator("#compare [data-method=patching]").wait_for()
+    tab_to("#compare .grid td")
+    press("ArrowDown")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("before h.1, position 0")
+
+
+def all_at_work(page):
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    intervene(page)
+    page.locator("#corrupted").fill("The king said to his brother that she")
+    page.get_by_role("button", name="Compare by patching").click()
+    page.locator("#compare [data-method=patching]").wait_for()
+    write(page, 20, seed=1)
+    page.locator("#write .strip button").nth(2).click()
+    page.locator("#code summary").click()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_the_served_page(served, colours):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra `browser`").Axe()
+    page = served(colours=colours)
+    all_at_work(page)
+    found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(each["id"], [node["html"][:100] for node in each["nodes"]][:3]) for each in found
+            if each["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize("width, height", [(400, 800), (853, 533)])
+def test_the_served_page_never_scrolls_sideways_and_its_bar_leaves_room(served, width, height):
+    page = served(width=width, height=height)
+    all_at_work(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.getElementById('bar').getBoundingClientRect().height") <= 0.4 * height + 1
