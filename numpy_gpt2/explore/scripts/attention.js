@@ -69,7 +69,8 @@ let CELL;                            // the side of a cell of the large map, in 
 
 function drawAxes() {
   const map = find(".map");
-  CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, innerHeight - 190) / n_tokens), 12), 46);
+  const height = innerHeight - 190 - (find("#bar")?.offsetHeight ?? 0);
+  CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, height) / n_tokens), 12), 46);
   map.style.setProperty("--cell", `${CELL}px`);
   map.style.setProperty("--label", `${Math.min(CELL - 2, 13)}px`);
   const label = (_, position) => make("span", {}, promptChip(position));
