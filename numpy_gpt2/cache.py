@@ -28,7 +28,7 @@ class KVCache:
         self.n_positions = check_int("n_positions", n_positions, 1, config.n_positions)
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, self.n_positions, config.d_head)
-        self.k = allocate_channel_major(shape, model.wte.dtype)  # zeros: the name speaks of memory order only
+        self.k = allocate_channel_major(shape, model.wte.dtype)  # zeros, in a memory order of their own
         self.v = allocate_channel_major(shape, model.wte.dtype)
 
     def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
@@ -58,7 +58,7 @@ class KVCache:
         return self.k[layer, ..., :end, :], self.v[layer, ..., :end, :]
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens, in place."""
+        """Forget all but the first `length` tokens, in place: the next ones are written over the rest."""
         self.length = check_int("length", length, 0, self.length)
 
     def repeat(self, n: int) -> "KVCache":

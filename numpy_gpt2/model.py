@@ -3,7 +3,7 @@
     ids -> embed -> block, block, ... (attention, then mlp) -> layer_norm -> unembed -> logits
 
 The same lines serve long prompts and single tokens, with or without a cache or a tap. Comments give the shape wherever
-it changes, without the leading batch axes, which every line carries along. `tap` is an activation hook (tap.py): it is
+it changes, without the leading batch axes, which all but `wpe` carry along. `tap` is an activation hook (tap.py): it is
 given each array by name, read-only, and the array that it returns, if it returns one, is used from there on.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
@@ -49,7 +49,6 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
         raise TypeError(f"cache must be a KVCache. Got {type(cache).__name__}; activations are recorded with tap=.")
     cache.check_room(model, tuple(batch), n_new)
     array_tap = checked(tap_of_pass(tap, model.config, cache.length))
-
     with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
         x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
         for layer, weights in enumerate(model.h):
@@ -63,7 +62,7 @@ def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: ArrayTap) -> n
     """What each token is, plus where it is: ids [n_new] -> [n_new, n_embd]."""
     positions = np.arange(first_position, first_position + ids.shape[-1])  # [n_new]
     token_embedding = tap("wte", model.wte[ids])  # [n_new, n_embd]
-    position_embedding = tap("wpe", model.wpe[positions])  # [n_new, n_embd]
+    position_embedding = tap("wpe", model.wpe[positions])  # [n_new, n_embd], once for all rows of a batch
     return token_embedding + position_embedding
 
 
@@ -90,12 +89,13 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
     k_all = tap("attn.k_all", k_all)
     v_all = tap("attn.v_all", v_all)
 
-    z = np.empty_like(q)  # [n_head, n_new, d_head], in q's memory order: merging its heads copies nothing
+    z = np.empty_like(q)  # [n_head, n_new, d_head], in q's type and memory order: merging its heads copies nothing
     scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
-    n_query = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap gets scores and pattern for all queries at once
-    for start in range(0, n_new, n_query):
-        queries = slice(start, start + n_query)
-        visible = slice(cache.length + start + n_query)  # keys after the last of these queries are not needed
+    n_at_once = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap gets scores and pattern for all queries at once
+    for start in range(0, n_new, n_at_once):
+        stop = min(start + n_at_once, n_new)
+        queries = slice(start, stop)
+        visible = slice(cache.length + stop)  # the keys up to the last of these queries: those of the queries come last
         z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], scores_tap)
     z = tap("attn.z", z)
     return tap("attn.out", linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
@@ -156,7 +156,7 @@ def check_ids(model: GPT2, ids: Any) -> np.ndarray:
     """The ids as an integer array. Raises ValueError for ids that are none; NumPy would accept some, such as -1."""
     array = as_array(ids)
     if array.ndim == 0 or array.size == 0:
-        raise ValueError(f"ids must hold at least one token id. Got shape {array.shape}.")
+        raise ValueError(f"ids must be a list of one token id or more. Got shape {array.shape}.")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"ids must be integers. Got {array.dtype}.")
     if array.min() < 0 or array.max() >= model.config.vocab_size:

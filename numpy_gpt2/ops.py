@@ -1,8 +1,8 @@
 """The operations that GPT-2 is made of: softmax, the activation function, layer_norm, linear.
 
 Each works on the last axis of an array with any leading axes. float32 in, float32 out, and float64 likewise: scalars
-are Python floats, which take the type of the array they meet. np.sqrt of a Python number gives a float64 scalar, which
-would silently turn the rest of the pass into float64, many times slower; np.sqrt of an array keeps the array's type.
+are Python floats, which take the type of the array they meet. np.sqrt of a Python number gives a float64 scalar: under
+NumPy 2 it silently turns that array into float64, many times slower. np.sqrt of an array keeps the array's type.
 """
 
 import math
@@ -18,7 +18,7 @@ STRIP = 16  # rows that an elementwise formula processes at a time, so that they
 
 
 def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """exp(x) / sum(exp(x)): numbers of any magnitude become probabilities. -inf becomes exactly 0.
+    """exp(x) / sum(exp(x)): numbers of any magnitude become probabilities, -inf exactly 0.
 
     [..., n] -> [..., n]. out: where to write the result, x itself included, as in NumPy; None makes a new array.
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.

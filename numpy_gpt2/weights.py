@@ -105,7 +105,7 @@ def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
 def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The pairs of `parameter_shapes` one by one, so that a config that claims a billion layers is cheap to reject."""
     n_embd, n_inner = config.n_embd, config.n_inner
-    weights: dict[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         "ln_1": (n_embd,),
         "attn.c_attn": (n_embd, 3 * n_embd),
         "attn.c_proj": (n_embd, n_embd),
@@ -117,8 +117,8 @@ def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "wpe.weight", (config.n_positions, n_embd)
     for i in range(config.n_layer):
         for part in BLOCK_PARTS:
-            yield f"h.{i}.{part}.weight", weights[part]
-            yield f"h.{i}.{part}.bias", weights[part][-1:]  # one per output
+            yield f"h.{i}.{part}.weight", shapes[part]
+            yield f"h.{i}.{part}.bias", shapes[part][-1:]  # one per output
     yield "ln_f.weight", (n_embd,)
     yield "ln_f.bias", (n_embd,)
     if not config.tie_word_embeddings:

@@ -328,8 +328,8 @@ def test_the_cache_has_room_for_exactly_what_is_read(monkeypatch):
 
 
 BAD_ARGUMENTS = [
-    (dict(ids=[]), "ids must hold at least one token id"),
-    (dict(ids=3), "ids must hold at least one token id"),
+    (dict(ids=[]), "ids must be a list of one token id or more"),
+    (dict(ids=3), "ids must be a list of one token id or more"),
     (dict(ids=[0.5]), "ids must be integers"),
     (dict(ids=[CONFIG.vocab_size]), "ids must be from 0"),
     (dict(ids=[-1]), "ids must be from 0"),

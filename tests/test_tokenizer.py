@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import regex
 import tiktoken
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2.checkpoint.vocabulary import Vocabulary, build_tokenizer, byte_alphabet, tokenizer_from_files
 from numpy_gpt2.errors import CheckpointError, CheckpointWarning
-from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, escaped, quoted
+from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, Tokenizer, escaped, quoted
 
 # OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -253,6 +254,16 @@ def test_end_of_text_decodes_to_its_name():
 
 
 # Decoding
+
+
+@pytest.mark.parametrize("as_one", [int, np.int64, np.uint16])
+def test_one_id_decodes_to_its_token_without_a_list(as_one):
+    assert [TOKENIZER.decode(as_one(i)) for i in range(N_TOKENS)] == [TOKENIZER.decode([i]) for i in range(N_TOKENS)]
+
+
+def test_the_text_of_a_token_shows_the_bytes_that_are_no_whole_character():
+    tokenizer = Tokenizer({b" the": 0, b"\n": 1, "é".encode(): 2, b"\xe2\x80": 3, b" \xc3": 4}, {}, {END_OF_TEXT: 5})
+    assert [tokenizer.token_text(i) for i in range(6)] == [" the", "\n", "é", r"\xe2\x80", r" \xc3", END_OF_TEXT]
 
 
 @given(any_ids)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from ..cli.arguments import ArgumentParser, add_model_argument, read_prompt, whole_number
 from ..cli.exits import bad_input, run, say
@@ -79,26 +80,28 @@ def check(args: argparse.Namespace) -> None:
     """Exit 0 only if everything asked for has passed."""
     names = [exercise_named(args.exercise).name] if args.exercise else list(exercises_by_name())
     folders = find_folders(args.folder or [None])
-    marks = {folder: check_folder(folder, names, args.language) for folder in folders}
     if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # whatever the console has: it is for a file
-    if args.json:
-        several = len(folders) > 1
-        objects = [{**({"folder": str(folder)} if several else {}), **result.public()}
-                   for folder, results in marks.items() for result in results]
-        print(json.dumps(objects, indent=1, ensure_ascii=False))
-    elif args.csv:
-        print_csv(marks, names)
-    else:
-        for folder, results in marks.items():
-            if len(folders) > 1:
+    if args.csv:
+        print_row(["folder", "passed", "total", "hints", *names])
+    several = len(folders) > 1
+    everything = []
+    for folder in folders:  # each is printed when it is done: a class takes a while
+        results = check_folder(folder, names, args.language)
+        everything += [{**({"folder": str(folder)} if several else {}), **result.public()} for result in results]
+        if args.csv:
+            print_marks(folder, results, names)
+        elif not args.json:
+            if several:
                 print(f"{folder}:")
             if args.exercise:
                 print_result(results[0], args.language)
             else:
                 print_results(results, args.language)
-    sys.stdout.flush()
-    if any(result.state != "passed" for results in marks.values() for result in results):
+        sys.stdout.flush()
+    if args.json:
+        print(json.dumps(everything, indent=1, ensure_ascii=False), flush=True)
+    if any(result["state"] != "passed" for result in everything):
         sys.exit(1)
 
 
@@ -134,14 +137,15 @@ def print_results(results: list[Result], language: str) -> None:
         print(say_in(language, "all done"))
 
 
-def print_csv(marks: dict[Path, list[Result]], names: list[str]) -> None:
-    """A class: a row for each folder, with how many passed, how many hints were taken, and each exercise's state."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["folder", "passed", "total", "hints", *names])
-    for folder, results in marks.items():
-        states = [result.state for result in results]
-        n_hints = sum(n for name, n in hints_seen(folder).items() if name in names)
-        writer.writerow([folder, states.count("passed"), len(states), n_hints, *states])
+def print_marks(folder: Path, results: list[Result], names: list[str]) -> None:
+    """A row of a class's table: how many passed, how many hints were taken, and each exercise's state."""
+    states = [result.state for result in results]
+    n_hints = sum(n for name, n in hints_seen(folder).items() if name in names)
+    print_row([folder, states.count("passed"), len(states), n_hints, *states])
+
+
+def print_row(cells: list[Any]) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
 
 
 # hint, run ------------------------------------------------------------------------------------------------------------

@@ -109,6 +109,20 @@ def test_csv_marks_a_class(command, tmp_path):
                     [str(stubs), "0", str(n), "1", *["not written"] * n]]
 
 
+def test_a_row_is_printed_as_soon_as_its_folder_is_marked(command, tmp_path, monkeypatch, capsys):
+    lines_before = []
+
+    def check_nothing(folder, names, language):
+        lines_before.append(capsys.readouterr().out.count("\n"))
+        return []
+
+    monkeypatch.setattr("numpy_gpt2.exercises.__main__.check_folder", check_nothing)
+    for name in "abc":
+        new_folder(tmp_path / name)
+    command("check", "--csv", *[word for name in "abc" for word in ("--folder", tmp_path / name)])
+    assert lines_before == [1, 1, 1]
+
+
 def test_each_hint_goes_one_step_further_and_is_counted(command, stubs):
     hints = exercises_by_name()[SECOND].hints
     outputs = [command("hint", SECOND)[1] for _ in range(4)]

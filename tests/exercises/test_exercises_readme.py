@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import numpy_gpt2.exercises
@@ -38,6 +39,14 @@ def test_every_command_shown_is_understood(name):
     assert len(commands) >= 6
     for command in commands:
         make_parser().parse_args(re.findall(r'"[^"]*"|\S+', command))
+
+
+def test_the_failing_case_shown_is_what_a_check_prints():
+    def softmax(x, out=None):
+        return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+    shown = f"softmax: wrong\n{numpy_gpt2.exercises.check('softmax', softmax).message}\n"
+    assert f"```\n{shown}```" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_number_of_exercises_is_said():
