@@ -20,8 +20,9 @@ function drawNamedHeads() {
     setTip(button, () => [`On average over ${n_rows} tokens, an attention weight of ${fixed(score, 3)} on ${KINDS[kind]}.`]);
     return make("li", {}, button);
   });
-  find(".named").replaceChildren(...(items.length ? items : [make("li", { class: "muted" },
-    "None: no head has a mean attention weight of 0.4 or more on one kind of token, or the prompt is too short to tell.")]));
+  const none = n_tokens < 14 ? "None: the prompt is too short to tell. It takes 14 tokens."
+    : "None: no head has a mean attention weight of 0.4 or more on one kind of token.";
+  find(".named").replaceChildren(...(items.length ? items : [make("li", { class: "muted" }, none)]));
 }
 
 const KINDS = {
