@@ -12,7 +12,7 @@ from .config import SIZES, GenerationConfig, GPT2Config
 from .decoding import generate_tokens, stream_samples, stream_text
 from .errors import CheckpointError, HubError
 from .lens import (ablate, attribution_patching, chain, direct_logit_attribution, integrated_gradients,
-                   logit_difference, logit_lens, patch, residual_logits, saliency, top_tokens)
+                   logit_difference, logit_lens, mean_ablate, patch, residual_logits, saliency, top_tokens)
 from .model import forward, transform, unembed
 from .scoring import Scores, pad_ids, score_tokens
 from .tap import STAGES, Recorder, no_tap
@@ -29,7 +29,7 @@ __all__ = [
     "GPT2", "GPT2Config", "SIZES", "load", "load_model", "load_tokenizer", "random_model", "build_model", "save",
     "named_parameters", "parameter_shapes", "replace_weights",
     "CheckpointError", "HubError", "Tokenizer", "forward", "transform",
-    "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "patch", "ablate", "chain", "logit_lens",
+    "unembed", "KVCache", "no_tap", "Recorder", "STAGES", "patch", "ablate", "mean_ablate", "chain", "logit_lens",
     "residual_logits", "top_tokens", "direct_logit_attribution", "saliency", "attribution_patching",
     "logit_difference", "integrated_gradients", "loss_and_gradients", "backpropagate", "generate_tokens",
     "stream_text", "stream_samples", "GenerationConfig", "score_tokens", "Scores", "pad_ids", "show",

@@ -13,8 +13,7 @@
 A name that matches no stage of any GPT-2 is refused at once; a block that the model does not have, before the pass.
 """
 
-import operator
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from .weights import GPT2
 from .ops import layer_norm, softmax
 from .sampling import check_finite
 from .scoring import top_ids_of
-from .tap import Recorder, Tap, checked, fits, stages_of
+from .tap import Recorder, Tap, checked, fits, stage_of, stages_of
 from .tokenizer import Tokenizer
 
 # Taps -----------------------------------------------------------------------------------------------------------------
@@ -88,6 +87,37 @@ def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int |
     return patch(name, 0, positions, heads)
 
 
+def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: int | Sequence[int] | None = None,
+                positions: int | Sequence[int] | None = None) -> Tap:
+    """A tap that replaces a stage's array, or part of it, with its mean over all tokens of some texts.
+
+    So what a head or an MLP adds in every text stays, which `ablate` removes, and what it makes of one text is lost.
+
+    texts: the ids of each, which are read in one pass. The rest as for `patch`; each stage, head and channel has a mean
+    of its own. Raises ValueError as `patch` and `forward` do, for no texts, and for "attn.scores" and "attn.pattern":
+    their rows, as long as the text, have no mean.
+    Source: Wang et al., "Interpretability in the Wild", section 2.2, 2022 (there with a mean for each position).
+    """
+    for stage in stages_of(name):
+        if stage.shape[-1] == "n_all":
+            raise ValueError(f"mean_ablate needs a stage with a mean over texts. Got {stage.name!r}, "
+                             f"[{', '.join(stage.shape)}].")
+    sums: dict[str, np.ndarray] = {}  # by stage, [n_head, 1, width] or [1, width]
+    n_summed: dict[str, int] = {}
+    for ids in texts:
+        acts = Recorder(name)
+        forward(model, ids, tap=acts)
+        for at, array in acts.items():
+            kept = array.shape[-3:-2] if "n_head" in stage_of(at).shape else ()
+            rows = array.reshape(-1, *kept, *array.shape[-2:])  # [n_texts, n_head, n_tokens, width]
+            total = rows.astype(np.float64).sum(axis=0).sum(axis=-2, keepdims=True)  # [n_head, 1, width]
+            sums[at] = sums.get(at, 0) + total
+            n_summed[at] = n_summed.get(at, 0) + array.size // total.size
+    if not sums:
+        raise ValueError("texts must be one or more lists of token ids. Got none.")
+    return chain(*[patch(at, total / n_summed[at], positions, heads) for at, total in sums.items()])
+
+
 def chain(*taps: Tap) -> Tap:
     """Compose taps, each given what the one before returned: `chain(patch(...), acts)` records the patched arrays."""
     def at_position(first_position: int) -> Tap:
@@ -138,7 +168,7 @@ class TopToken(NamedTuple):
     """A token and its probability."""
 
     id: int
-    text: str  # with U+FFFD where the token is not a whole character
+    text: str  # as from `Tokenizer.token_text`: bytes that are not whole characters are shown as such
     probability: float
 
 
@@ -156,8 +186,7 @@ def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
     Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
     """
     n_layer = model.config.n_layer
-    if not 0 <= operator.index(layer) <= n_layer:
-        raise ValueError(f"layer must be from 0 to {n_layer}. Got {layer}.")
+    check_int("layer", layer, 0, n_layer)
     name = f"h.{layer}.resid_pre" if layer < n_layer else f"h.{n_layer - 1}.resid_post"
     return residual_logits(model, acts[name])
 
@@ -169,14 +198,13 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     Raises FloatingPointError for logits that are NaN or +inf.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
-    if not 1 <= operator.index(k) <= n_known:
-        raise ValueError(f"k must be from 1 to {n_known}, the size of the tokenizer's vocabulary. Got {k}.")
+    check_int("k", k, 1, n_known)
     check_finite(np.max(logits, axis=-1))  # NaN if any is; -inf is a masked token
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
     best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
-    return [TopToken(int(i), tokenizer.decode([i]), float(probabilities[i])) for i in best]
+    return [TopToken(int(i), tokenizer.token_text(i), float(probabilities[i])) for i in best]
 
 
 # Attribution ----------------------------------------------------------------------------------------------------------

@@ -98,6 +98,9 @@ class SharedSteps:
 class TextStream(Stream[str]):
     """Pieces of one row's text. `ids` and the other lists also have the tokens whose text is held back or left out."""
 
+    ids: list[int]
+    log_probs: list[float]
+
     def __init__(self, steps: SharedSteps, row: int, tokenizer: Tokenizer, eos_ids: Sequence[int],
                  stop_strings: Sequence[str]) -> None:
         super().__init__(self._pieces(steps, row, tokenizer, eos_ids, stop_strings), steps.stream.lookup)

@@ -70,8 +70,8 @@ class Recorder(Mapping[str, np.ndarray]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        first = list(self)[:3]
-        return f"Recorder({len(self)} arrays: {', '.join(map(repr, first))}{', ...' if len(self) > 3 else ''})"
+        names = [repr(name) for name in self]
+        return f"Recorder({len(names)} arrays: {', '.join(names[:3] + ['...'] * (len(names) > 3)) or 'none yet'})"
 
     def _repr_html_(self) -> str:
         from .html import activations_html

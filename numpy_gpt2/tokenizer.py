@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 
@@ -167,6 +168,7 @@ class Tokenizer:
             yield text[position:]
 
     def _encode_ordinary(self, text: str) -> list[int]:
+        """The ids of a stretch between added tokens."""
         if not self._ids_are_ranks:
             return self._encode_by_merges(text)
         if not self._preparation.use_regex:
@@ -180,11 +182,16 @@ class Tokenizer:
         return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
 
     def _split(self, text: str) -> list[str]:
+        """The pieces that are merged one by one."""
         return split_as_tiktoken(text) if self._preparation.use_regex else [text]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id without a token."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+    def decode(self, ids: int | Iterable[int]) -> str:
+        """The text of `ids`, or of one id. Bytes that are not UTF-8 become U+FFFD.
+
+        Raises ValueError for an id without a token.
+        """
+        several = [int(ids)] if isinstance(ids, (int, Integral)) else ids  # a NumPy integer is no int
+        return b"".join(map(self.token_bytes, several)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of `ids` in pieces, none empty: what an id decides is yielded before the next id is asked for.
@@ -200,6 +207,10 @@ class Tokenizer:
         unfinished_character = decoder.decode(b"", final=True)
         if unfinished_character:
             yield unfinished_character
+
+    def token_text(self, token_id: int) -> str:
+        r"""One token for people to read: its text, with "\xe2\x80" for bytes that are not whole characters."""
+        return self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, which need not be whole characters. Raises ValueError for an id without a token."""
@@ -287,6 +298,7 @@ def quoted_bytes(token: bytes) -> str:
 
 
 def escaped(character: str) -> str:
+    """A character between quotation marks on one line; what is not printed as an escape."""
     if character in '"\\':
         return "\\" + character
     if character.isprintable():

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, direct_logit_attribution, forward,
-                        logit_lens, loss_and_gradients, no_tap, patch, residual_logits, top_tokens, unembed)
+                        logit_lens, loss_and_gradients, mean_ablate, no_tap, patch, residual_logits, top_tokens,
+                        unembed)
 from numpy_gpt2.lens import Attribution, TopToken, head_outputs
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.tap import stage_names, stage_of
@@ -217,6 +218,43 @@ def test_an_ablated_head_is_a_head_whose_rows_of_c_proj_are_left_out(model_and_i
     assert_close(before["h.0.attn.out"][..., -1, :] - lost, after["h.0.attn.out"][..., -1, :])
 
 
+@given(passes(), st.data())
+def test_mean_ablation_puts_the_mean_over_all_tokens_of_the_texts_in_place(model_and_ids, data):
+    model, ids = model_and_ids
+    texts = [random_ids(model.config, (n,), seed=n)
+             for n in data.draw(st.lists(st.integers(1, model.config.n_positions), min_size=1, max_size=3))]
+    names = [name for name in stage_names(model.config) if stage_of(name).shape[-1] != "n_all"]
+    name = data.draw(st.sampled_from(names))
+    has_heads = "n_head" in stage_of(name).shape
+    heads = data.draw(st.none() | st.integers(0, model.config.n_head - 1)) if has_heads else None
+    position = data.draw(st.none() | st.integers(0, ids.shape[-1] - 1))
+    before, after = recorded(model, ids), recorded(model, ids, mean_ablate(model, texts, name, heads, position))
+    mean = np.mean(np.concatenate([recorded(model, text)[name] for text in texts], axis=-2), axis=-2, keepdims=True)
+    assert_close(after[name], recorded(model, ids, patch(name, mean, position, heads))[name])
+    if heads is None and position is None:
+        assert_close(after[name], np.broadcast_to(mean, before[name].shape))
+
+
+def test_each_stage_that_a_glob_matches_has_its_own_mean():
+    acts = recorded(MODEL, IDS, mean_ablate(MODEL, [IDS[0], IDS], "h.*.attn.z"))
+    alone, both = recorded(MODEL, IDS[0]), recorded(MODEL, IDS)
+    for name in ("h.0.attn.z", "h.1.attn.z"):
+        tokens = np.concatenate([alone[name], *both[name]], axis=-2)  # [n_head, 9, d_head]
+        assert_close(acts[name], np.broadcast_to(tokens.mean(axis=-2, keepdims=True), (2, *alone[name].shape)))
+
+
+@pytest.mark.parametrize("texts, name, message", [
+    ([[1]], "h.0.attn.pattern", r"with a mean over texts. Got 'h.i.attn.pattern', \[n_head, n_new, n_all\]\.$"),
+    ([[1]], "h.*.attn.*", r"with a mean over texts. Got 'h.i.attn.scores', \[n_head, n_new, n_all\]\.$"),
+    ([], "ln_f", "texts must be one or more lists of token ids. Got none."),
+    ([[1] * 9], "ln_f", "ids must be at most 8 tokens"),
+    ([[1]], "h.2.ln_1", "matches no stage of this model"),
+])
+def test_what_has_no_mean_is_refused(texts, name, message):
+    with pytest.raises(ValueError, match=message):
+        mean_ablate(MODEL, texts, name)
+
+
 def test_a_chain_gives_each_tap_what_the_one_before_returned():
     order = []
 
@@ -322,7 +360,7 @@ def test_the_lens_keeps_float32_and_any_leading_axes(model_and_ids):
 
 @pytest.mark.parametrize("layer", [-1, 3])
 def test_a_layer_that_is_not_there_is_refused(layer):
-    with pytest.raises(ValueError, match=rf"^layer must be from 0 to 2. Got {layer}.$"):
+    with pytest.raises(ValueError, match=rf"^layer must be a whole number from 0 to 2. Got {layer}.$"):
         logit_lens(MODEL, Recorder(), layer)
 
 
@@ -332,8 +370,8 @@ class Letters:
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size
 
-    def decode(self, ids):
-        return "".join("abcdefghijkl"[token_id] for token_id in ids)
+    def token_text(self, token_id):
+        return "abcdefghijkl"[token_id]
 
 
 def test_top_tokens_are_the_likeliest_with_a_name_and_count_all_probabilities():
@@ -358,17 +396,17 @@ def test_top_tokens_nest_as_the_logits_do(model_and_ids, data):
     np.testing.assert_allclose(nested[..., 2].astype(float), np.take_along_axis(softmax(logits), best, axis=-1))
 
 
-def test_a_token_that_is_no_whole_character_is_shown_as_the_tokenizer_shows_it():
+def test_a_token_that_is_no_whole_character_shows_its_bytes():
     model, tokenizer = numpy_gpt2.load("fairytale")
     token_id = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b"\xc3")
     logits = np.zeros(model.config.vocab_size, dtype=np.float32)
     logits[token_id] = 50
-    assert top_tokens(logits, tokenizer, 1) == [TopToken(token_id, "\N{REPLACEMENT CHARACTER}", 1.0)]
+    assert top_tokens(logits, tokenizer, 1) == [TopToken(token_id, r"\xc3", 1.0)]
 
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_more_tokens_than_have_a_name_are_refused(k):
-    with pytest.raises(ValueError, match=rf"^k must be from 1 to 4, the size of the tokenizer's vocabulary. Got {k}.$"):
+    with pytest.raises(ValueError, match=rf"^k must be a whole number from 1 to 4. Got {k}.$"):
         top_tokens(np.zeros(11), Letters(4), k)
 
 

@@ -2,19 +2,21 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import (SIZES, STAGES, GPT2Config, KVCache, Recorder, build_model, forward, named_parameters,
+from numpy_gpt2 import (SIZES, STAGES, GPT2Config, KVCache, Recorder, build_model, forward, load, named_parameters,
                         parameter_shapes, random_model, transform, unembed)
 from numpy_gpt2.model import merge_heads, split_heads
 from numpy_gpt2.ops import activation
 from numpy_gpt2.tap import stage_names, stage_of
 from strategies import configs, lively_model, made_caches, passes, random_ids, seeds, splits
 
+STORY = Path(__file__).parents[1] / "scripts" / "experiments" / "story.txt"
 SMALLEST = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
 
 
@@ -331,6 +333,14 @@ def test_merge_heads_undoes_split_heads(batch, n_new, n_head, d_head):
 # The boundary ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong, name", [(Recorder(), "Recorder"), ({}, "dict"), (np.zeros(3), "ndarray"), (8, "int")])
+def test_what_is_no_cache_is_refused_by_its_type(wrong, name):
+    for function in (forward, transform):
+        with pytest.raises(TypeError) as error:
+            function(lively_model(SMALLEST), [1, 2], cache=wrong)
+        assert str(error.value) == f"cache must be a KVCache. Got {name}; activations are recorded with tap=."
+
+
 @pytest.mark.parametrize("ids, message", [
     ([0, -1], "ids must be from 0 to 10. Got -1."),
     ([0, 11, -3], "ids must be from 0 to 10. Got -3."),
@@ -410,3 +420,15 @@ def test_a_model_shows_its_shapes_and_not_its_numbers():
     assert repr(model) == (f"GPT2(wte [11, 6], wpe [{model.config.n_positions}, 6], h: {len(model.h)} blocks, "
                            "ln_f=LayerNorm(weight [6], bias [6]), lm_head [11, 6])")  # and no block of n_layer
     assert repr(model.h[0].attn.c_attn) == "Conv1D(weight [6, 18], bias [18])"
+
+
+@pytest.mark.parametrize("n_first", [1, 7, 200])
+def test_cached_and_uncached_logits_agree_at_the_tolerance_that_forward_names(n_first):
+    model, tokenizer = load()
+    ids = tokenizer.encode(STORY.read_text(encoding="utf-8"))[:300]
+    cache = KVCache(model)
+    cached = [forward(model, ids[:n_first], cache=cache), forward(model, ids[n_first:], cache=cache)]
+    assert "np.allclose(a, b, rtol=1e-4, atol=1e-3)" in forward.__doc__
+    uncached = forward(model, ids)
+    assert np.allclose(np.concatenate(cached), uncached, rtol=1e-4, atol=1e-3)
+    assert not np.allclose(np.concatenate(cached), uncached)  # NumPy's defaults are too strict for sums of float32

@@ -1,5 +1,7 @@
 """Laws of the hook: it sees every array, what it returns is used, and it cannot break what it is shown."""
 
+from typing import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -237,6 +239,29 @@ def test_recorder_reads_like_a_mapping_until_it_is_cleared():
     assert (len(acts), list(acts), "wte" in acts, "h.2.ln_1" in acts) == (len(NAMES), NAMES, True, False)
     acts.clear()
     assert (len(acts), list(acts), "wte" in acts) == (0, [], False)
+
+
+def test_recorder_is_a_mapping_that_says_what_it_holds():
+    acts = Recorder(["wte", "h.*.ln_1", "ln_f"])
+    assert repr(acts) == "Recorder(0 arrays: none yet)" and acts != {} and acts == acts
+    forward(MODEL, IDS, tap=acts)
+    assert isinstance(acts, Mapping) and list(acts.keys()) == ["wte", "h.0.ln_1", "h.1.ln_1", "ln_f"]
+    assert all(acts[name] is array for name, array in acts.items()) and acts.get("h.2.ln_1") is None
+    assert repr(acts) == "Recorder(4 arrays: 'wte', 'h.0.ln_1', 'h.1.ln_1', ...)"
+    assert acts != Recorder() and len({acts, acts}) == 1
+
+
+def test_stack_makes_one_array_of_a_stage_of_all_blocks():
+    acts = Recorder(["h.*.attn.pattern", "h.1.ln_1"])
+    forward(MODEL, IDS, tap=acts)
+    pattern = acts.stack("h.*.attn.pattern")
+    assert pattern.shape == (CONFIG.n_layer, *acts["h.0.attn.pattern"].shape)
+    assert all(np.array_equal(pattern[i], acts[f"h.{i}.attn.pattern"]) for i in range(CONFIG.n_layer))
+    assert np.array_equal(acts.stack("*ln_1"), acts["h.1.ln_1"][np.newaxis])
+    with pytest.raises(KeyError, match="'ln_f' matches none of the 3 stages recorded"):
+        acts.stack("ln_f")
+    with pytest.raises(ValueError, match="the nearest are"):
+        acts.stack("h.*.attn.paterns")
 
 
 @pytest.mark.parametrize("names, expected", [

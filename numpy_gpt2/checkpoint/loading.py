@@ -32,11 +32,12 @@ from .vocabulary import tokenizer_from_files
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
-def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
+def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
     """The model and the tokenizer of a checkpoint.
 
     Where its config scales attention scores in another way than by 1 / sqrt(d_head), that is in the weights of q.
     name: a built-in name ("fairytale", "small" to "xl", "gpt2" to "gpt2-xl"), a folder, or "owner/repo" on the hub.
+        Without one, the bundled checkpoint, "fairytale".
     revision: of a repository on the hub, a branch, a tag or a commit. dtype: of the arrays in memory, "float32", or
     "float64" for studies of exactness; the file may hold either, or float16, or bfloat16.
     Raises CheckpointError (a file), HubError (the network), MemoryError (too large) or ValueError (an argument).
@@ -56,7 +57,7 @@ def load(name: str | Path, revision: str | None = None, dtype: Any = "float32") 
     return model, tokenizer
 
 
-def load_model(name: str | Path, revision: str | None = None, dtype: Any = "float32") -> GPT2:
+def load_model(name: str | Path = "fairytale", revision: str | None = None, dtype: Any = "float32") -> GPT2:
     """The model of a checkpoint, without its tokenizer. Arguments and errors as for `load`."""
     dtype = checked_dtype(dtype)
     check_released(name, dtype)
@@ -65,7 +66,7 @@ def load_model(name: str | Path, revision: str | None = None, dtype: Any = "floa
         return read_model(files, read_configs(files), dtype)
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(name: str | Path = "fairytale", revision: str | None = None) -> Tokenizer:
     """The tokenizer of a checkpoint, without its weights. Arguments and errors as for `load`."""
     files = checkpoint_files(name, revision, (TOKENIZER, optional("config.json"), GENERATION))
     with unchanged_while_read(files):

@@ -181,7 +181,7 @@ class Walk(Commands):
     def do_print(self, argument: str) -> None:
         short = short_names(list(self.acts), self.block())
         names = {**OPERATIONS, "np": np, "model": self.model, "cache": self.cache, "ids": self.ids, "acts": self.acts,
-                 "tokens": [self.tokenizer.decode([token_id]) for token_id in self.ids],
+                 "tokens": [self.tokenizer.token_text(token_id) for token_id in self.ids],
                  **{form: self.acts[name] for form, name in short.items() if form.isidentifier()},
                  "value": self.acts[self.at]}
         expression = argument or "value"

@@ -799,3 +799,12 @@ def test_loading_small_peaks_at_little_more_than_its_weights(tmp_path, dtype):
     child = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True,
                            cwd=Path(__file__).parents[2])
     assert int(child.stdout) <= 1.15 * weights + 120e6
+
+
+def test_without_a_name_the_bundled_checkpoint_is_loaded():
+    model, tokenizer = load()
+    named = dict(named_parameters(load_model("fairytale")))
+    for loaded in (model, load_model()):
+        assert all(np.array_equal(array, named[name]) for name, array in named_parameters(loaded))
+    assert tokenizer.encode("Once upon") == load_tokenizer().encode("Once upon") == \
+        load_tokenizer("fairytale").encode("Once upon")
