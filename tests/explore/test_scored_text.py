@@ -141,3 +141,18 @@ def test_every_token_can_be_read_and_nothing_runs_over_the_edge(opened, fairytal
         return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     })""")
     assert len(contrasts) == 10 and min(contrasts) >= 4.5, contrasts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_no_fault(opened, fairytale, colours):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra `browser`").Axe()
+    model, tokenizer = fairytale
+    ids = tokenizer.encode("The fox said zebra crossing, and\n日本")
+    scores = score_tokens(model, tokenizer.with_bos(ids), n_top=5)
+    page = opened(html=scored_page(tokenizer, ids, scores, model.config.vocab_size, "A lead."), colours=colours,
+                  bypass_csp=True)
+    page.locator("#text summary").click()
+    page.locator(".text bdi").nth(2).focus()
+    found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(fault["id"], fault["impact"]) for fault in found] == []
