@@ -123,7 +123,7 @@ def test_a_finished_run_says_so_and_what_to_do(overfitted):
     assert again.stderr == (f"{out} holds this run, finished. To train further: the same command with --model {out} "
                             "and another --out\n")
     longer = train(text, "--out", out, *OVERFIT[:-1], "8")
-    assert_refused(longer, 2, "holds a finished run with steps 6. Got 8: to train further, use --model .* another --out")
+    assert_refused(longer, 2, "holds a finished run with steps 6. Got 8: to train further, use --model")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 

@@ -35,8 +35,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.html",
                         help=f"where to write the page (default: {OUTPUT})")
-    parser.add_argument("--serve", action="store_true", help="serve a live page instead, backed by the model, to browsers "
-                        "on this machine, until Ctrl-C")
+    parser.add_argument("--serve", action="store_true", help="serve a live page instead, backed by the model, "
+                        "to browsers on this machine, until Ctrl-C")
     parser.add_argument("--port", type=whole_number(1, 65535), metavar="N",
                         help="the port to serve on (default: any free port)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")

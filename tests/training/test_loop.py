@@ -374,7 +374,7 @@ def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
     assert not any(tmp_path.iterdir())
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     folder = re.escape(repr(str(tmp_path)))
-    with pytest.raises(ValueError, match=f"^--out must be a new folder, or .* go on with. Got {folder}, .* something"):
+    with pytest.raises(ValueError, match=f"^--out must be a new folder, or .* resume. Got {folder}, .* something"):
         check_folder(tmp_path)
     with pytest.raises(ValueError, match=f"--out must be a folder. Got {folder[:-1]}.thesis.txt', which is a file"):
         check_folder(tmp_path / "thesis.txt")
@@ -394,7 +394,7 @@ def test_a_finished_run_is_known_by_what_it_was_told(tmp_path):
     assert not is_finished(tmp_path, {"seed": 1})
     finish_run(run, tmp_path, {"seed": 1})
     assert is_finished(tmp_path, {"seed": 1})
-    with pytest.raises(ValueError, match="holds a finished run with seed 1. Got 2: to train further, use --model .* --out"):
+    with pytest.raises(ValueError, match="holds a finished run with seed 1. Got 2: to train further, use --model"):
         is_finished(tmp_path, {"seed": 2})
     (tmp_path / saved_run.RECORD).write_text("{")
     with pytest.raises(CheckpointError, match="training_run.json: expected the state of a training run, found a damag"):
