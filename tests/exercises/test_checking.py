@@ -251,6 +251,7 @@ def test_vietnamese_messages_are_vietnamese():
 
 def test_a_check_takes_less_than_a_second():
     for name, exercise in exercises_by_name().items():
-        started = time.process_time()
-        check_function(exercise, LAWS[name].reference)
-        assert time.process_time() - started < 1, name
+        for function in (LAWS[name].reference, lambda *args: "which no known mistake gives"):
+            started = time.process_time()
+            check_function(exercise, function)
+            assert time.process_time() - started < 1, name
