@@ -9,20 +9,24 @@ import shutil
 import sys
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 
 from .checkpoint.loading import load
+from .checkpoint.saving import write_whole
 from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, byte_parts,
-                            name_of, non_empty_text, special_tokens, text_parts, whole_number)
-from .cli.exits import BadInput, bad_input, run
+                            check_file, check_plot, name_of, non_empty_text, special_tokens, text_parts, whole_number)
+from .cli.exits import BadInput, bad_input, run, say
 from .cli.progress import with_progress_bar
+from .explore.scored_text import MOST_SHOWN, check_fits_page, scored_page
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score_stream
 from .tokenizer import Tokenizer, quoted
 from .weights import GPT2
 
-N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` shows in each place
+N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` and `--html` show in each place
+SMOOTHED = 50  # tokens in the moving average of `--plot`
 
 LONGEST_WHOLE = 2**22  # bytes of a text that is encoded, and whose scores are kept, as a whole
 MOST_UNDIVIDED = 2**24  # characters without a place to divide a longer one
@@ -47,6 +51,11 @@ def make_parser() -> ArgumentParser:
                         help=f"a line for each token: its log-probability (natural), its rank (1: the likeliest), its "
                              f"id, the token, and the {N_ALTERNATIVES} likeliest tokens there with their probabilities")
     parser.add_argument("--json", action="store_true", help="one JSON object, numbers unrounded; losses are in nats")
+    parser.add_argument("--html", type=Path, metavar="FILE.html", help="also write a web page: the text, each token "
+                        "coloured by its surprise, with its rank and the likeliest tokens there; at most "
+                        f"{MOST_SHOWN:,} tokens")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the surprise along the text, and how "
+                        "often each one occurs (needs matplotlib)")
     return parser
 
 
@@ -55,6 +64,11 @@ def main() -> None:
     if args.file != "-" and not os.path.exists(args.file):
         raise BadInput(f"{args.file}: no such file. A text comes in a file, or from standard input: "
                        'echo "the text" | python -m numpy_gpt2.score -')
+    with bad_input():
+        if args.html:
+            check_file("--html", args.html, ".html")
+        if args.plot:
+            check_plot(args.plot)
     parts = byte_parts(args.file, LONGEST_WHOLE + 1)
     data, source = next(parts), name_of(args.file)
     if len(data) > LONGEST_WHOLE:
@@ -67,7 +81,10 @@ def main() -> None:
     ids = tokenizer.encode(text, special_tokens(args))
     if args.no_bos and len(ids) == 1:
         raise BadInput("the text is one token, before which nothing stands to score it by: leave out --no-bos")
-    n_bytes = len(text.encode())
+    if args.html:
+        with bad_input():
+            check_fits_page(len(ids))
+    text_ids, n_bytes = ids, len(text.encode())
     if args.no_bos:
         n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
     else:
@@ -75,7 +92,7 @@ def main() -> None:
             ids = tokenizer.with_bos(ids)
     with bad_input():
         stride = checked_stride(args.stride, model.config.n_positions)
-        n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens else 0
+        n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens or args.html else 0
         pieces = score_in_pieces(model, ids, stride, n_top)
     scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
 
@@ -87,6 +104,11 @@ def main() -> None:
         if args.tokens:
             print_table(scores, ids[1:], tokenizer)
         print_measures(facts)
+    if args.html:
+        write_page(args.html, scored_page(tokenizer, text_ids, scores, model.config.vocab_size, lead(facts)))
+    if args.plot:
+        draw_surprise(-scores.log_probs, args.plot)
+        say(f"picture: {args.plot}")
 
 
 def scoring_settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
@@ -108,8 +130,10 @@ def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
 
 def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace) -> None:
     """Score a text part by part, so that it takes no more memory however long it is, and print the measures."""
-    if args.tokens:
-        raise BadInput(f"--tokens shows a text of at most {LONGEST_WHOLE:,} bytes; {source} is longer: leave it out")
+    for option in ("tokens", "html", "plot"):
+        if getattr(args, option):
+            raise BadInput(f"--{option} shows a text of at most {LONGEST_WHOLE:,} bytes; {source} is longer: leave it "
+                           "out")
     with bad_input():
         model, tokenizer = load(args.model)
         stride = checked_stride(args.stride, model.config.n_positions)
@@ -200,6 +224,36 @@ def print_json(facts: dict[str, Any], scores: Scores, ids: list[int], tokenizer:
     if with_tokens:
         facts = {**facts, "tokens": [token_facts(scores, i, token_id, tokenizer) for i, token_id in enumerate(ids)]}
     print(json.dumps(facts))
+
+
+def lead(facts: dict[str, Any]) -> str:
+    """The measures in a sentence, for the page."""
+    return (f"{facts['model']} read {facts['n_tokens']:,} tokens. On average they surprised it by "
+            f"{facts['mean_loss']:.2f} nats, as would a draw from {facts['perplexity']:,.1f} equally likely tokens. "
+            f"That is {facts['bits_per_byte']:.2f} bits per byte.")
+
+
+def write_page(path: Path, page: str) -> None:
+    data = page.encode("utf-8")
+    write_whole(path.resolve(), data)  # resolved, so that a symbolic link is kept
+    say(f"page: {path}, {len(data) / 1000:,.0f} KB")
+
+
+def draw_surprise(surprise: np.ndarray, path: Path) -> None:
+    """Save a figure of the surprise [n_scored], in nats: along the text, with a moving average; its distribution."""
+    from matplotlib.figure import Figure
+    n = min(SMOOTHED, len(surprise))
+    moving_average = np.convolve(surprise, np.full(n, 1 / n), "valid")  # [n_scored - n + 1]
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    along, distribution = figure.subplots(2, 1)
+    along.plot(surprise, ".", markersize=3, color="C0", alpha=0.35, label="each token")
+    along.plot(np.arange(n - 1, len(surprise)), moving_average, color="C1", label=f"mean of the last {n}")
+    along.axhline(float(np.mean(surprise)), color="black", linewidth=1, linestyle="--", label="mean of all: the loss")
+    along.set(title="Surprise along the text", xlabel="token", ylabel="nats", ylim=(0, None))
+    along.legend(fontsize="small", ncols=3)
+    distribution.hist(surprise, np.arange(0, np.max(surprise) + 1, 0.5), edgecolor="white")
+    distribution.set(title="How often each surprise occurs", xlabel="nats", ylabel="tokens")
+    figure.savefig(path, dpi=150)
 
 
 def finite(facts: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from .config import GPT2Config
 from .decoding import stream_text
 from .scoring import score_tokens
 from .tokenizer import Tokenizer
-from .training.loop import Run, diverged, frozen_names, initial_model, start, training_step
+from .training.loop import Run, best_step, diverged, frozen_names, initial_model, start, training_step
 from .training.memory import check_training_memory
 from .training.plot import draw
-from .training.saved_run import check_folder, description, remove_run, resume, save_run
+from .training.saved_run import check_folder, description, finish_run, is_finished, resume, save_run
 from .training.settings import TrainingConfig
 from .training.windows import split_tail
 from .weights import GPT2, parameter_shapes
 
 SAMPLE_TOKENS = 40
+PASSES, FEWEST_STEPS, MOST_STEPS = 3, 20, 200  # over the text, by default: more of them learn it by heart
 
 
 def make_parser() -> ArgumentParser:
@@ -50,8 +52,9 @@ def make_parser() -> ArgumentParser:
                              help="default: %(default)s")
 
     recipe = parser.add_argument_group("how to learn")
-    recipe.add_argument("--steps", type=whole_number(1), default=200, metavar="N",
-                        help="updates of the weights (default: %(default)s)")
+    recipe.add_argument("--steps", type=whole_number(1), metavar="N",
+                        help=f"updates of the weights (default: as many as read the text {PASSES} times, but at least "
+                             f"{FEWEST_STEPS} and at most {MOST_STEPS}; from scratch {MOST_STEPS})")
     recipe.add_argument("--batch-size", type=whole_number(1), default=8, metavar="N",
                         help="windows of the text in one pass (default: %(default)s)")
     recipe.add_argument("--context", type=whole_number(1), metavar="N",
@@ -78,8 +81,8 @@ def make_parser() -> ArgumentParser:
 
     watching = parser.add_argument_group("how to watch it")
     watching.add_argument("--held-out", type=float, default=0.1, metavar="F",
-                          help="the fraction of the text, its tail, to measure by instead of learning it "
-                               "(default: %(default)s)")
+                          help="the fraction of the text, its tail, to measure by instead of learning it: the weights "
+                               "that are best there are kept; with 0, those of the last step (default: %(default)s)")
     watching.add_argument("--eval-every", type=whole_number(1), metavar="N",
                           help="steps from one measurement, with a sample of text, to the next (default: a fifth of "
                                "--steps)")
@@ -100,17 +103,25 @@ def main() -> None:
     with bad_input():
         train_ids, held_out = split_tail(ids, args.held_out)
         model = starting_model(args, tokenizer)
-        config = training_config(args, model)
+        config = training_config(args, model, len(train_ids))
         check_training_memory(model.config, config, frozen_names(list(parameter_shapes(model.config)), config.freeze))
         run = start(model, config)
         check_length(train_ids, config)
     about = {**description(run, ids, args.model), "held_out": args.held_out, "from_scratch": args.from_scratch}
+    with bad_input():
+        if is_finished(args.out, about):
+            return say(f"{args.out} holds this run, finished. To go on from it: the same command with --model "
+                       f"{args.out} and another --out")
     args.out.mkdir(parents=True, exist_ok=True)
     with bad_input():
         if resume(run, args.out, about):
             say(f"{args.out}: going on after step {run.step} of {config.steps}")
+            if run.step == best_step(run):  # it may have been stopped before this was saved
+                save(model, args.out, tokenizer=tokenizer)
     announce_model("a new one" if args.from_scratch else args.model, model)
-    say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out")
+    passes = config.steps * tokens_per_step(config) / len(train_ids)
+    say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out; {config.steps:,} steps of "
+        f"{tokens_per_step(config):,} tokens read the text {passes:.1f} times")
 
     try:
         take_steps(run, train_ids, held_out, tokenizer, about, args)
@@ -119,9 +130,13 @@ def main() -> None:
             save_run(run, args.out, about)
         say("stopped: the same command goes on")
         raise
-    save(run.model, args.out, tokenizer=tokenizer)
-    remove_run(args.out)
+    best = best_step(run)
+    if best is None:
+        save(run.model, args.out, tokenizer=tokenizer)
+    finish_run(run, args.out, about)
     print_losses(run)
+    if best is not None:
+        say(f"{args.out}: {kept(run, best)}")
     say(f"{args.out}: done; try python -m numpy_gpt2.generate --model {args.out}")
     if args.plot:
         draw(run, args.plot)
@@ -141,13 +156,22 @@ def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
     return initial_model(config, args.seed)
 
 
-def training_config(args: Any, model: GPT2) -> TrainingConfig:
-    """The settings, those that were left open filled in."""
+def training_config(args: Any, model: GPT2, n_tokens: int) -> TrainingConfig:
+    """The settings, those that were left open filled in. n_tokens: of the text to train on."""
     defaults = {"rate": 0.005, "muon_rate": 0.02} if args.from_scratch else {"rate": 0.001, "muon_rate": 0.01}
     rates = defaults | {name: getattr(args, name) for name in defaults if getattr(args, name) is not None}
-    return TrainingConfig(args.steps, args.batch_size, args.context or min(256, model.config.n_positions),
-                          args.accumulate, **rates, weight_decay=args.weight_decay, warmup=args.warmup, clip=args.clip,
-                          freeze=tuple(args.freeze), seed=args.seed)
+    config = TrainingConfig(args.steps or MOST_STEPS, args.batch_size,
+                            args.context or min(256, model.config.n_positions), args.accumulate, **rates,
+                            weight_decay=args.weight_decay, warmup=args.warmup, clip=args.clip,
+                            freeze=tuple(args.freeze), seed=args.seed)
+    if args.steps or args.from_scratch:
+        return config
+    steps = math.ceil(PASSES * n_tokens / tokens_per_step(config))
+    return replace(config, steps=min(max(steps, FEWEST_STEPS), MOST_STEPS))
+
+
+def tokens_per_step(config: TrainingConfig) -> int:
+    return config.accumulate * config.batch_size * config.context
 
 
 def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
@@ -165,7 +189,7 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
                args: Any) -> None:
     """Take the steps that are left: a progress bar, a measurement now and then, the state saved as it goes."""
     eval_every = args.eval_every or max(1, run.config.steps // 5)
-    n_tokens = run.config.accumulate * run.config.batch_size * run.config.context
+    n_tokens = tokens_per_step(run.config)
     saved = time.monotonic()
     if run.step == 0:
         measure(run, held_out, tokenizer)
@@ -183,9 +207,12 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
                     measure(run, held_out, tokenizer)
                 except FloatingPointError as error:
                     raise diverged(run, "the logits are not finite") from error
-            if is_last or time.monotonic() - saved >= args.save_every:
+            is_best = run.step == best_step(run)
+            if is_last or is_best or time.monotonic() - saved >= args.save_every:
                 save_run(run, args.out, about)
                 saved = time.monotonic()
+            if is_best:
+                save(run.model, args.out, tokenizer=tokenizer)
 
 
 def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
@@ -199,6 +226,19 @@ def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
         line += f", held-out loss {run.held_out_losses[run.step]:.3f}"
     sample = "".join(stream_text(run.model, tokenizer, "", SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=run.step))
     say(f"{line}: {' '.join(sample.split())}")
+
+
+def kept(run: Run, best: int) -> str:
+    """Which weights are kept, and why, in a line."""
+    losses, last = run.held_out_losses, run.step
+    if best == last:
+        line = f"the weights of the last step are kept: its held-out loss is the lowest, {losses[last]:.3f}"
+    else:
+        line = (f"the weights of step {best} are kept: its held-out loss is the lowest, {losses[best]:.3f}; after "
+                f"{last} steps it was {losses[last]:.3f}, so that fewer --steps would do")
+    if losses[best] > losses[0]:
+        line += f" (before the first step it was lower, {losses[0]:.3f}: the text is short, or unlike its tail)"
+    return line
 
 
 def print_losses(run: Run) -> None:

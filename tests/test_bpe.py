@@ -141,7 +141,7 @@ def vocabulary_of(pairs, shuffle=None):
     if shuffle:
         shuffle(tokens)
     ids = {token: token_id for token_id, token in enumerate(tokens)}
-    return Vocabulary(ids, [" ".join(pair) for pair in pairs], {END_OF_TEXT: ids[END_OF_TEXT]})
+    return Vocabulary(ids, [" ".join(pair) for pair in pairs], {END_OF_TEXT: AddedToken(ids[END_OF_TEXT])})
 
 
 def tokenizer_of(pairs):

@@ -175,10 +175,80 @@ def test_what_is_wrong_in_a_long_text_is_said(small_parts, monkeypatch, capsys, 
     assert capsys.readouterr().out == ""
 
 
-def test_the_tokens_of_a_long_text_are_not_shown(small_parts, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("option", [["--tokens"], ["--html", "page.html"], ["--plot", "picture.png"]])
+def test_the_tokens_of_a_long_text_are_not_shown(small_parts, monkeypatch, capsys, tmp_path, option):
+    monkeypatch.setattr(module, "check_plot", lambda path: None)  # which needs matplotlib
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "long.txt").write_bytes(b"word " * 200)
-    with pytest.raises(BadInput, match="--tokens shows a text of at most 500 bytes"):
-        score_here(monkeypatch, capsys, str(tmp_path / "long.txt"), "--tokens")
+    with pytest.raises(BadInput, match=f"{option[0]} shows a text of at most 500 bytes"):
+        score_here(monkeypatch, capsys, "long.txt", *option)
+    assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]
+
+
+# A page, a picture ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_page_has_every_token_of_the_text_with_its_score_and_the_printed_table_stays(
+        fairytale, monkeypatch, capsys, tmp_path, bos):
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    options = [str(tmp_path / "text.txt"), *([] if bos else ["--no-bos"])]
+    printed = score_here(monkeypatch, capsys, *options)
+    monkeypatch.setattr(sys, "argv", ["score", *options, "--html", str(tmp_path / "page.html")])
+    module.main()
+    with_page = capsys.readouterr()
+    assert with_page.out == printed
+    assert re.search(r"^page: .*page\.html, \d+ KB$", with_page.err, re.MULTILINE)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    data = json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', page)[1])
+    ids, scores = fairytale[1].encode(TEXT), expected_scores(fairytale, TEXT, bos=bos, n_top=5)
+    assert data["ids"] == ids
+    n_unscored = 0 if bos else 1
+    assert data["surprise"][:n_unscored] == [None] * n_unscored
+    assert data["surprise"][n_unscored:] == pytest.approx((-scores.log_probs).tolist(), abs=1e-4)
+    assert [len(row) for row in data["top"]] == [0] * n_unscored + [5] * len(scores.log_probs)
+    for measure in (f"{len(scores.log_probs):,} tokens", f"{scores.mean_loss:.2f} nats", f"{scores.perplexity:,.1f}"):
+        assert measure in data["lead"]
+
+
+def test_a_page_of_too_many_tokens_is_refused_before_any_is_scored(monkeypatch, capsys, tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"a b c d " * 6000)
+    monkeypatch.setattr(module, "score_in_pieces", None)
+    with pytest.raises(BadInput, match="a page can show at most 20,000 tokens. Got 24,001"):
+        score_here(monkeypatch, capsys, str(tmp_path / "text.txt"), "--html", str(tmp_path / "page.html"))
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("options, clue", [
+    (["--html", "page.txt"], "--html must be a file ending in .html. Got 'page.txt'."),
+    (["--html", "no/such/folder/page.html"], "--html must be a file in a folder that is there"),
+    (["--plot", "picture.jpg"], "--plot must be a file ending in .png, .svg or .pdf. Got 'picture.jpg'."),
+])
+def test_a_page_or_a_picture_that_cannot_be_written_is_refused_before_the_text_is_read(monkeypatch, capsys, options,
+                                                                                       clue):
+    monkeypatch.setattr(module, "byte_parts", None)
+    with pytest.raises(BadInput) as refused:
+        score_here(monkeypatch, capsys, "-", *options)
+    assert clue in str(refused.value)
+
+
+@pytest.mark.slow  # matplotlib takes long to import
+@pytest.mark.parametrize("text", [TEXT, LONG_TEXT])
+def test_the_picture_shows_every_token_the_moving_average_and_the_loss(fairytale, monkeypatch, capsys, tmp_path, text):
+    pyplot = pytest.importorskip("matplotlib.figure")
+    saved = []
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: saved.append(figure))
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    score_here(monkeypatch, capsys, str(tmp_path / "text.txt"), "--plot", str(tmp_path / "picture.png"))
+    surprise = -expected_scores(fairytale, text).log_probs
+    along, distribution = saved[0].axes
+    tokens, average, loss = along.lines
+    np.testing.assert_allclose(tokens.get_ydata(), surprise)
+    n = min(50, len(surprise))
+    assert average.get_ydata()[-1] == pytest.approx(np.mean(surprise[-n:]))
+    assert average.get_xdata()[-1] == len(surprise) - 1 and len(average.get_xdata()) == len(surprise) - n + 1
+    assert loss.get_ydata()[0] == pytest.approx(np.mean(surprise))
+    assert sum(bar.get_height() for bar in distribution.patches) == len(surprise)
 
 
 def test_a_text_is_divided_where_its_tokens_are_not():
@@ -287,7 +357,7 @@ def test_a_terminal_gets_only_the_alternatives_that_fit_in_its_line():
 
 def test_help_names_every_option_and_the_documentation():
     text = score("--help").stdout.decode()
-    for option in "model stride no-bos tokens json".split():
+    for option in "model stride no-bos tokens json html plot".split():
         assert f"--{option}" in text
     for page in ("pydoc numpy_gpt2.scoring", "numpy_gpt2/summary/README.md"):
         assert page in " ".join(text.split())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2.checkpoint.vocabulary import Vocabulary, build_tokenizer, byte_alphabet, tokenizer_from_files
 from numpy_gpt2.errors import CheckpointError, CheckpointWarning
-from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, Tokenizer, escaped, quoted
+from numpy_gpt2.tokenizer import END_OF_TEXT, SPLIT_PATTERN, AddedToken, Tokenizer, escaped, quoted
 
 # OpenAI's own pattern, `src/encoder.py`. The `regex` module, which tiktoken brings along, knows \p.
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -85,7 +85,8 @@ N_TOKENS = len(VOCAB)
 
 def from_pairs(pairs):
     vocab = ids_of(pairs)
-    return build_tokenizer(Vocabulary(vocab, [" ".join(pair) for pair in pairs], {END_OF_TEXT: vocab[END_OF_TEXT]}))
+    end_of_text = {END_OF_TEXT: AddedToken(vocab[END_OF_TEXT])}
+    return build_tokenizer(Vocabulary(vocab, [" ".join(pair) for pair in pairs], end_of_text))
 
 
 TOKENIZER = from_pairs(PAIRS)
@@ -209,7 +210,7 @@ def test_a_lone_surrogate_is_refused(before, surrogate, after):
 
 def with_special_tokens(*names):
     ids = {**VOCAB, **{name: N_TOKENS + number for number, name in enumerate(names)}}
-    special_tokens = {name: ids[name] for name in (END_OF_TEXT, *names)}
+    special_tokens = {name: AddedToken(ids[name]) for name in (END_OF_TEXT, *names)}
     return build_tokenizer(Vocabulary(ids, [" ".join(pair) for pair in PAIRS], special_tokens))
 
 
@@ -376,7 +377,7 @@ def test_ids_of_bytes_and_of_end_of_text_may_stand_in_any_order(random):
     cut = random.randrange(len(free))
     vocab = {token: i for i, token in enumerate(free[:cut] + learned + free[cut:])}
     tokenizer = build_tokenizer(Vocabulary(vocab, [" ".join(pair) for pair in PAIRS],
-                                           {END_OF_TEXT: vocab[END_OF_TEXT]}))
+                                           {END_OF_TEXT: AddedToken(vocab[END_OF_TEXT])}))
     assert tokenizer.encode(SAMPLE) == slow_encode(SAMPLE, vocab, PAIRS)
 
 
@@ -451,7 +452,7 @@ WRONG_VOCABS = {
     "fraction": ({**VOCAB, "a": float(VOCAB["a"])}, "the id of 'a' must be a whole number"),
     "true": ({**VOCAB, list(VOCAB)[1]: True}, "the id of .* must be a whole number. Got True"),
     "a list": ({**VOCAB, "a": [1]}, "the id of 'a' must be a whole number"),
-    "no byte": (without("ÿ"), "expected a token for each of the 256 bytes.* 1 missing: 0xff$"),
+    "no byte": (without("ÿ"), "expected a token for each of the 256 bytes.* 1 missing: b'.xff'$"),
     "surrogate": ({**VOCAB, "\ud800": N_TOKENS}, "token '.ud800': expected text, found half a character"),
     "empty": ({END_OF_TEXT: 0}, "expected a token for each of the 256 bytes"),
 }
@@ -511,7 +512,7 @@ def test_merges_left_out_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("bytes_without, listed", [
-    ("ÿ", "1 missing: 0xff"), ("Āa", "2 missing: 0x00 0x61"), ("abcxÿþ", "6 missing: 0x61-0x63 0x78 0xfe-0xff")])
+    ("ÿ", r"1 missing: b'\xff'"), ("Āa", r"2 missing: b'\x00a'"), ("abcxÿþ", r"6 missing: b'abcx\xfe\xff'")])
 def test_missing_bytes_are_counted_and_named(tmp_path, bytes_without, listed):
     kept = [token for token in ids_of([]) if token not in bytes_without]
     files = write_files(tmp_path, vocab={token: i for i, token in enumerate(kept)}, merges="")
@@ -519,9 +520,9 @@ def test_missing_bytes_are_counted_and_named(tmp_path, bytes_without, listed):
 
 
 def test_a_vocabulary_of_no_bytes_is_refused_in_one_line(tmp_path):
-    assert "256 missing: 0x00-0xff" in refusal(write_files(tmp_path, vocab={END_OF_TEXT: 0}, merges=""))
+    assert r"256 missing: b'\x00\x01" in refusal(write_files(tmp_path, vocab={END_OF_TEXT: 0}, merges=""))
     every_other = {token: i for i, token in enumerate([*list(byte_alphabet())[::2], END_OF_TEXT])}
-    assert "128 missing: 0x" in refusal(write_files(tmp_path, vocab=every_other, merges=""))
+    assert "128 missing: b'" in refusal(write_files(tmp_path, vocab=every_other, merges=""))
 
 
 WRONG_SETTINGS = [

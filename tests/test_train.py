@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import numpy_gpt2
 from numpy_gpt2 import forward, named_parameters
-from numpy_gpt2.training.saved_run import FILE
+from numpy_gpt2 import train as command
+from numpy_gpt2.training.saved_run import FILE, RECORD
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.train"]
 SMALL = ["--from-scratch", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--context", "16", "--steps", "6",
@@ -56,7 +58,8 @@ def test_a_trained_folder_loads_and_the_table_says_what_was_learnt(story, tmp_pa
     assert header.split("  ")[0].strip() == "step"
     assert [row.split()[0] for row in rows] == ["0", "3", "6"]
     assert "held-out loss" in process.stderr
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    files = ["config.json", "merges.txt", "model.safetensors", RECORD, "vocab.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == files
     model, tokenizer = numpy_gpt2.load(tmp_path / "out")
     assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (1, 16, 16)
     assert np.isfinite(forward(model, tokenizer.encode("Once upon"))).all()
@@ -69,6 +72,74 @@ def test_a_fine_tuned_folder_says_what_the_text_says(story, tmp_path):
     model, tokenizer = numpy_gpt2.load(tmp_path / "out")
     text = "".join(numpy_gpt2.stream_text(model, tokenizer, "Once upon a time there was", 14, temperature=0.0))
     assert text.startswith(" a king who had a daughter")
+
+
+# A text that the held-out tail is unlike: the longer it is learnt, the worse its loss there.
+OVERFIT = ["--context", "16", "--batch-size", "2", "--held-out", "0.5", "--muon-rate", "0.1", "--eval-every", "2",
+           "--steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """A run whose held-out loss rises towards its end: its text, its folder, what it said."""
+    folder = tmp_path_factory.mktemp("overfitted")
+    text = folder / "text.txt"
+    text.write_text("one two three four " * 80 + "The king said: no, my daughter. " * 30, encoding="utf-8")
+    return text, folder / "out", train(text, "--out", folder / "out", *OVERFIT)
+
+
+def test_the_weights_with_the_lowest_held_out_loss_are_kept_and_said(overfitted):
+    text, out, process = overfitted
+    losses = {int(row.split()[0]): row.split()[-2] for row in process.stdout.splitlines()[1:]}
+    best = min((step for step in losses if step), key=lambda step: float(losses[step]))
+    assert best < 6, losses
+    assert (f"the weights of step {best} are kept: its held-out loss is the lowest, {losses[best]}; after 6 steps it "
+            f"was {losses[6]}, so that fewer --steps would do") in process.stderr
+    model, tokenizer = numpy_gpt2.load(out)
+    ids = tokenizer.with_bos(tokenizer.encode(text.read_text(encoding="utf-8")))
+    held_out = ids[len(ids) - len(ids) // 2:]
+    assert f"{numpy_gpt2.score_tokens(model, held_out, stride=511).mean_loss:.3f}" == losses[best]
+
+
+def test_a_run_stopped_before_its_best_weights_were_saved_still_keeps_them(overfitted, tmp_path, monkeypatch):
+    text, whole, _ = overfitted
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["train", str(text), "--out", str(out), *OVERFIT])
+        patched.setattr(command, "save", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            command.main()
+    assert os.listdir(out) == [FILE]
+    assert train(text, "--out", out, *OVERFIT).returncode == 0
+    for name, array in weights(whole).items():  # up to rounding: this process has more threads
+        np.testing.assert_allclose(weights(out)[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_finished_run_says_so_and_what_to_do(overfitted):
+    text, out, _ = overfitted
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = train(text, "--out", out, *OVERFIT)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr == (f"{out} holds this run, finished. To go on from it: the same command with --model {out} "
+                            "and another --out\n")
+    longer = train(text, "--out", out, *OVERFIT[:-1], "8")
+    assert_refused(longer, 2, "holds a finished run with steps 6. Got 8: to go on from it, --model .* another --out")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_without_a_held_out_text_the_last_weights_are_kept(story, tmp_path):
+    process = train(story, "--out", tmp_path / "out", *SMALL, "--held-out", 0)
+    assert process.returncode == 0 and "kept" not in process.stderr
+    assert np.isfinite(weights(tmp_path / "out")["wte.weight"]).all()
+
+
+@pytest.mark.parametrize("arguments, n_tokens, steps", [
+    ([], 100, 20), ([], 8 * 256 * 30, 90), ([], 10**9, 200), (["--accumulate", "3"], 8 * 256 * 30, 30),
+    (["--from-scratch"], 8 * 256 * 30, 200), (["--steps", "7"], 10**9, 7)])
+def test_by_default_the_steps_read_the_text_three_times(arguments, n_tokens, steps):
+    args = command.make_parser().parse_args(["story.txt", "--out", "out", *arguments])
+    model = numpy_gpt2.random_model(numpy_gpt2.GPT2Config(16, 512, 8, 1, 2))
+    assert command.training_config(args, model, n_tokens).steps == steps
 
 
 @pytest.mark.parity

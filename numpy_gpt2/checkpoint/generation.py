@@ -37,6 +37,12 @@ def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
     return found
 
 
+def ends_of(config: GPT2Config) -> tuple[int, ...]:
+    """The ids that end a text; there may be none."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, tuple) else () if ends is None else (ends,)
+
+
 def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2Config, stacklevel: int) -> None:
     """Say where a text differs from what transformers' generate would make of these files, by one warning for each."""
     def warn(name: str, words: str) -> None:
@@ -47,9 +53,9 @@ def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2
     if name != "config.json" and settings.get("eos_token_id") is None and config.eos_token_id is not None:
         warn(name, f"no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in transformers "
              "they would end at the length alone.")
-    ends = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
-    for end in ends:  # 50256 is in every config whose writer did not think of it
-        if end not in (None, GPT2Config.eos_token_id) and not 0 <= end < config.vocab_size:
+    for end in ends_of(config):
+        is_leftover = end == GPT2Config.eos_token_id  # every config has it whose writer did not think of it
+        if not is_leftover and not 0 <= end < config.vocab_size:
             warn("config.json", f"eos_token_id {end}: the model has the ids 0 to {config.vocab_size - 1}, so no text "
                  "ends with it.")
     ignored = [f"{key} {shown(settings[key])}" for key, neutral in NOT_APPLIED.items()

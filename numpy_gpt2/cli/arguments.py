@@ -241,12 +241,18 @@ def without_byte_order_mark(text: str, source: str) -> str:
     return text.removeprefix(BYTE_ORDER_MARK)
 
 
-def check_plot(path: Path) -> None:
-    """Before anything is computed: whether a picture could be drawn there. Raises ValueError where it could not."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot must be a file ending in .png, .svg or .pdf. Got {str(path)!r}.")
+def check_file(option: str, path: Path, *endings: str) -> None:
+    """Before anything is computed: whether a file could be written there. Raises ValueError where it could not."""
+    if path.suffix not in endings:
+        listed = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise ValueError(f"{option} must be a file ending in {listed}. Got {str(path)!r}.")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--plot must be a file in a folder that is there. Got {str(path)!r}.")
+        raise ValueError(f"{option} must be a file in a folder that is there. Got {str(path)!r}.")
+
+
+def check_plot(path: Path) -> None:
+    """The same for a picture, which also needs matplotlib. Raises ValueError."""
+    check_file("--plot", path, ".png", ".svg", ".pdf")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

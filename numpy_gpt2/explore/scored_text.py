@@ -17,13 +17,14 @@ from .rendering import DATA, read, script_safe_json, sha256
 MOST_SHOWN = 20_000  # tokens: a page of about 5 MB, which a browser still scrolls
 
 
-def scored_page(tokenizer: Tokenizer, ids: Sequence[int], scores: Scores, vocab_size: int, lead: str) -> str:
-    """The page for ids [n_tokens], of which the last n_scored have scores. lead: a sentence on the whole text.
+def check_fits_page(n_tokens: int) -> None:
+    """Raise ValueError for more tokens than a page can show."""
+    if n_tokens > MOST_SHOWN:
+        raise ValueError(f"a page can show at most {MOST_SHOWN:,} tokens. Got {n_tokens:,}: shorten the text.")
 
-    Raises ValueError for more than MOST_SHOWN tokens.
-    """
-    if len(ids) > MOST_SHOWN:
-        raise ValueError(f"a page can show at most {MOST_SHOWN:,} tokens. Got {len(ids):,}: shorten the text.")
+
+def scored_page(tokenizer: Tokenizer, ids: Sequence[int], scores: Scores, vocab_size: int, lead: str) -> str:
+    """The page for ids [n_tokens], of which the last n_scored have scores. lead: a sentence on the whole text."""
     n_unscored = len(ids) - len(scores.log_probs)
     surprise = rounded(-scores.log_probs, 4)  # [n_scored]
     probabilities = rounded(np.exp(scores.top_log_probs), 5)  # [n_scored, n_top]

@@ -57,7 +57,6 @@ class PageServer(ThreadingHTTPServer):
     """Serves one page, and answers its requests, a thread for each."""
 
     daemon_threads = True  # Ctrl-C waits for no browser
-    block_on_close = False
     allow_reuse_address = sys.platform != "win32"  # where it would let another program take the same port
 
     def __init__(self, engine: Engine, page: str, port: int = 0) -> None:

@@ -132,6 +132,12 @@ def learn(run: Run, parts: Sequence[np.ndarray], factor: float, threads: int = 1
     return loss
 
 
+def best_step(run: Run) -> int | None:
+    """The measured step with the lowest loss on the held-out text, the latest of equals; None before any."""
+    losses = {step: loss for step, loss in run.held_out_losses.items() if step > 0}
+    return min(losses, key=lambda step: (losses[step], -step)) if losses else None
+
+
 def diverged(run: Run, what: str) -> FloatingPointError:
     """The error for what is not finite: in which step, and what to do."""
     return FloatingPointError(f"step {run.step + 1} of {run.config.steps}: {what}: start anew with lower rates "

@@ -1,4 +1,4 @@
-"""A training run in a file, from which it goes on to the same weights, bit for bit.
+"""A training run in a file, from which it goes on to the same weights, bit for bit; and what is left of a finished one.
 
 The file is replaced as a whole, under another name first: whenever a run is stopped, by Ctrl-C, kill -9 or a full disk,
 the last state that was saved is still there.
@@ -20,13 +20,12 @@ from .loop import Run
 
 FILE = "training_run.npz"
 PARTIAL = f".{FILE}.partial"  # while it is being written
+RECORD = "training_run.json"  # of a finished run: what it was told, and its losses
 
 
 def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
     """Write the run's state to the folder. about: what else the run depends on, as JSON can hold it."""
-    facts = {"about": about, "step": run.step, "losses": run.losses,
-             "held_out_losses": list(run.held_out_losses.items())}
-    arrays = {"facts": np.array(json.dumps(facts))}
+    arrays = {"facts": np.array(json.dumps(facts_of(run, about)))}
     arrays |= {f"weight {name}": array for name, array in named_parameters(run.model) if name in run.moments}
     for name, moments in run.moments.items():
         arrays |= {f"{moment} {name}": array for moment, array in moments.items()}
@@ -36,6 +35,11 @@ def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
         os.replace(folder / PARTIAL, folder / FILE)
     finally:
         (folder / PARTIAL).unlink(missing_ok=True)
+
+
+def facts_of(run: Run, about: dict[str, Any]) -> dict[str, Any]:
+    return {"about": about, "step": run.step, "losses": run.losses,
+            "held_out_losses": list(run.held_out_losses.items())}
 
 
 def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
@@ -76,9 +80,20 @@ def damage_named(path: Path) -> Iterator[None]:
                               f"({one_line(error)}): start anew in another folder") from error
 
 
-def remove_run(folder: Path) -> None:
-    """Remove the state of a run that is done."""
+def finish_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
+    """Replace the state of a run that is done by a record of it."""
+    (folder / RECORD).write_text(json.dumps(facts_of(run, about)) + "\n", encoding="utf-8")
     (folder / FILE).unlink()
+
+
+def is_finished(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, finished. Raises ValueError where it holds another one."""
+    if (folder / FILE).exists() or not (folder / RECORD).exists():
+        return False
+    with damage_named(folder / RECORD):
+        then = dict(json.loads((folder / RECORD).read_text(encoding="utf-8"))["about"])
+    check_same(about, then, folder, "a finished run", f"to go on from it, --model {folder} and another --out")
+    return True
 
 
 def check_folder(folder: Path) -> None:
@@ -89,17 +104,18 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
     (folder / PARTIAL).unlink(missing_ok=True)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
+    is_of_a_run = (folder / FILE).exists() or (folder / RECORD).exists()
+    if folder.is_dir() and any(folder.iterdir()) and not is_of_a_run:
         raise ValueError("--out must be a new folder, or that of a run to go on with. "
                          f"Got {str(folder)!r}, which holds something else.")
 
 
-def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:
+def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path, what: str = "a run",
+               way_out: str = "give what it was started with, or another folder") -> None:
     """Raise ValueError unless the run in the folder is the one that is asked for."""
     for name in {**then, **now}:
         if now.get(name) != then.get(name):
-            raise ValueError(f"{folder} holds a run with {name} {then.get(name)}. Got {now.get(name)}: give what it "
-                             "was started with, or another folder.")
+            raise ValueError(f"{folder} holds {what} with {name} {then.get(name)}. Got {now.get(name)}: {way_out}.")
 
 
 def description(run: Run, ids: np.ndarray, start_from: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy_gpt2
 from numpy_gpt2.checkpoint.vocabulary import ALPHABET, Vocabulary, build_tokenizer, tokenizer_from_files
 from numpy_gpt2.cli.arguments import whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, run, say
-from numpy_gpt2.tokenizer import END_OF_TEXT
+from numpy_gpt2.tokenizer import END_OF_TEXT, AddedToken
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 
@@ -89,7 +89,8 @@ def both_of_pairs(pairs):
     """Our tokenizer and theirs, with the 256 bytes and these merges."""
     tokens = [*ALPHABET, *(left + right for left, right in pairs), END_OF_TEXT]
     ids = {token: i for i, token in enumerate(tokens)}
-    vocabulary = Vocabulary(ids, [f"{left} {right}" for left, right in pairs], {END_OF_TEXT: ids[END_OF_TEXT]})
+    end_of_text = {END_OF_TEXT: AddedToken(ids[END_OF_TEXT])}
+    vocabulary = Vocabulary(ids, [f"{left} {right}" for left, right in pairs], end_of_text)
     return build_tokenizer(vocabulary), ByteLevelBPETokenizer(ids, pairs)
 
 

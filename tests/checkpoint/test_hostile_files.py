@@ -24,7 +24,7 @@ from numpy_gpt2 import CheckpointError, GPT2Config, bpe, forward, generate_token
 from numpy_gpt2.checkpoint.json_file import LARGEST_TEXT, MOST_VALUES, check_amount
 from numpy_gpt2.checkpoint.vocabulary import DEEPEST, Vocabulary, build_tokenizer
 from numpy_gpt2.errors import one_line, shown
-from numpy_gpt2.tokenizer import END_OF_TEXT
+from numpy_gpt2.tokenizer import END_OF_TEXT, AddedToken
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"whole": good(), "shards": good(is_sharded=True), "json": good(has_tokenizer_json=True)}
@@ -313,7 +313,7 @@ def test_a_pickle_alone_is_no_checkpoint(tmp_path):
 
 def with_special_tokens(names):
     ids = {token: i for i, token in enumerate([*TOKENS, *names])}
-    return build_tokenizer(Vocabulary(ids, MERGES, {name: ids[name] for name in (END_OF_TEXT, *names)}))
+    return build_tokenizer(Vocabulary(ids, MERGES, {name: AddedToken(ids[name]) for name in (END_OF_TEXT, *names)}))
 
 
 @pytest.mark.parametrize("names", [["<" + "日" * 300_000 + ">"], [f"<{i}>" for i in range(20_000)]],
@@ -333,7 +333,7 @@ def chain(n_merges):
         merges.append(f"{letters[1 + i % 200]} {tokens[-1]}")
         tokens.append(merges[-1].replace(" ", ""))
     ids = {token: i for i, token in enumerate([*letters, *tokens[1:], END_OF_TEXT])}
-    return Vocabulary(ids, merges, {END_OF_TEXT: ids[END_OF_TEXT]})
+    return Vocabulary(ids, merges, {END_OF_TEXT: AddedToken(ids[END_OF_TEXT])})
 
 
 @pytest.mark.parametrize("n_merges", [DEEPEST, DEEPEST + 1, 2000])

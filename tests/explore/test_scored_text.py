@@ -10,7 +10,7 @@ import pytest
 
 from numpy_gpt2 import score_tokens
 from numpy_gpt2.explore.rendering import sha256
-from numpy_gpt2.explore.scored_text import MOST_SHOWN, scored_page
+from numpy_gpt2.explore.scored_text import MOST_SHOWN, check_fits_page, scored_page
 from numpy_gpt2.scoring import Scores
 from test_page import MODEL, NASTY, TOKENIZER
 from test_rendering import parsed
@@ -66,8 +66,9 @@ def test_an_id_without_a_token_has_a_name_too():
 
 
 def test_more_tokens_than_a_page_can_show_are_refused():
+    check_fits_page(MOST_SHOWN)
     with pytest.raises(ValueError, match=f"at most {MOST_SHOWN:,} tokens. Got {MOST_SHOWN + 1:,}"):
-        scored_page(TOKENIZER, [0] * (MOST_SHOWN + 1), Scores(*[np.zeros(0)] * 4), VOCAB_SIZE, "")
+        check_fits_page(MOST_SHOWN + 1)
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------

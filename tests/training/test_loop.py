@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import CheckpointError, GPT2Config, load, loss_and_gradients, named_parameters
 from numpy_gpt2.training import loop, memory, saved_run
-from numpy_gpt2.training.loop import (accumulated_gradients, frozen_names, initial_model, learn, moments_of, start,
-                                      training_step)
+from numpy_gpt2.training.loop import (accumulated_gradients, best_step, frozen_names, initial_model, learn, moments_of,
+                                      start, training_step)
 from numpy_gpt2.training.memory import check_training_memory, training_memory
-from numpy_gpt2.training.saved_run import check_folder, description, remove_run, resume, save_run
+from numpy_gpt2.training.saved_run import check_folder, description, finish_run, is_finished, resume, save_run
 from numpy_gpt2.training.settings import TrainingConfig
 from numpy_gpt2.training.windows import windows_of_step
 from numpy_gpt2.weights import parameter_shapes
@@ -381,8 +381,33 @@ def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
     run = trained(CONFIG, 1)
     save_run(run, tmp_path, {})
     check_folder(tmp_path)
-    remove_run(tmp_path)
-    assert os.listdir(tmp_path) == ["thesis.txt"]
+    finish_run(run, tmp_path, {"seed": 1})
+    check_folder(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["thesis.txt", saved_run.RECORD]
+    assert json.loads((tmp_path / saved_run.RECORD).read_text())["losses"] == run.losses
+
+
+def test_a_finished_run_is_known_by_what_it_was_told(tmp_path):
+    run = trained(CONFIG, 1)
+    assert not is_finished(tmp_path, {"seed": 1})
+    save_run(run, tmp_path, {"seed": 1})
+    assert not is_finished(tmp_path, {"seed": 1})
+    finish_run(run, tmp_path, {"seed": 1})
+    assert is_finished(tmp_path, {"seed": 1})
+    with pytest.raises(ValueError, match="holds a finished run with seed 1. Got 2: to go on from it, --model .* --out"):
+        is_finished(tmp_path, {"seed": 2})
+    (tmp_path / saved_run.RECORD).write_text("{")
+    with pytest.raises(CheckpointError, match="training_run.json: expected the state of a training run, found a damag"):
+        is_finished(tmp_path, {"seed": 1})
+
+
+def test_the_best_step_is_the_latest_of_the_lowest_held_out_losses_after_the_start():
+    run = trained(CONFIG, 0)
+    assert best_step(run) is None
+    run.held_out_losses = {0: 1.0}
+    assert best_step(run) is None
+    run.held_out_losses = {0: 1.0, 2: 3.0, 4: 2.0, 6: 2.0, 8: 2.5}
+    assert best_step(run) == 6
 
 
 def test_a_saved_state_says_what_the_run_depends_on(tmp_path):
