@@ -14,7 +14,7 @@ from ..tokenizer import Tokenizer
 from .page import rounded, token_name
 from .rendering import DATA, read, script_safe_json, sha256
 
-MOST_SHOWN = 20_000  # tokens: a page of about 5 MB, which a browser still scrolls
+MOST_SHOWN = 20_000  # tokens: a page of about 2 MB, which a browser still scrolls
 
 
 def check_fits_page(n_tokens: int) -> None:
