@@ -25,7 +25,7 @@ COMMANDS = {
     "explore": (["Once upon a time", "-o", "page.html"], ""),
     "tokens": (["Once upon a time", "--merges"], '"Once"'),
     "summary": ([], "3,554,304 parameters"),
-    "score": (["story.txt"], "perplexity"),
+    "score": (["story.txt", "--html", "story.html"], "perplexity"),
     "exercises": (["new", "my_gpt2"], "files of stubs"),
 }
 

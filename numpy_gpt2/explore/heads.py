@@ -6,6 +6,7 @@ import numpy as np
 
 MIN_SCORE = 0.4  # mean attention weight on a kind's keys, from which a head bears its name
 MIN_ROWS = 6  # fewer would be chance
+FIRST_QUERY = 8  # before it there are so few keys that any head gives each much
 
 
 class NamedHead(NamedTuple):
@@ -41,7 +42,7 @@ def head_scores(pattern: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def kinds_of_keys(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
-    """For each kind of head, the keys that it looks at: query by key, boolean [n_tokens, n_tokens].
+    """For each kind of head, the keys that it looks at from FIRST_QUERY on: query by key, boolean [n_tokens, n_tokens].
 
     previous token: the one before. first token: position 0. duplicate token: where the query's token occurred before.
     induction: what came after it there. A query for which two kinds look at the same key cannot tell them apart, and
@@ -60,4 +61,5 @@ def kinds_of_keys(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
                              "duplicate token": same, "induction": earlier & after_same}
     n_kinds = np.sum(list(kinds.values()), axis=0)  # [n_tokens, n_tokens]
     shared = {kind: np.any(mask & (n_kinds > 1), axis=-1) for kind, mask in kinds.items()}
-    return {kind: mask & ~shared[kind][:, np.newaxis] for kind, mask in kinds.items()}
+    is_late = np.arange(n_tokens) >= FIRST_QUERY
+    return {kind: mask & (is_late & ~shared[kind])[:, np.newaxis] for kind, mask in kinds.items()}

@@ -167,7 +167,7 @@ def test_named_heads_are_listed_with_their_scores_and_chosen_by_a_click(opened, 
     model, tokenizer = fairytale
     page = opened(REPEATING)
     heads = page_data(model, tokenizer, prompt_ids(model, tokenizer, REPEATING), "fairytale")["heads"]
-    assert len(heads) > 1
+    assert heads
     assert page.locator(".named button").all_text_contents() == [
         f"{head['layer']}.{head['head']} {head['kind']} {head['score']:.2f}" for head in heads]
     page.locator(".named button").last.click()

@@ -5,7 +5,7 @@ import pytest
 
 from numpy_gpt2.explore.heads import MIN_SCORE, head_scores, kinds_of_keys, named_heads
 
-REPEATED = [7, 1, 2, 3, 4, 5, 6, 8, 9, 1, 2, 3, 4, 5, 6, 8]  # position 0 is not repeated
+REPEATED = [7, 1, 2, 3, 4, 5, 6, 8, 9, 1, 2, 3, 4, 5, 6, 8]  # position 0 is not repeated; queries count from 8 on
 N = len(REPEATED)
 
 
@@ -39,7 +39,7 @@ def test_a_head_made_for_a_kind_gets_its_name_with_its_mean_weight(kind, weight)
     head, = named_heads([np.stack([silent]), np.stack([silent, made])], REPEATED)
     assert (head.layer, head.head, head.kind) == (1, 1, kind)
     assert head.score == pytest.approx(weight)
-    assert head.n_rows == {"previous token": 14, "first token": 14, "duplicate token": 7, "induction": 7}[kind]
+    assert head.n_rows == {"previous token": 8, "first token": 8, "duplicate token": 7, "induction": 7}[kind]
 
 
 def test_a_weak_head_an_even_one_and_one_that_looks_two_back_get_no_name():
@@ -49,20 +49,23 @@ def test_a_weak_head_an_even_one_and_one_that_looks_two_back_get_no_name():
 
 
 def test_too_few_rows_give_no_name():
-    pattern = np.eye(6)[[0, 0, 1, 2, 3, 4]][np.newaxis]
-    assert named_heads([pattern], [1, 2, 3, 4, 5, 6]) == []
+    previous = np.eye(14)[[0, *range(13)]][np.newaxis]
+    assert named_heads([previous], list(range(14)))[0].n_rows == 6
+    assert named_heads([previous[:, :13, :13]], list(range(13))) == []
     assert named_heads([np.ones((1, 1, 1))], [1]) == []
 
 
 def test_weights_on_all_earlier_copies_count_together():
-    ids = [9, 1, 2, 1, 3, 1]
-    pattern = np.zeros((1, 6, 6))
-    pattern[0, 5, [1, 3]] = 0.25, 0.5
-    pattern[0, 3, 1] = 0.75
+    ids = [9, 1, 2, 10, 11, 12, 13, 14, 1, 3, 1]
+    pattern = np.zeros((1, 11, 11))
+    pattern[0, 10, [1, 8]] = 0.25, 0.5
+    pattern[0, 8, 1] = 0.75
     assert head_scores(pattern, kinds_of_keys(ids)["duplicate token"]).tolist() == [0.75]
 
 
 def test_a_row_where_two_kinds_look_at_one_key_counts_for_neither():
-    kinds = kinds_of_keys([1, 2, 1, 2])  # row 2: what came after the last 1 is the previous token; a copy is the first
-    assert not any(mask[:3].any() for mask in kinds.values())
-    assert [kind for kind, mask in kinds.items() if mask[3].any()] == ["first token", "duplicate token"]
+    ids = [9, 10, 11, 12, 13, 14, 15, 1, 2, 1]  # row 9: what came after the last 1 is the previous token
+    kinds = kinds_of_keys(ids)
+    assert [kind for kind, mask in kinds.items() if mask[9].any()] == ["first token", "duplicate token"]
+    assert [kind for kind, mask in kinds.items() if mask[8].any()] == ["previous token", "first token"]
+    assert not any(mask[:8].any() for mask in kinds.values())

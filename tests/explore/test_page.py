@@ -93,7 +93,7 @@ def test_named_heads_are_those_of_the_pass_with_its_taps():
     previous = np.eye(len(ids), k=-1)
     previous[0, 0] = 1
     data = page_data(MODEL, TOKENIZER, ids, "fairytale", patch("h.4.attn.pattern", previous, heads=2))
-    assert {"layer": 4, "head": 2, "kind": "previous token", "score": 1.0, "n_rows": len(ids) - 2} in data["heads"]
+    assert {"layer": 4, "head": 2, "kind": "previous token", "score": 1.0, "n_rows": len(ids) - 8} in data["heads"]
 
 
 @given(one_prompt)

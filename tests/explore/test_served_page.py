@@ -5,27 +5,28 @@ Every figure is compared with what the library computes with the same taps.
 
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from browsing import PROMPT, as_shown, table_of
-from numpy_gpt2 import (Recorder, ablate, attribution_patching, chain, forward, generate_tokens, logit_difference,
-                        logit_lens, patch)
+from numpy_gpt2 import (SIZES, Recorder, ablate, attribution_patching, chain, forward, generate_tokens,
+                        logit_difference, logit_lens, patch, random_model)
 from numpy_gpt2.explore.answers import server_data
 from numpy_gpt2.explore.page import page_data
 from numpy_gpt2.explore.prompts import Engine
 from numpy_gpt2.explore.rendering import render
 from numpy_gpt2.explore.server import PageServer
 from numpy_gpt2.ops import softmax
+from test_page import bytes_tokenizer
 
 pytestmark = pytest.mark.slow
 OTHER = "The fox said to his brother that he"
 
 
-@pytest.fixture(scope="module")
-def server(fairytale):
-    model, tokenizer = fairytale
+@contextmanager
+def serving(model, tokenizer):
     engine = Engine(model, tokenizer, "fairytale")
     data = page_data(model, tokenizer, tokenizer.encode(PROMPT), "fairytale")
     with PageServer(engine, render({**data, "server": server_data(engine)})) as server:
@@ -34,19 +35,25 @@ def server(fairytale):
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def server(fairytale):
+    with serving(*fairytale) as server:
+        yield server
+
+
 @pytest.fixture
 def served(browser, server):
     """Opens the served page; what the browser complains of, but for refused requests, fails the test."""
     contexts, complaints = [], []
 
-    def open_page(width=1280, height=800, colours="light", address="", **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours, **options)
+    def open_page(width=1280, height=800, colours="light", address="", where=server):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
         context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: "status of 400" in message.text or complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(error.stack))
-        page.goto(server.address + address)
+        page.goto(where.address + address)
         until(page, "document.querySelector('#code pre').textContent !== ''")  # the first answer is there
         return page
 
@@ -129,12 +136,13 @@ def test_a_typed_prompt_moves_the_whole_page_and_the_history_goes_back_and_forth
     np.testing.assert_allclose(norms[0], np.linalg.norm(acts["h.0.resid_pre"], axis=-1), rtol=1e-3)
     type_prompt(page, "Once upon a time")
     assert len(tokens_of(page)) == 4
+    assert page.locator("#forth").is_disabled()
     for button, prompt in [("back", OTHER), ("back", PROMPT), ("forth", OTHER), ("forth", "Once upon a time")]:
         page.locator(f"#{button}").click()
         until(page, "prompt => page.prompt === prompt", prompt)
         assert tokens_of(page) == shown(tokenizer, tokenizer.encode(prompt))
         assert page.locator("#ask-prompt").input_value() == prompt
-    page.go_back()
+    page.go_back()  # the browser's own
     until(page, "prompt => page.prompt === prompt", OTHER)
     page.locator("#earlier").select_option(PROMPT)
     until(page, "prompt => page.prompt === prompt", PROMPT)
@@ -159,6 +167,21 @@ def test_a_prompt_that_is_too_long_is_refused_in_a_sentence_and_the_page_stays(s
     page.locator("#ask button[type=submit]").click()
     page.locator("#bar .problem", has_text="at most 128 tokens").wait_for()
     assert len(tokens_of(page)) == 8
+
+
+def test_long_work_shows_its_progress_and_a_newer_request_replaces_it_in_silence(served):
+    config = SIZES["small"]
+    with serving(random_model(config), bytes_tokenizer(config.vocab_size)) as slow:
+        page = served(where=slow)
+        page.locator("#clean").fill("a" * 100)
+        page.locator("#corrupted").fill("b" * 100)
+        page.get_by_role("button", name="Compare by patching").click()
+        page.locator("#bar progress").wait_for()
+        first = page.locator("#bar progress").evaluate("bar => bar.value")
+        until(page, "first => document.querySelector('#bar progress').value > first", first)
+        type_prompt(page, "xyz")
+        assert page.locator("#bar .problem").text_content() == ""
+        assert page.locator("#compare [data-method]").count() == 0
 
 
 # Interventions --------------------------------------------------------------------------------------------------------
@@ -350,7 +373,7 @@ def test_the_keyboard_alone_intervenes_compares_and_writes(served):
     press("Enter")
     until(page, "page.ids.length === 4")
     tab_to("#kind")
-    page.keyboard.type("set to its mean")
+    page.keyboard.type("its mean")
     tab_to("#bar button[type=submit]")
     press("Enter")
     page.locator("#bar .chips li", has_text="= mean").wait_for()

@@ -20,8 +20,9 @@ function drawNamedHeads() {
     setTip(button, () => [`On average over ${n_rows} tokens, an attention weight of ${fixed(score, 3)} on ${KINDS[kind]}.`]);
     return make("li", {}, button);
   });
-  find(".named").replaceChildren(...(items.length ? items : [make("li", { class: "muted" },
-    "None: no head has a mean attention weight of 0.4 or more on one kind of token, or the prompt is too short to tell.")]));
+  const none = n_tokens < 14 ? "None: the prompt is too short to tell. It takes 14 tokens."
+    : "None: no head has a mean attention weight of 0.4 or more on one kind of token.";
+  find(".named").replaceChildren(...(items.length ? items : [make("li", { class: "muted" }, none)]));
 }
 
 const KINDS = {
@@ -69,7 +70,8 @@ let CELL;                            // the side of a cell of the large map, in 
 
 function drawAxes() {
   const map = find(".map");
-  CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, innerHeight - 190) / n_tokens), 12), 46);
+  const height = innerHeight - 190 - (find("#bar")?.offsetHeight ?? 0);
+  CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, height) / n_tokens), 12), 46);
   map.style.setProperty("--cell", `${CELL}px`);
   map.style.setProperty("--label", `${Math.min(CELL - 2, 13)}px`);
   const label = (_, position) => make("span", {}, promptChip(position));

@@ -12,6 +12,4 @@ show(firstData);
 tellPrompt();
 
 // After a reload, or from a bookmark, the state is another than the one that the server put into the page.
-if (history.state) go(history.state, { isNew: false });
-else if (stateInAddress().prompt !== state.prompt) go(stateInAddress(), { isNew: false });
-else go(state, { isNew: false });
+returnTo(history);

@@ -59,7 +59,7 @@ function drawChips() {
   if (interventions.length > 1) {
     const button = make("button", { type: "button" }, "remove all");
     button.addEventListener("click", () => withInterventions([]));
-    chips.push(make("li", {}, button));
+    chips.push(make("li", { class: "all" }, button));
   }
   find("#bar .chips").replaceChildren(...chips);
 }

@@ -3,6 +3,8 @@
 /** What is shown: the prompt, as text or, where it was written by the model, as ids; and the interventions. */
 let state = { prompt: firstData.prompt, interventions: [] };
 const earlier = [];  // prompts, the newest last
+let step = 0;        // of the history, and the last one
+let lastStep = 0;
 
 /** Shows the page of another state; the state becomes a step of the browser's history. */
 async function go(next, { isNew = true } = {}) {
@@ -12,8 +14,9 @@ async function go(next, { isNew = true } = {}) {
   show(answer.page, answer.before);
   find("#code pre").textContent = answer.code;
   if (!isNew) choose(chosenInAddress());
+  if (isNew) lastStep = step += 1;
   const write = isNew ? "pushState" : "replaceState";
-  history[write](state, "", addressWith({ prompt: page.prompt }));
+  history[write]({ state, step }, "", addressWith({ prompt: page.prompt }));
   tellPrompt();
   return true;
 }
@@ -23,6 +26,8 @@ function tellPrompt() {
   if (!earlier.includes(page.prompt)) earlier.push(page.prompt);
   find("#earlier").replaceChildren(...earlier.map((prompt) => make("option", { value: prompt }, prompt.slice(0, 60))));
   find("#earlier").value = page.prompt;
+  find("#back").disabled = step === 0;
+  find("#forth").disabled = step === lastStep;
 }
 
 /** Another prompt keeps the interventions, but for those on positions and values of this one. */
@@ -49,7 +54,14 @@ function listenToPrompt() {
   find("#back").addEventListener("click", () => history.back());
   find("#forth").addEventListener("click", () => history.forward());
   find("#earlier").addEventListener("change", ({ target }) => goToPrompt(target.value));
-  addEventListener("popstate", (event) => go(event.state ?? stateInAddress(), { isNew: false }));
+  addEventListener("popstate", returnTo);
+}
+
+/** A step of the history; or an address that the user has changed, which is none. */
+function returnTo({ state: entry }) {
+  if (entry) step = entry.step;
+  lastStep = Math.max(step, lastStep);
+  return go(entry?.state ?? stateInAddress(), { isNew: false });
 }
 
 /** The prompt of a bookmark stands in its address, after the #, which browsers keep to themselves. */
