@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 from unittest.mock import patch
 from urllib.parse import unquote
 
@@ -47,7 +47,7 @@ class Fault:
     drip_head: float = 0.0  # so many seconds from one header to the next, without end
     endless: bool = False  # a body without end
     unsized: bool = False  # no Content-Length: the body ends where the connection does
-    content_range: str = ""  # in place of the true one
+    content_range: str | None = ""  # in place of the true one; None: no such header
     body: bytes = b""  # another body ...
     kind: str = ""  # ... of this type
     compress: bool = False  # whatever the client accepts
@@ -192,8 +192,8 @@ class HubServer:
         body = fault.body or content[first:end]
         is_part = (first, end) != (0, len(content)) and not fault.body
         if first or is_part:
-            parts = fault.content_range or f"bytes {first}-{end - 1}/{len(content)}"
-            headers = {**headers, "Content-Range": parts}
+            true_range = f"bytes {first}-{end - 1}/{len(content)}"
+            headers = {**headers, "Content-Range": true_range if fault.content_range == "" else fault.content_range}
         if "gzip" in handler.headers.get("Accept-Encoding", "") or fault.compress:
             body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
         if fault.drip_head:
@@ -275,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def send_head(self, status: int, headers: dict[str, str], n_bytes: int | None) -> None:
+    def send_head(self, status: int, headers: "Mapping[str, str | None]", n_bytes: int | None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value:

@@ -1,8 +1,9 @@
 """From a name to files: a built-in name, a folder, or a repository on the Hugging Face Hub.
 
-Of the hub, the cache on this machine comes first: with the files there, nothing is asked of the network. Only then is
-`huggingface_hub` put to work, which honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and tokens. It would answer an
-unreachable hub after five retries of each file; so we ask about each file once, and fetch it ourselves (download.py).
+A repository is looked for in the hub's local cache first; if all its files are there, the network is not used.
+`huggingface_hub` then provides the client, and honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and tokens. It would report
+an unreachable hub only after five retries for each file, so we ask about each file once and download it ourselves
+(download.py).
 """
 
 import os
@@ -36,14 +37,14 @@ RELEASED = {
     "distilgpt2": "distilbert/distilgpt2",
 }
 
-# Other GPT-2s that people call by their names alone. Whose they are is said, and not assumed.
+# Other GPT-2s that people know without their owners. The error names the owner; it is not filled in silently.
 OWNERS = {"microsoft": ["DialoGPT-small", "DialoGPT-medium", "DialoGPT-large"], "sshleifer": ["tiny-gpt2"],
           "stanford-crfm": ["BioMedLM", "alias-gpt2-small-x21", "battlestar-gpt2-small-x49"],
           "codeparrot": ["codeparrot", "codeparrot-small"], "dbmdz": ["german-gpt2"], "NlpHUST": ["gpt2-vietnamese"],
           "aubmindlab": ["aragpt2-base", "aragpt2-medium"], "uer": ["gpt2-chinese-cluecorpussmall"],
           "cerebras": ["Cerebras-GPT-111M", "Cerebras-GPT-256M", "Cerebras-GPT-590M", "Cerebras-GPT-1.3B"]}
 
-WAYS_OUT = ("Ways out: try again later, a cache that has the files (HF_HOME), a folder that has them, "
+WAYS_OUT = ("Ways out: try again later, use a cache that has the files (HF_HOME), a folder that has them, "
             'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
 
 REFUSALS = {
@@ -57,7 +58,7 @@ REFUSALS = {
 
 
 def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wanted]) -> dict[str, Path]:
-    """The files a name stands for, keyed by their names in the checkpoint; those of the hub are downloaded if need be.
+    """The files of a checkpoint: name in the checkpoint -> path. Those on the hub are downloaded if necessary.
 
     name: a built-in name, a folder, or owner/repo. revision: of a repository, a branch, a tag or a commit. wanted: of
     CONFIG, GENERATION, WEIGHTS, TOKENIZER; shards come with their index.
@@ -71,13 +72,13 @@ def checkpoint_files(name: str | Path, revision: str | None, wanted: Sequence[Wa
         raise ValueError(f"revision is for repositories on the hub; {name!r} is a folder. Got revision {revision!r}.")
     interrupted = interrupted_save(place)
     if interrupted is not None:
-        raise CheckpointError(f"{place}: a save was interrupted, or goes on now: save again, or finish it: move the "
-                              f"files in {interrupted.name} here, config.json last.")
+        raise CheckpointError(f"{place}: a save was interrupted, or is still running: save again, or finish it: move "
+                              f"the files in {interrupted.name} here, config.json last.")
     return files_in_folder(place, wanted)
 
 
 def look_up(name: str) -> Path | str:
-    """A folder, or a repository's name on the hub: built-in names first, then folders that exist, then the hub."""
+    """A folder, or a repository's name on the hub: built-in names first, then existing folders, then the hub."""
     if name in BUNDLED:
         return BUNDLED[name]
     if name in RELEASED:
@@ -100,7 +101,7 @@ def look_up(name: str) -> Path | str:
 
 
 def checked_revision(revision: str | None) -> str:
-    """The revision, "main" for None. Raises ValueError for what git would not have: it becomes a path in the cache."""
+    """The revision, "main" for None. Raises ValueError for what git would refuse: it becomes a path in the cache."""
     if revision is None:
         return "main"
     is_name = isinstance(revision, str) and re.fullmatch(r"[^\s/.\\:~^?*\[-][^\s\\:~^?*\[]{0,199}", revision)
@@ -113,9 +114,9 @@ def checked_revision(revision: str | None) -> str:
 
 
 def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, Path]:
-    """The files from the hub's cache; only if any is missing there, from the network, all of them of one commit.
+    """The files from the hub's cache or, if one is missing there, from the network, all from one commit.
 
-    What transformers got as "gpt2" lies in the cache under that name, and is the same.
+    What transformers downloads as "gpt2" is cached under that name, and is the same.
     """
     in_cache = [repo, repo.partition("/")[2]] if repo in RELEASED.values() else [repo]
     for name in in_cache:
@@ -128,8 +129,8 @@ def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, P
         for name in in_cache:
             with suppress(IncompleteCheckpoint):
                 files = choose_files(wanted, partial(cached_file, name, revision), name)
-                warnings.warn(f"{repo}: loaded from the cache without asking whether it has "
-                              f"{', '.join(unknown_files(name, revision, wanted))} too: {error}", CheckpointWarning,
+                warnings.warn(f"{repo}: loaded from the cache, without checking whether the hub also has "
+                              f"{', '.join(unknown_files(name, revision, wanted))}: {error}", CheckpointWarning,
                               stacklevel=4)
                 return files
         raise
@@ -143,7 +144,7 @@ def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, P
 
 
 def unknown_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> list[str]:
-    """The optional files of which the cache does not know whether they exist."""
+    """The optional files that are not in the cache and not known to be absent from the repository."""
     unknown = []
     for alternatives in with_those_beside(wanted):
         if () in alternatives:
@@ -155,26 +156,26 @@ def unknown_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> list[st
 
 
 def cached_file(repo: str, revision: str, file_name: str) -> Path | None:
-    """Where the file lies in the cache, or None. Nothing is asked of the network. A FileGetter."""
+    """The file's path in the cache, or None. The network is not used. A FileGetter."""
     with suppress(IncompleteCheckpoint):
         return known_file(repo, revision, file_name)
     return None
 
 
 def known_file(repo: str, revision: str, file_name: str) -> Path | None:
-    """Where the file lies in the cache, or None where the cache knows that the repository has no such file.
+    """The file's path in the cache, or None if the cache knows that the repository has no such file.
 
-    A FileGetter. Raises IncompleteCheckpoint where the cache knows neither.
+    A FileGetter. Raises IncompleteCheckpoint if the cache knows neither.
     """
     from huggingface_hub import try_to_load_from_cache
     found = try_to_load_from_cache(repo, file_name, revision=revision)
     if found is None:
         raise IncompleteCheckpoint(f"{repo}: {file_name} is not in the cache.", ((file_name,),))
-    return Path(found) if isinstance(found, str) else None  # it has a mark of its own for "known not to exist"
+    return Path(found) if isinstance(found, str) else None  # a marker object: known not to exist
 
 
 def current_commit(repo: str, revision: str) -> str:
-    """The commit that a branch or tag stands at. Raises ValueError where there is no such thing on the hub."""
+    """The commit that a branch or tag points to. Raises ValueError if the hub has no such revision."""
     metadata = ask(repo, revision, "config.json")
     if metadata is None:
         raise ValueError(f"{repo}, revision {revision!r}, has no config.json: expected a checkpoint of GPT-2.")
@@ -182,7 +183,7 @@ def current_commit(repo: str, revision: str) -> str:
 
 
 def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
-    """Download a file into the cache and verify it, unless it is there. None: this commit has no such file."""
+    """Download a file into the cache and verify it, unless it is cached. None: this commit has no such file."""
     from huggingface_hub import hf_hub_url
     with suppress(IncompleteCheckpoint):
         return known_file(repo, commit, file_name)
@@ -198,7 +199,7 @@ def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
 
 
 def fetch_header(repo: str, commit: str, file_name: str) -> list[StoredTensor]:
-    """What the header of a file of weights lists. The weights stay where they are."""
+    """The tensors listed in the header of a weights file. The weights are not downloaded."""
     from huggingface_hub import hf_hub_url
     path = Path(repo, file_name)  # what errors call it
     try:
@@ -209,7 +210,7 @@ def fetch_header(repo: str, commit: str, file_name: str) -> list[StoredTensor]:
 
 
 def remember_commit(path: Path, revision: str) -> None:
-    """Note in the cache which commit the revision stood at, when all its files are there, for starts without a network.
+    """Record in the cache which commit the revision pointed to, once all its files are there, for use offline.
 
     The cache's layout is documented: snapshots/<commit>/<file>, and the commit's name in refs/<revision>.
     """
@@ -221,11 +222,11 @@ def remember_commit(path: Path, revision: str) -> None:
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit)
     except OSError:
-        pass  # a cache that cannot be written to: the next start asks again
+        pass  # the cache is read-only: the next load asks again
 
 
 def remember_absence(repo: str, commit: str, file_name: str) -> None:
-    """Note in the cache, as huggingface_hub does, that the commit has no such file: the next start need not ask."""
+    """Record in the cache, as huggingface_hub does, that the commit has no such file: the next load need not ask."""
     from huggingface_hub import constants
     mark = Path(constants.HF_HUB_CACHE, "models--" + repo.replace("/", "--"), ".no_exist", commit, file_name)
     try:
@@ -236,7 +237,7 @@ def remember_absence(repo: str, commit: str, file_name: str) -> None:
 
 
 def ask(repo: str, revision: str, file_name: str) -> Any:
-    """What the hub says of a file: its commit, etag and size. None: no such file. No retries, ANSWER_S at most."""
+    """What the hub says about a file: its commit, etag and size. None: no such file. No retries; ANSWER_S at most."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     url = hf_hub_url(repo, file_name, revision=revision)
     try:
@@ -256,18 +257,18 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error tells of, if it is an answer at all."""
+    """The HTTP status of an error, if the server responded at all."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def is_missing_file(error: Exception) -> bool:
-    """Whether the repository is there, and this file is not in it. (A mirror may say no more than 404.)"""
+    """Whether the repository exists but this file does not. (A mirror may say no more than 404.)"""
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     return status_of(error) == 404 and not isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
 
 
 def explained(error: Exception, repo: str, revision: str) -> Exception:
-    """What to raise for an error of huggingface_hub or of its transport, whose classes change between versions."""
+    """The exception to raise for an error of huggingface_hub or its transport, whose classes vary between versions."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
     status, endpoint = status_of(error), without_password(constants.ENDPOINT)
@@ -278,23 +279,23 @@ def explained(error: Exception, repo: str, revision: str) -> Exception:
     if status == 404:
         return ValueError(f"there is no repository {repo} on the hub ({endpoint}): check the name.")
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError(f"{repo} is not in the cache in full, and HF_HUB_OFFLINE forbids to ask the hub. {WAYS_OUT}")
+        return HubError(f"{repo} is not fully cached, and HF_HUB_OFFLINE forbids asking the hub. {WAYS_OUT}")
     if status is not None:
         reason = REFUSALS.get(status, "see its status page, or try again later")
         wait = error.response.headers.get("Retry-After", "")  # type: ignore[attr-defined]  # there is a status
-        asked = f" (it asks to wait {int(wait)} s)" if re.fullmatch("[0-9]{1,9}", wait) else ""  # it may be a date
+        asked = f" (it asks you to wait {int(wait)} s)" if re.fullmatch("[0-9]{1,9}", wait) else ""  # else a date
         return HubError(f"the hub answered {status} for {repo}: {reason}{asked}. {WAYS_OUT}")
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        return HubError(f"{error.filename}: cannot be written: {error.strerror}. Make room, or set HF_HOME to "
-                        "another place.")
+        return HubError(f"{error.filename}: cannot be written: {error.strerror}. Free some space, or set HF_HOME to "
+                        "another folder.")
     reason = (one_line(error) or type(error).__name__).rstrip(".") + "."
     if endpoint != constants.ENDPOINT:
-        reason = f"{type(error).__name__}."  # its message may show parts of the password
+        reason = f"{type(error).__name__}."  # its message may contain parts of the password
     if not re.match("https?://[^/]", constants.ENDPOINT):
         return HubError(f"HF_ENDPOINT must be a URL, such as https://huggingface.co. Got {shown(endpoint)}: {reason}")
-    return HubError(f"the hub ({endpoint}) cannot be reached, or broke off: {reason} {WAYS_OUT}")
+    return HubError(f"the hub ({endpoint}) cannot be reached, or the connection broke: {reason} {WAYS_OUT}")
 
 
 def without_password(text: str) -> str:
-    """The text with user and password left out of the URLs in it."""
+    """The text without the user names and passwords of the URLs in it."""
     return re.sub(r"(?<=//)\S*@|[^\s/]+:(?!//)\S*@", "", text)

@@ -14,7 +14,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..cache import KVCache
-from .comparing import Difference, difference, leaves
+from .comparing import Difference, difference, is_array, is_number, leaves, relation
 from .course import Exercise, mistaken_function
 from .laws import LAWS, Law
 from .messages import say_in
@@ -84,13 +84,14 @@ def parameter_names(law: Law, args: tuple[Any, ...]) -> list[str]:
     return [*names[:n_own], *law.more_names]
 
 
-def same_outcome(one: Outcome, other: Outcome) -> bool:
-    """Whether two functions made the same mistake; float64 in place of float32 is a mistake of its own."""
-    if isinstance(one.error, KeyError) and isinstance(other.error, KeyError):
-        return True  # which key is met first hangs on the order of the look-ups
+def same_outcome(law: Law, one: Outcome, other: Outcome) -> bool:
+    """Whether one function does as the other; float64 in place of float32 is a mistake of its own."""
+    by_type = (KeyError, *law.own_errors)  # which key is met first hangs on the order of the look-ups
+    if isinstance(one.error, by_type) and type(one.error) is type(other.error):
+        return True
     if one.error or other.error or one.changed != other.changed:
         return repr(one.error) == repr(other.error) and one.changed == other.changed
-    found = difference(one.leaves, other.leaves)
+    found = difference(other.leaves, one.leaves)
     return found is None or found.kind == "dtype"
 
 
@@ -110,16 +111,25 @@ def check_function(exercise: Exercise, function: Function, language: str = "en")
             if ending:
                 message = say_in(language, ending, name=exercise.name)
                 return Verdict("not written", message) if ending == "todo" else Verdict("wrong", message, message)
+    failed = []
     for i, (args, got) in enumerate(zip(cases, outcomes)):
         expected = observe(law, law.expected or law.reference, args)
         found = difference(expected.leaves, got.leaves)
         if type(expected.error) is not type(got.error) or got.changed or found:
-            break  # cases come smallest first
-    else:
+            failed.append((found is not None and found.kind == "dtype", i, args, expected, got, found))
+    if not failed:
         return Verdict("passed", say_in(language, "passed"))
-    sentence = known_mistake(exercise, law, cases, outcomes, language)
+    _, i, args, expected, got, found = min(failed, key=lambda case: case[:2])  # wrong numbers first, then the smallest
+    pairs = list(zip(cases, outcomes))
+    sentence = known_mistake(exercise, law, pairs, language)
+    lesser = found is not None and found.kind == "dtype"
+    if sentence is None and not law.has_batch(args) and not lesser:  # written with one sequence in mind
+        singles = [pair for pair in pairs if not law.has_batch(pair[0])]
+        sentence = known_mistake(exercise, law, singles, language)
     if sentence is None:
-        sentence = unknown_mistake(expected, got, found, exercise.file, language)
+        repeats = all(same_outcome(law, observe(law, function, args), outcome) for args, outcome in pairs)
+        sentence = unknown_mistake(expected, got, found, exercise.file, language) if repeats \
+            else say_in(language, "random")
         if law.has_batch(args) and not any(law.has_batch(args) for args in cases[:i]) and i > 0:
             sentence += " " + say_in(language, "only batch")
     named = dict(zip(parameter_names(law, args), args))
@@ -131,27 +141,38 @@ def refuse(*_: Any, **__: Any) -> None:
     raise CallsTheEngine
 
 
-def known_mistake(exercise: Exercise, law: Law, cases: list[tuple[Any, ...]], outcomes: list[Outcome],
+def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[tuple[Any, ...], Outcome]],
                   language: str) -> str | None:
-    """The sentence of the mistake that gives the student's outcome in every case."""
+    """The sentence of the mistake that gives the student's outcome in all of these cases."""
     for mistake in exercise.mistakes:
         function = mistaken_function(exercise, mistake)
-        if all(same_outcome(outcome, observe(law, function, args)) for outcome, args in zip(outcomes, cases)):
+        if all(same_outcome(law, outcome, observe(law, function, args)) for args, outcome in pairs):
             return mistake.text[language]
     return None
 
 
 def unknown_mistake(expected: Outcome, got: Outcome, found: Difference | None, file: str, language: str) -> str:
     """What can be said of an outcome by itself."""
+    sentences = []
     if got.error is not None:
-        return say_in(language, "raised", error=describe_error(got.error, file, language))
+        sentences.append(say_in(language, "raised", error=describe_error(got.error, file, language)))
+    if isinstance(got.error, np.exceptions.AxisError):
+        sentences.append(say_in(language, "axis"))
     if expected.error is not None:
-        return say_in(language, "no error", error=type(expected.error).__name__)
+        key = "no error" if got.error is None else "other error"
+        sentences.append(say_in(language, key, error=type(expected.error).__name__))
+    if sentences:
+        return " ".join(sentences)
     if got.changed and (found is None or found.kind == "value"):
         return say_in(language, "in place", names=", ".join(got.changed))
     assert found is not None
     if found.kind == "type" and got.result is None:
         return say_in(language, "none")
+    both = found.expected, found.got
+    if found.kind in ("value", "shape") and all(map(is_array, both)) and all(map(is_number, both)):
+        kind, number = relation(found.expected, found.got) or (found.kind, 0.0)
+        if kind != found.kind:
+            return say_in(language, kind, number=f"{number:.4g}")
     what = found.path if found.path[:1].isalpha() else say_in(language, "result") + found.path
     describe = DESCRIBE.get(found.kind, str)
     return say_in(language, found.kind, what=what, expected=describe(found.expected), got=describe(found.got))
@@ -159,7 +180,7 @@ def unknown_mistake(expected: Outcome, got: Outcome, found: Difference | None, f
 
 def describe_error(error: BaseException, file: str, language: str) -> str:
     """ValueError: its first line (line 12): the last line of the student's file that it came through."""
-    text = f"{type(error).__name__}: {error}".split("\n")[0].removesuffix(": ")[:200]
+    text = f"{type(error).__name__}: {error}".split("\n")[0].removesuffix(": ")[:200].rstrip(" .")
     trace = error.__traceback__
     line = None
     while trace is not None:

@@ -108,6 +108,21 @@ def same_type(one: Any, other: Any) -> bool:
     return type(one) is type(other) or isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
 
 
+def relation(one: np.ndarray, other: np.ndarray) -> tuple[str, float] | None:
+    """What makes the other of the one, where that is simple: a key of MESSAGES, and a number."""
+    flipped = np.swapaxes(one, -1, -2) if one.ndim > 1 else one
+    if flipped.shape == other.shape and close(flipped, other, TOLERANCE).all():
+        return "transposed", 0.0
+    if one.shape != other.shape or one.size < 3 or not (np.isfinite(one) & np.isfinite(other)).all():
+        return None
+    largest = np.unravel_index(np.argmax(np.abs(one)), one.shape)
+    factor = float(other[largest] / one[largest])
+    if abs(factor - 1) > 0.01 and factor and close(one * factor, other, TOLERANCE).all():
+        return "factor", factor
+    shift = float(other[largest] - one[largest])
+    return ("shift", shift) if close(one + shift, other, TOLERANCE).all() else None
+
+
 def is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim > 0
 

@@ -2,6 +2,7 @@
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const DARKEST = 9;  // nats, and more
+const MOST_LISTED = 200;  // of the most surprising tokens
 
 function nameOf(id) {
   return page.names[id];
@@ -44,12 +45,35 @@ function surpriseTip(position) {
   return [heading, make("div", {}, found), make("table", {}, make("caption", {}, "Likeliest here:"), ...rows)];
 }
 
-function numbersTable() {
+function mostSurprising() {
+  const scored = page.ids.map((_, position) => position).filter((position) => page.surprise[position] !== null);
+  scored.sort((a, b) => page.surprise[b] - page.surprise[a] || a - b);
   const likeliest = (position) => page.top[position]
     .map(([id, probability]) => `${tokenWords(id)} ${percent(probability)}`).join("  ");
-  return table(["position", "token", "id", "surprise, nats", "rank", "likeliest"], page.ids.map((id, position) =>
-    [String(position), tokenWords(id), String(id), ...(page.surprise[position] === null ? ["", "", ""] :
-      [fixed(page.surprise[position], 3), grouped(page.ranks[position]), likeliest(position)])]));
+  return table(["position", "token", "id", "surprise, nats", "rank", "likeliest"],
+               scored.slice(0, MOST_LISTED).map((position) =>
+    [String(position), tokenWords(page.ids[position]), String(page.ids[position]), fixed(page.surprise[position], 3),
+     grouped(page.ranks[position]), likeliest(position)]));
+}
+
+/** One stop for the Tab key; inside, the arrow keys go from token to token. There may be very many. */
+function walk(tokens) {
+  let current = tokens[0];
+  for (const token of tokens) token.tabIndex = token === current ? 0 : -1;
+  const text = find(".text");
+  text.addEventListener("focusin", ({ target }) => {
+    current.tabIndex = -1;
+    current = target;
+    current.tabIndex = 0;
+  });
+  text.addEventListener("keydown", (event) => {
+    const position = Number(event.target.dataset.at);
+    const to = { ArrowLeft: position - 1, ArrowRight: position + 1, Home: 0, End: tokens.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    tokens[to]?.focus();
+  });
+  text.addEventListener("click", ({ target }) => target.closest("bdi")?.focus());  // for a finger
 }
 
 function start() {
@@ -59,9 +83,8 @@ function start() {
   find("#legend").append("surprise, nats:", ...swatches);
   const tokens = page.ids.map((_, position) => textToken(position));
   find(".text").append(...tokens);
-  arrowKeys(find(".text"), [tokens]);
-  find(".text").addEventListener("click", ({ target }) => target.closest("bdi")?.focus());  // for a finger
-  numbers("text", numbersTable);
+  walk(tokens);
+  numbers("text", mostSurprising);
 }
 
 start();

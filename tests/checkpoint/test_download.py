@@ -160,11 +160,19 @@ def test_an_answer_of_another_kind_leaves_what_had_come_alone(hub, cache, fault)
 
 @pytest.mark.parametrize("content_range", [
     f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}", f"bytes {HALF + 1}-{len(CONTENT) - 1}/{len(CONTENT)}",
-    f"bytes {HALF}-{len(CONTENT) - 1}/{len(CONTENT) + 1}", "bytes", "lines 1-2/3"])
+    f"bytes {HALF}-{len(CONTENT) - 1}/{len(CONTENT) + 1}", "bytes", "lines 1-2/3", None])
 def test_a_part_that_was_not_asked_for_is_not_taken(hub, cache, content_range):
     start_of_file(cache)
     assert fetch(hub, content_range=content_range, times=1).read_bytes() == CONTENT
     assert hub.ranges[KEY] == [HALF, 0]
+
+
+def test_a_part_that_was_not_asked_for_is_said_where_it_is_not_tried_again(hub, cache, monkeypatch):
+    monkeypatch.setattr(transfer, "TRIES", 1)
+    start_of_file(cache)
+    with pytest.raises(RuntimeError) as error:
+        fetch(hub, content_range="bytes")
+    assert str(error.value) == "the server sent another part of the file than requested"
 
 
 def test_a_part_of_a_file_whose_size_is_not_told_is_taken(hub, cache):
@@ -325,9 +333,12 @@ def test_the_body_of_a_refusal_is_not_read(hub, cache):
 
 
 def test_redirects_without_end_are_given_up(hub, cache):
-    with pytest.raises(HubError, match="redirects more than 5 times"):
+    said = f"^{NAME}: the server redirects more than 5 times: check HF_ENDPOINT.$"
+    with pytest.raises(HubError, match=said):
         fetch(hub, status=302, headers={"Location": f"/class/any/resolve/{COMMIT}/{NAME}"})
-    assert len(hub.log) == 6
+    with pytest.raises(HubError, match=said):
+        download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path("class/any", NAME))
+    assert len(hub.log) == 2 * 6
 
 
 # Two at once ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from numpy_gpt2.exercises.laws import LAWS
 from numpy_gpt2.tokenizer import Tokenizer
 
 
+def right_gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 def first_line(name, function, language="en"):
     return check(name, function, language).message.split("\n")[0]
 
@@ -150,6 +154,44 @@ def test_warnings_of_numpy_are_not_shown():
     assert shown == []
 
 
+def layer_norm_of_rows(x, weight, bias, epsilon):
+    mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True, ddof=1)
+    return (x - mean) / np.sqrt(variance + epsilon) * weight + bias
+
+
+def crop_in_own_words(self, length):
+    if length < 0 or length >= self.length:
+        raise ValueError("so long it is not")
+    self.length = length
+
+
+def crop_by_index(self, length):
+    self.length = range(self.length + 1)[length if length >= 0 else self.length + 1]
+
+
+def gelu_backward_in_float64(d_y, x):
+    s = np.array([math.sqrt(2 / math.pi)])
+    t = np.tanh(s * (x + 0.044715 * x**3))
+    return d_y * 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * s * (1 + 3 * 0.044715 * x**2)
+
+
+@pytest.mark.parametrize("name, function, beginning", [
+    ("layer_norm", layer_norm_of_rows, "The variance is divided by n - 1"),  # a batch goes wrong in another way
+    ("crop", crop_in_own_words, "A length of self.length is refused"),
+    ("gelu_backward", gelu_backward_in_float64, "d_y multiplies only the first term"),  # float64 is the lesser mistake
+    ("softmax", lambda x, out=None: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True), "It raised AxisError: axis 1 is "
+     "out of bounds for array of dimension 1. Count axes from the end, axis=-1"),
+    ("sample", lambda logits, draws: np.random.randint(99, size=draws.shape), "It gives another result each time"),
+    ("crop", lambda self, length: self.no_such_method(), "It raised AttributeError"),
+    ("crop", crop_by_index, "It raised IndexError: range object index out of range. It should raise ValueError."),
+    ("gelu", lambda x: -2 * right_gelu(x), "Every number is -2 times what it should be."),
+    ("gelu", lambda x: right_gelu(x) + 1, "Every number is what it should be plus 1."),
+    ("attend", lambda *args: np.swapaxes(LAWS["attend"].reference(*args), -1, -2), "The last two axes are swapped"),
+])
+def test_what_students_write_in_their_own_way_is_named(name, function, beginning):
+    assert first_line(name, function).startswith(beginning)
+
+
 def test_what_is_right_for_one_sequence_only_is_told_so():
     def split_heads(x, n_head):
         if x.ndim == 2:
@@ -162,7 +204,7 @@ def test_what_is_right_for_one_sequence_only_is_told_so():
 
 def test_an_unknown_mistake_shows_the_smallest_case_and_the_first_difference():
     def gelu(x):
-        return np.where(x > 1, np.float32(7), 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+        return np.where(x > 1, np.float32(7), right_gelu(x))
 
     message = check("gelu", gelu).message
     assert message.split("\n") == [

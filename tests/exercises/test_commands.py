@@ -72,7 +72,8 @@ def test_check_of_one_shows_the_smallest_failing_case(command, tmp_path):
     folder = with_change(solved_folder(tmp_path / "a"), "gelu", "0.5 * x *", "0.6 * x *")
     status, out, err = command("check", "gelu", "--folder", folder)
     assert status == 1
-    assert out.splitlines()[:3] == ["gelu: wrong", "The result is not right.", "The smallest case that fails:"]
+    assert out.splitlines()[:3] == ["gelu: wrong", "Every number is 1.2 times what it should be.",
+                                    "The smallest case that fails:"]
     assert "first difference = [0]: expected -0.158808 got -0.19057" in out
     assert command("check", "softmax", "--folder", folder)[:2] == (0, "softmax: passed\n")
 

@@ -437,6 +437,41 @@ def test_the_page_is_told_which_stages_and_bounds_there_are():
         assert (array.ndim == 3) == (name in told["stages_with_heads"])
 
 
+# Anything -------------------------------------------------------------------------------------------------------------
+
+
+TINY = Engine(random_model(GPT2Config(vocab_size=4096, n_positions=8, n_embd=4, n_layer=2, n_head=2)), TOKENIZER, "any")
+scalars = (st.none() | st.booleans() | st.integers(-3, 9) | st.integers() | st.just(10**400) | st.floats()
+           | st.text(max_size=5) | st.sampled_from([*CHANGEABLE, "zero", "mean", "scale", "from", "attribution"]))
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3)
+                      | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5)
+ids = st.lists(st.integers(0, 4095), min_size=2, max_size=2)
+changes = {"zero": {}, "mean": {}, "scale": {"factor": st.floats(-1e9, 1e9)}, "from": {"ids": ids}}
+change = st.one_of([st.fixed_dictionaries(
+    {"kind": st.just(kind), "stage": st.sampled_from(["attn.q", "attn.z"]), "layer": st.integers(0, 1), **more},
+    optional={"heads": st.just([1]), "positions": st.just([0])}) for kind, more in changes.items()])
+LIKELY = {
+    run_prompt: {"ids": ids, "interventions": st.lists(change | values, max_size=2) | st.lists(change, max_size=3)},
+    compare: {"ids": ids, "other_ids": ids, "target": st.integers(0, 4095), "foil": st.none() | st.integers(0, 4095),
+              "method": st.sampled_from(["patching", "attribution"])},
+    continue_text: {"ids": ids, "n": st.integers(1, 3), "temperature": st.floats(0, allow_infinity=False),
+                    "top_k": st.integers(0), "top_p": st.floats(1e-9, 1), "seed": st.integers(0)},
+    tokenize: {"prompt": st.text()}}
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(list(LIKELY)), st.data())
+def test_any_request_is_answered_or_refused_as_the_asker_s_mistake(answer, data):
+    request = {key: data.draw(likely) for key, likely in LIKELY[answer].items()}
+    for key in data.draw(st.sets(st.sampled_from(list(request)), max_size=1)):
+        request[key] = data.draw(values)
+    with np.errstate(all="ignore"), Job(Turns(), "page", lambda line: json.dumps(line, allow_nan=False)) as job:
+        try:
+            json.dumps(answer(TINY, request, job), allow_nan=False)
+        except (ValueError, FloatingPointError) as error:
+            assert re.search("must|not finite|surrogate", str(error)), error
+
+
 # The README's session -------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,11 @@ def test_a_pointer_and_the_keyboard_find_rank_and_likeliest_tokens(opened, fairy
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     check_tip(2)
+    page.keyboard.press("ArrowLeft")
+    check_tip(1)
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowLeft")  # there is none before
+    check_tip(0)
     page.keyboard.press("End")
     check_tip(len(ids) - 1)
     page.keyboard.press("Escape")
@@ -115,8 +120,13 @@ def test_a_pointer_and_the_keyboard_find_rank_and_likeliest_tokens(opened, fairy
     page.locator("#text summary").click()
     rows = page.locator("#text .numbers tbody tr")
     rows.first.wait_for()
-    assert rows.count() == len(ids)
-    assert rows.nth(3).locator("td").nth(3).text_content() == f"{scores.ranks[3]:,}"
+    listed = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
+    assert [int(row[0]) for row in listed] == np.argsort(scores.log_probs, kind="stable").tolist()
+    for position, _, token_id, surprise, rank, likeliest in listed:
+        i = int(position)
+        assert (token_id, rank) == (str(ids[i]), f"{scores.ranks[i]:,}")
+        assert float(surprise) == pytest.approx(-scores.log_probs[i], abs=6e-4)
+        assert likeliest.startswith(json.dumps(tokenizer.decode([int(scores.top_ids[i, 0])])) + " ")
 
 
 @pytest.mark.slow
@@ -141,3 +151,22 @@ def test_every_token_can_be_read_and_nothing_runs_over_the_edge(opened, fairytal
         return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     })""")
     assert len(contrasts) == 10 and min(contrasts) >= 4.5, contrasts
+    page.locator("#text summary").click()
+    page.locator("#text .numbers tbody tr").first.wait_for()
+    assert len(ids) > 200 == page.locator("#text .numbers tbody tr").count()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_no_fault(opened, fairytale, colours):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra `browser`").Axe()
+    model, tokenizer = fairytale
+    ids = tokenizer.encode("The fox said zebra crossing, and\n日本")
+    scores = score_tokens(model, tokenizer.with_bos(ids), n_top=5)
+    page = opened(html=scored_page(tokenizer, ids, scores, model.config.vocab_size, "A lead."), colours=colours,
+                  bypass_csp=True)
+    page.locator("#text summary").click()
+    page.locator(".text bdi").nth(2).focus()
+    found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(fault["id"], fault["impact"]) for fault in found] == []

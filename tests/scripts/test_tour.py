@@ -48,6 +48,7 @@ def test_the_cells_of_text_teach_and_have_no_sign_that_markdown_swallows():
         assert not re.search(r"[*_<]", re.sub(r"`[^`]*`", "", text)), text
 
 
+@pytest.mark.slow
 def test_every_cell_can_be_run_again(capsys):
     namespace = {}
     for code in CODE:

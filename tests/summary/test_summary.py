@@ -287,7 +287,7 @@ def test_where_no_weights_can_be_read_at_all_it_is_an_error(tmp_path):
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     process = run("--sizes", "--text", "-", env=env, stdin=b"The king said no.")
     assert (process.returncode, process.stdout, process.stderr.count(b"\n")) == (1, b"", 1)
-    assert process.stderr.startswith(b"error: openai-community/gpt2 is not in the cache")
+    assert process.stderr.startswith(b"error: openai-community/gpt2 is not fully cached")
     with_counts = run("--sizes", "--text", "-", "--counts", env=env, stdin=b"The king said no.")
     assert with_counts.returncode == 0 and b"124,439,808" in with_counts.stdout
 

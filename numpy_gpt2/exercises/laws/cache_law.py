@@ -43,5 +43,5 @@ def crop_cases(rng: np.random.Generator) -> Iterator[Args]:
 LAWS = {
     "append": Law(KVCache.append, append_cases, call_append, batch_of=lambda args: args[0].batch),
     "next_logits": Law(next_logits, next_logits_cases, batch_of=lambda args: args[2].batch),
-    "crop": Law(KVCache.crop, crop_cases, batch_of=lambda args: args[0].batch),
+    "crop": Law(KVCache.crop, crop_cases, own_errors=(ValueError,), batch_of=lambda args: args[0].batch),
 }

@@ -27,6 +27,7 @@ class Law:
     expected: Callable[..., Any] | None = None  # another way to the right result, where there is one
     more_names: tuple[str, ...] = ()  # of arguments that are not the function's own, but `call` uses
     without_self: bool = False  # a method whose object `call` makes
+    own_errors: tuple[type, ...] = ()  # errors that the function itself is to raise, with a message of its own
     batch_of: Callable[[Args], tuple[int, ...]] = lambda args: ()  # the leading axes of a case
 
     def seeded_cases(self, name: str) -> list[Args]:
