@@ -66,7 +66,7 @@ def main() -> None:
         ids = prompt_ids(model, tokenizer, prompt, special_tokens(args))
     data = page_data(model, tokenizer, ids, args.model)
     if args.serve:
-        serve(data, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
+        serve(data, prompt, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
         return
     page = render(data).encode("utf-8")
     if is_piped:
@@ -78,8 +78,8 @@ def main() -> None:
         open_in_browser(output.resolve().as_uri(), str(output))
 
 
-def serve(data: dict[str, Any], model: GPT2, tokenizer: Tokenizer, name: str, allowed_special: Collection[str],
-          port: int | None, is_opened: bool) -> None:
+def serve(data: dict[str, Any], prompt: str, model: GPT2, tokenizer: Tokenizer, name: str,
+          allowed_special: Collection[str], port: int | None, is_opened: bool) -> None:
     """Serve the page until Ctrl-C, its address on standard output. Raises BadInput for a port that cannot be had."""
     from .answers import server_data  # imported here: a page that is written needs no server
     from .prompts import Engine
@@ -87,7 +87,7 @@ def serve(data: dict[str, Any], model: GPT2, tokenizer: Tokenizer, name: str, al
 
     engine = Engine(model, tokenizer, name, allowed_special)
     engine.kept[tuple(data["ids"])] = data
-    page = render({**data, "server": server_data(engine)})
+    page = render({**data, "server": server_data(engine, prompt)})
     try:
         server = PageServer(engine, page, port or 0)
     except OSError as error:
