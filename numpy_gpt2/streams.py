@@ -18,8 +18,8 @@ class Stream(Iterator[T]):
 
     ids: the tokens so far: ints, or for a batch arrays [*rows].
     log_probs: the natural logarithm of each token's probability in the model's own distribution, before the repetition
-        penalty, logits processors, temperature and the rest: floats, or arrays [*rows]. (The end that an ended row
-        repeats has 0.) They are those of `score_tokens` for the prompt and `ids`.
+        penalty, logits processors, temperature and the rest: floats, or arrays [*rows]. `score_tokens` gives the same
+        for the prompt and `ids`. (The end that an ended row repeats has 0, and top_ids that say nothing.)
     top_ids, top_log_probs: the `top_log_probs=n` likeliest tokens at each step, in descending order: arrays [*rows, n].
         The token that was drawn need not be among them.
     finish_reason: None until the end, then "eos": an end-of-text token; "stop": a stop string; or "length":

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_gpt2.decoding
-from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, stream_samples,
-                        stream_text)
+from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, patch,
+                        stream_samples, stream_text)
 from numpy_gpt2.decoding import as_ids
 from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
@@ -397,6 +397,21 @@ def test_a_tap_sees_and_changes_every_pass_of_a_generation():
         return np.eye(CONFIG.vocab_size, dtype=value.dtype)[[7]] if name == "logits" else None
 
     assert drawn(PROMPT, 4, **greedy, tap=only_7)[0].tolist() == [7] * 4
+
+
+@pytest.mark.parametrize("lookup", [0, 5])
+@pytest.mark.parametrize("name", ["wte", "h.1.resid_post", "logits"])
+@pytest.mark.parametrize("position", [0, 4, 5, 11])
+def test_a_patch_of_a_position_works_in_whichever_pass_reads_it(name, position, lookup):
+    tap = patch(name, lambda array: -array, positions=position)
+    ids = list(PROMPT)
+    for token in generate_tokens(MODEL, PROMPT, 15, temperature=0, eos_token_id=NO_END, tap=tap,
+                                 prompt_lookup_num_tokens=lookup):
+        assert token == np.argmax(forward(MODEL, ids, tap=tap)[-1])
+        ids.append(token)
+    assert len(ids) == len(PROMPT) + 15
+    if name == "logits" and position >= len(PROMPT) - 1:  # then it decides the token after that position
+        assert ids[position + 1] == np.argmin(forward(MODEL, ids[:position + 1])[-1])
 
 
 def test_threads_that_read_samples_together_get_what_one_reader_gets():

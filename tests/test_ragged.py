@@ -1,16 +1,20 @@
 """Prompts and texts of several lengths together: each row is what it would be alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numpy_gpt2 import (GPT2Config, Recorder, ablate, forward, generate_tokens, loss_and_gradients, pad_ids, patch,
-                        score_tokens)
+                        score_tokens, scoring)
 from strategies import lively_model, made_caches
 
-CONFIG = GPT2Config(vocab_size=13, n_positions=14, n_embd=8, n_layer=2, n_head=2, eos_token_id=5)
-MODEL = lively_model(CONFIG, seed=2)
+CONFIG = GPT2Config(vocab_size=13, n_positions=14, n_embd=8, n_layer=2, n_head=2, eos_token_id=5,
+                    tie_word_embeddings=False)
+LIVELY = lively_model(CONFIG, seed=4)
+MODEL = replace(LIVELY, lm_head=LIVELY.lm_head / 3)  # not too sure of any token, and fond of the end
 PROMPTS = [[3, 1, 4], [1, 9, 2, 6, 8], [7], [2, 7, 1]]
 
 ragged = st.lists(st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=1, max_size=10), min_size=1, max_size=5)
@@ -80,8 +84,19 @@ def test_each_prompt_goes_on_as_it_would_alone(prompts, seed, n_samples, options
         np.testing.assert_allclose(np.array(stream.log_probs)[:both, ..., row],
                                    np.array(alone.log_probs)[:both, ..., row], rtol=1e-9, atol=1e-12)
         assert np.all(np.array(stream.log_probs)[both:, ..., row] == 0)
-        assert np.array_equal(np.array(stream.top_ids)[:both, ..., row, :], np.array(alone.top_ids)[:both, ..., row, :])
+        going_on = np.array(alone.log_probs)[:both, ..., row] != 0
+        assert np.array_equal(np.array(stream.top_ids)[:both, ..., row, :][going_on],
+                              np.array(alone.top_ids)[:both, ..., row, :][going_on])
         assert np.array_equal(np.array(stream.finish_reason)[..., row], np.array(alone.finish_reason)[..., row])
+
+
+def test_a_length_whose_rows_have_all_ended_repeats_their_ends_with_certainty_until_the_others_end():
+    stream = generate_tokens(MODEL, PROMPTS, 4, temperature=0)
+    assert np.transpose(list(stream)).tolist() == [[5, 5, 5, 5], [8, 5, 5, 5], [9, 2, 9, 2], [9, 2, 5, 5]]
+    assert stream.finish_reason == ["eos", "eos", "length", "eos"]
+    certain = np.transpose(stream.log_probs) == 0
+    assert certain.tolist() == [[False, True, True, True], [False, False, True, True], [False] * 4,
+                                [False, False, False, True]]
 
 
 def test_prompts_of_equal_length_are_read_together(monkeypatch):
@@ -138,6 +153,16 @@ def test_each_text_is_scored_as_it_would_be_alone(prompts, stride, n_top):
     np.testing.assert_allclose(scores.mean_loss, -total / n_scored)
     np.testing.assert_allclose(scores.perplexity, np.exp(-total / n_scored))
     np.testing.assert_allclose(scores.bits_per_byte(7), -total / np.log(2) / 7)
+
+
+def test_the_logits_of_a_batch_take_no_more_memory_than_those_of_a_text(monkeypatch):
+    n_rows = []
+    unembed = scoring.unembed
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", 6)
+    monkeypatch.setattr(scoring, "unembed",
+                        lambda model, x, *rest: n_rows.append(x[..., 0].size) or unembed(model, x, *rest))
+    score_tokens(MODEL, np.ones((2, 14), int))
+    assert n_rows == [6, 6, 6, 6, 2]
 
 
 def test_a_mask_leaves_out_any_tokens_and_a_batch_without_one_counts_all():

@@ -1,12 +1,12 @@
-"""The tokens that a checkpoint has besides its vocabulary, and how a text is prepared for it: by transformers' rules.
+"""A checkpoint's added tokens and tokenizer settings, by transformers' rules.
 
-Several files have a say, which transformers has written at different times, and each of them may contradict another:
+transformers has written them to several files over the years, which may contradict one another:
 
-    tokenizer_config.json      the class of the tokenizer, and its settings; an added_tokens_decoder replaces the rest
-    special_tokens_map.json    what begins and ends a text, and so on: these tokens are special
+    tokenizer_config.json      the tokenizer's class and settings; an added_tokens_decoder replaces the other lists
+    special_tokens_map.json    the tokens that begin and end a text, and other special tokens
     added_tokens.json          token -> id
-    tokenizer.json             its added_tokens; what it says of the preparation counts for some classes only
-    config.json                the class, where tokenizer_config.json names none
+    tokenizer.json             its added_tokens; its settings count for some classes only
+    config.json                the class, if tokenizer_config.json names none
 
 Source: `AutoTokenizer` and `PreTrainedTokenizerBase._from_pretrained` in transformers 5.24.
 """
@@ -22,14 +22,14 @@ from .generation import Configs
 from .json_file import read_json_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-MOST_ADDED = 50_000  # those of a file of its own; each takes ten times the memory of an ordinary one
-REBUILT = ("GPT2Tokenizer", None)  # the class that takes no more from tokenizer.json than vocabulary and merges
-AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # those that do all that it says
+MOST_ADDED = 50_000  # in added_tokens.json; each takes ten times the memory of an ordinary token
+REBUILT = ("GPT2Tokenizer", None)  # the class that uses only the vocabulary and merges of tokenizer.json
+AS_WRITTEN = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # the classes that use all of it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A token as a file registers it. Its id may be left to the reader: the next free one."""
+    """A token as a file registers it. Without an id it gets the next free one."""
 
     file: str  # what errors call the file
     name: str
@@ -43,27 +43,27 @@ class Entry:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What the files say together."""
+    """The settings of all files together."""
 
     values: dict[str, Any]  # of tokenizer_config.json and special_tokens_map.json
     files: dict[str, str]  # key -> what errors call the file that has it
-    is_rebuilt: bool  # whether the class takes no more from tokenizer.json than vocabulary and merges
+    is_rebuilt: bool  # whether the class uses only the vocabulary and merges of tokenizer.json
 
 
 def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> TokenizerSettings:
-    """The settings in tokenizer_config.json and special_tokens_map.json. Raises CheckpointError for what has no match.
+    """The settings in tokenizer_config.json and special_tokens_map.json. Raises CheckpointError for unsupported ones.
 
-    What is not listed here changes no token: lengths, sides, padding, templates of chats.
+    Those that are not checked here change no token: lengths, padding, chat templates.
     """
     values: dict[str, Any] = {}
     file_of: dict[str, str] = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if file in files and "added_tokens_decoder" not in values:  # which stands for special_tokens_map.json too
+        if file in files and "added_tokens_decoder" not in values:  # which replaces special_tokens_map.json
             found = read_json_object(files[file], file)
             values |= found
             file_of |= dict.fromkeys(found, file)
     class_name = tokenizer_class(values, configs)
-    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json has its own word for them
+    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, if there is one, decides
         if "tokenizer.json" not in files and values.get(key):
             raise not_supported(file_of[key], key, "false: add the token's name to the text", values[key])
     for key in ("split_special_tokens", "fast_tokenizer_files",
@@ -90,9 +90,9 @@ def tokenizer_class(values: Mapping[str, Any], configs: Configs) -> str | None:
 
 def read_added_tokens(files: Mapping[str, Path], settings: TokenizerSettings, vocabulary: Mapping[str, Any],
                       in_tokenizer_json: list[Entry]) -> dict[str, AddedToken]:
-    """Every token that a file registers, with its id, by name. vocabulary: token -> id, of the others.
+    """Every token that a file registers, by name. vocabulary: token -> id, without added tokens.
 
-    Of what is registered twice the last word counts. Raises CheckpointError.
+    If a token is registered twice, the last entry counts. Raises CheckpointError.
     """
     entries = list(registered(files, settings, in_tokenizer_json))
     named, others = special_names(settings)
@@ -158,7 +158,7 @@ def registered(files: Mapping[str, Path], settings: TokenizerSettings, in_tokeni
 
 
 def special_names(settings: TokenizerSettings) -> tuple[dict[str, Entry], list[Entry]]:
-    """The tokens that have a part to play, by that part ("bos_token"), and those that are merely special."""
+    """The special tokens with a role, by role ("bos_token"), and the others."""
     named: dict[str, Entry] = {}
     keys = [key for key in settings.values if key.endswith("_token") and key not in NAMED
             and isinstance(settings.values[key], str | dict)]
@@ -179,7 +179,7 @@ FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
 def entry_from(value: Any, file: str, key: str) -> Entry:
-    """A token as a file has it under a key: its name, or an object with `content` and flags. Raises CheckpointError."""
+    """The token under a key of a file: its name, or an object with `content` and flags. Raises CheckpointError."""
     if isinstance(value, str):
         return Entry(file, checked_name(value, file, key), is_special=True)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
@@ -197,6 +197,7 @@ def entry_from(value: Any, file: str, key: str) -> Entry:
 
 
 def checked_name(name: str, file: str, key: str) -> str:
+    """The name. Raises CheckpointError if it cannot be encoded."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -205,6 +206,6 @@ def checked_name(name: str, file: str, key: str) -> str:
 
 
 def not_supported(file: str, key: str, expected: str, found: Any) -> CheckpointError:
-    """The error for a setting that this tokenizer does not have."""
+    """The error for an unsupported setting."""
     kind = "not GPT-2's tokenizer: " if file == "tokenizer.json" else ""
     return CheckpointError(f"{file}: {kind}{key} must be {expected}. Got {shown(found)}")

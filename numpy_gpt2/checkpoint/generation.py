@@ -1,6 +1,6 @@
-"""What a checkpoint says of generation: the ids that begin and end a text, and what is not applied here.
+"""A checkpoint's settings of generation: the ids that begin and end a text, and settings that are not applied here.
 
-transformers' generate takes its settings from generation_config.json, and where there is none from config.json.
+transformers' generate reads them from generation_config.json, or from config.json if there is no such file.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from .json_file import CONFIG_FILES, config_from
 
 Configs = Mapping[str, Mapping[str, Any]]  # config.json, generation_config.json, where they exist: their settings
 
-# What changes the text of transformers' generate even where nothing is sampled, and the values that change nothing.
+# Settings that change the text of transformers' generate even without sampling, and the values that change nothing.
 NOT_APPLIED: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "bad_words_ids": (), "sequence_bias": (),
     "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "min_length": (0,), "min_new_tokens": (0,),
@@ -23,10 +23,10 @@ NOT_APPLIED: dict[str, tuple[Any, ...]] = {
 
 
 def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
-    """The ids that begin and end a text: generation_config.json's, and where it has none, config.json's.
+    """The bos_token_id and eos_token_id in generation_config.json or, if it has none, in config.json.
 
-    Of what is there, {"bos_token_id": ..., "eos_token_id": ...}. In transformers generation_config.json counts alone:
-    without an eos_token_id in it, generation ends at the length. Raises CheckpointError.
+    In transformers only generation_config.json counts: without an eos_token_id in it, generation runs to its length.
+    Raises CheckpointError.
     """
     found: dict[str, Any] = {}
     for name in CONFIG_FILES:
@@ -44,7 +44,7 @@ def ends_of(config: GPT2Config) -> tuple[int, ...]:
 
 
 def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2Config, stacklevel: int) -> None:
-    """Say where a text differs from what transformers' generate would make of these files, by one warning for each."""
+    """Warn of each way in which a text may differ from what transformers' generate would write with these files."""
     def warn(name: str, words: str) -> None:
         warnings.warn(f"{files[name]}: {words}", CheckpointWarning, stacklevel=stacklevel + 2)
 
@@ -54,7 +54,7 @@ def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2
         warn(name, f"no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in transformers "
              "they would end at the length alone.")
     for end in ends_of(config):
-        is_leftover = end == GPT2Config.eos_token_id  # every config has it whose writer did not think of it
+        is_leftover = end == GPT2Config.eos_token_id  # the default, in configs whose vocabulary is another
         if not is_leftover and not 0 <= end < config.vocab_size:
             warn("config.json", f"eos_token_id {end}: the model has the ids 0 to {config.vocab_size - 1}, so no text "
                  "ends with it.")

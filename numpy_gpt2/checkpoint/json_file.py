@@ -1,4 +1,4 @@
-"""A checkpoint's files of text, read within limits: JSON, the config in it, the lines of merges."""
+"""A checkpoint's text files, read within limits: JSON, the config, the merges."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from ..errors import CheckpointError
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 
-# What a file of JSON, or of merges, may hold. A GPT-2 needs less (small's tokenizer.json: 3.6 MB, 200,000 values), and
-# a file of nothing but brackets, which takes 25 times its size in memory, is refused before it is parsed.
+# The limits of a file of JSON or merges. A GPT-2 needs less (small's tokenizer.json: 3.6 MB, 200,000 values). They are
+# applied before parsing, because a file of brackets alone takes 25 times its size in memory.
 LARGEST_TEXT = 8 * 2**20  # bytes
 MOST_VALUES = 500_000
-# A tokenizer.json has every token and every merge, three values each. The members of an object take most memory: there
-# they count as three.
+# A tokenizer.json has every token and every merge, three values each. The members of an object take the most memory, so
+# each counts as three.
 LARGEST_TOKENIZER = 16 * 2**20
 MOST_TOKENIZER_VALUES = 900_000
 
@@ -45,7 +45,7 @@ def checked_settings(settings: Mapping[str, Any], name: str = "config.json") -> 
 
 
 def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2Config:
-    """The config that these settings are. Raises CheckpointError."""
+    """The config with these settings. Raises CheckpointError."""
     try:
         return GPT2Config.from_dict(settings)
     except ValueError as error:
@@ -53,7 +53,7 @@ def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2C
 
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file that `name` stands for in errors. Raises CheckpointError."""
+    """The JSON object in a file; `name` is what errors call it. Raises CheckpointError."""
     data = read_text_file(path, name)
     try:
         value = json.loads(data)
@@ -66,7 +66,7 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_text_file(path: Path, name: str) -> bytes:
-    """The bytes of a file of JSON or of merges. Raises CheckpointError where it cannot be read, or holds too much."""
+    """The bytes of a file of JSON or merges. Raises CheckpointError if it cannot be read or is too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(largest_text(name) + 1)
@@ -78,17 +78,17 @@ def read_text_file(path: Path, name: str) -> bytes:
 
 
 def check_is_content(data: bytes, name: str) -> None:
-    """Raise CheckpointError for the few lines that git-lfs puts in place of a large file until it is fetched."""
+    """Raise CheckpointError for a git-lfs pointer, which takes the place of a large file until it is fetched."""
     if data.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{name}: a git-lfs pointer, not the file: git lfs pull, in its folder, fetches it.")
 
 
 def check_amount(data: bytes, name: str) -> None:
-    """Raise CheckpointError for a text that would take far more memory than any GPT-2's, before it is parsed."""
+    """Raise CheckpointError, before parsing, for a text that would take far more memory than any GPT-2's."""
     if len(data) > largest_text(name):
         raise CheckpointError(f"{name}: expected at most {largest_text(name):,} bytes, found more.")
     most_values = MOST_VALUES
-    n_values = data.count(b",") + data.count(b"[") + data.count(b"{")  # or less
+    n_values = data.count(b",") + data.count(b"[") + data.count(b"{")  # at most so many
     if name == "tokenizer.json":
         most_values = MOST_TOKENIZER_VALUES
         n_values += 2 * data.count(b":")
@@ -97,5 +97,5 @@ def check_amount(data: bytes, name: str) -> None:
 
 
 def largest_text(name: str) -> int:
-    """How many bytes a file of this name may have."""
+    """The largest size of a file of this name, in bytes."""
     return LARGEST_TOKENIZER if name == "tokenizer.json" else LARGEST_TEXT

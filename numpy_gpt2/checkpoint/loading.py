@@ -35,7 +35,7 @@ from .vocabulary import tokenizer_from_files
 def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
     """The model and the tokenizer of a checkpoint.
 
-    Where its config scales attention scores in another way than by 1 / sqrt(d_head), that is in the weights of q.
+    If its config scales attention scores other than by 1 / sqrt(d_head), the weights of q include that factor.
     name: a built-in name ("fairytale", "small" to "xl", "gpt2" to "gpt2-xl"), a folder, or "owner/repo" on the hub.
         Without one, the bundled checkpoint, "fairytale".
     revision: of a repository on the hub, a branch, a tag or a commit. dtype: of the arrays in memory, "float32", or
@@ -47,7 +47,7 @@ def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS, TOKENIZER))
     with unchanged_while_read(files):
         configs = read_configs(files)
-        tokenizer = tokenizer_from_files(files, configs)  # first: it is the quicker of the two to fail
+        tokenizer = tokenizer_from_files(files, configs)  # first, because it fails sooner
         model = read_model(files, configs, dtype)
     n_tokens, n_ids = tokenizer.vocab_size, model.config.vocab_size
     if n_tokens > n_ids:
@@ -85,7 +85,7 @@ def checked_dtype(dtype: Any) -> np.dtype:
 
 
 def check_released(name: str | Path, dtype: np.dtype) -> None:
-    """Raise MemoryError before the download, not after it, where one of the four released sizes does not fit."""
+    """Raise MemoryError before the download, not after it, if a released size does not fit into memory."""
     place = look_up(str(name))
     for size, config in SIZES.items():
         if place == RELEASED[size]:
@@ -94,9 +94,9 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
 
 @contextmanager
 def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
-    """Raise CheckpointError where a file is replaced or written to meanwhile: a model could be made of two.
+    """Raise CheckpointError if a file is replaced or written to in the meantime, which could mix two models.
 
-    Whatever else is wrong with a checkpoint that changes is no news.
+    This error takes the place of any other that the change may have caused.
     """
     before = {path: file_state(path) for path in files.values()}
     failure = None
@@ -113,7 +113,7 @@ def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
 
 
 def file_state(path: Path) -> tuple[int, ...] | None:
-    """What is another number once a file is replaced or written to. None: there is no file."""
+    """Numbers that change when the file is replaced or written to. None: there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -121,12 +121,12 @@ def file_state(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-# Of quantized weights: their types, and what lies beside them (bitsandbytes, GPTQ, AWQ).
+# Quantized weights: their types, and the endings of tensors stored with them (bitsandbytes, GPTQ, AWQ).
 QUANTIZED_TYPES = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")
 QUANTIZED_ENDINGS = (".absmax", ".quant_map", ".SCB", ".qweight", ".qzeros", ".scales", ".weight_scale")
 
 
-# What the headers must hold -------------------------------------------------------------------------------------------
+# Checking the headers -------------------------------------------------------------------------------------------------
 
 
 def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> None:
@@ -155,7 +155,7 @@ def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place
 
 
 def check_kind(tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise CheckpointError, with the way out, for weights that are quantized, or that change those of another file."""
+    """Raise CheckpointError, saying what to do instead, for quantized weights and for LoRA adapters."""
     for name, tensor in tensors.items():
         if ".lora_" in name:
             raise CheckpointError(f"{tensor.path}: tensor {shown(name)}: a LoRA adapter, expected a whole GPT-2. In "
@@ -168,10 +168,10 @@ def check_kind(tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def belongs_to_the_pass(name: str) -> bool:
-    """Whether to leave a surplus tensor out would be to compute something else than the checkpoint means.
+    """Whether to ignore an unexpected tensor would be to compute something other than what the checkpoint means.
 
-    A thirteenth block or a LoRA matrix would. The causal masks that older files hold (they are not parameters), and
-    heads for other tasks beside the blocks, such as `score.weight`, would not.
+    True of a thirteenth block or a LoRA matrix; false of the causal masks in older files, which are not parameters, and
+    of heads for other tasks, such as `score.weight`.
     """
     if re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", name):
         return False
@@ -200,9 +200,9 @@ def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> 
 
 
 def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Put into the weights of q what config.json asks of the scores, which the pass always divides by sqrt(d_head).
+    """Multiply the weights of q by the factor that config.json asks of the scores, beyond the pass's 1 / sqrt(d_head).
 
-    A score is q @ k, so a factor of q is one of the score. stanford-crfm's models divide by the layer's number as well.
+    A score is q @ k, so a factor of q is one of the score. stanford-crfm's models also divide by the layer's number.
     """
     for layer in range(config.n_layer):
         scale = query_scale(config, settings, layer)
@@ -212,13 +212,13 @@ def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mappi
 
 
 def query_scale(config: GPT2Config, settings: Mapping[str, Any], layer: int) -> float:
-    """What config.json asks the scores of a layer to be multiplied by, beside 1 / sqrt(d_head)."""
+    """The factor that config.json asks of a layer's attention scores, in addition to 1 / sqrt(d_head)."""
     scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
     return scale / (layer + 1) if settings.get("scale_attn_by_inverse_layer_idx") else scale
 
 
 def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path) -> GPT2Config:
-    """The config, once the headers are found to have what it says; untied where a stored `lm_head` is not `wte`."""
+    """The config, after checking the headers against it; untied if the stored `lm_head` differs from `wte`."""
     has_head = "lm_head.weight" in tensors
     check_tensors(replace(config, tie_word_embeddings=False) if has_head else config, tensors, place)
     if config.tie_word_embeddings and has_head:
@@ -227,7 +227,7 @@ def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], plac
 
 
 def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:
-    """Whether an unembedding that the config calls tied really is. Else the file is right, as for transformers 5."""
+    """Whether an unembedding that the config calls tied is tied. If not, the file counts, as in transformers 5."""
     return all(map(np.array_equal, read_rows(wte), read_rows(lm_head)))
 
 
@@ -236,7 +236,7 @@ def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
     array = allocate_parameter(tensor.name, tensor.shape, dtype)
     n_read = 0
     for rows in read_rows(tensor):
-        with np.errstate(over="ignore", invalid="ignore"):  # a number too large, or a NaN, loads as such
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaNs are kept
             array[n_read:n_read + len(rows)] = rows
         n_read += len(rows)
     return array

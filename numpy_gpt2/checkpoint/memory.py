@@ -1,7 +1,7 @@
-"""Whether a model fits into memory, before it is read: what its weights take, and what is available.
+"""Whether a model fits into memory, checked before it is read: the size of its weights, and the memory available.
 
-Linux tells what is available, in files of text. Where nothing is known nothing is refused, and NumPy's own MemoryError
-is what remains.
+Linux reports the memory available in text files. On other systems nothing is refused, which leaves NumPy's own
+MemoryError.
 """
 
 import math
@@ -16,7 +16,7 @@ from ..weights import parameter_shapes
 
 
 def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
-    """Raise MemoryError where the weights of a model, in this type, do not fit into the memory that is available."""
+    """Raise MemoryError if the weights of a model, in this type, do not fit into the available memory."""
     available = available_memory()
     if available is None or weights_bytes(config, dtype) <= available:
         return
@@ -27,7 +27,7 @@ def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
 
 
 def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
-    """What the parameters of a model take; nothing else is large while they are read, piece by piece, into place."""
+    """The bytes of a model's parameters. Loading takes little more, because they are read a piece at a time."""
     in_block = outside = 0
     for name, shape in parameter_shapes(replace(config, n_layer=1)).items():  # a config may claim a billion layers
         if name.startswith("h."):
@@ -42,24 +42,24 @@ def gigabytes(n_bytes: int) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still have: the least that machine, container and its own limit leave it.
+    """The bytes that this process can still allocate: the least of what machine, container and its own limit allow.
 
-    None where none of them tells. root: where the system's files begin.
+    None if none of them is known. root: the root of the file system.
     """
     known = [*machine_memory(root), *group_memory(root), *address_space(root)]
     return max(min(known), 0) if known else None
 
 
 def machine_memory(root: Path) -> list[int]:
-    """What the machine has to spare, in memory and on disk."""
+    """The machine's available memory and free swap space."""
     facts = named_numbers(root / "proc/meminfo")  # in kB
     return [1024 * (facts["MemAvailable"] + facts.get("SwapFree", 0))] if "MemAvailable" in facts else []
 
 
 def group_memory(root: Path) -> list[int]:
-    """What is left to each control group around this process: a container, a job on a cluster, a user's session.
+    """What is left to each control group of this process: a container, a job on a cluster, a user's session.
 
-    Source: cgroups(7), version 2. Of files that a group has in memory the system drops what others need.
+    Source: cgroups(7), version 2. Cached files count as used, but the system drops them when memory is needed.
     """
     group = root / "sys/fs/cgroup" / text_of(root / "proc/self/cgroup").strip().removeprefix("0::/")
     left = []
@@ -82,7 +82,7 @@ def address_space(root: Path) -> list[int]:
 
 
 def named_numbers(path: Path) -> dict[str, int]:
-    """The lines `name: number` of a file of the system's; none where there is no such file."""
+    """The lines `name: number` of a system file; none if it does not exist."""
     return {name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", text_of(path), re.MULTILINE)}
 
 

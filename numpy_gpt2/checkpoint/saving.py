@@ -1,8 +1,9 @@
-"""Writing a checkpoint: a folder that `load_model` and transformers can read, of files that belong together.
+"""Writing a checkpoint: a folder that `load_model` and transformers can read, whose files belong together.
 
-All files are first written in full, in a folder of their own beside those they replace. Then config.json, without which
-a folder is no checkpoint, is removed; the others are moved into place; and the new config.json comes last. A kill
-leaves the old checkpoint, or the new one, or a folder that `checkpoint_files` refuses with the way to finish.
+All files are first written completely, in a temporary folder beside those they replace. Then config.json, without which
+a folder is not a checkpoint, is removed; the other files are moved into place; and the new config.json is moved last.
+A process killed at any point leaves the old checkpoint, the new one, or a folder that `checkpoint_files` refuses with
+instructions to finish.
 """
 
 import json
@@ -34,11 +35,11 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
          tokenizer: Tokenizer | None = None) -> None:
     """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
-    dtype: "float32" or "float16", of the tensors in the file. tokenizer: one that was loaded, whose files are copied
-    beside them, which `load` needs too; those of another in the folder are removed.
-    What is there before is replaced by all of the new files, or by none. Of two processes that save into one folder,
-    the second waits for the first.
-    Raises ValueError where a weight is too large for the type, OSError where the folder cannot be written.
+    dtype: of the tensors in the file, "float32" or "float16". tokenizer: one that was loaded; its files, which `load`
+    needs too, are copied, and those of another tokenizer in the folder are removed.
+    Existing files are replaced by all of the new ones, or by none. If two processes save into one folder, the second
+    waits for the first.
+    Raises ValueError if a weight is too large for the type, OSError if the folder cannot be written.
     """
     if tokenizer is not None and not tokenizer.files:
         raise ValueError("tokenizer must be one that load or load_tokenizer has read from files. Got another.")
@@ -55,19 +56,19 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     writers: dict[str, Callable[[Path], Any]] = {
         name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
         if tokenizer is not None and name in tokenizer.files}
-    # transformers opens a file only if it says that it follows PyTorch's layout, as all checkpoints of GPT-2 do
+    # transformers opens a file only if its metadata says that it has PyTorch's layout, as GPT-2's checkpoints do
     writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
     writers["config.json"] = lambda path: path.write_text(config, encoding="utf-8")
     with locked(folder):
         complete = write_files(folder, writers)
         stale = {"generation_config.json", *(TOKENIZER_FILES if tokenizer is not None else ())} - writers.keys()
-        for name in stale:  # generation_config.json would win over the new config.json, with another model's end
+        for name in stale:  # an old generation_config.json would override the new config.json's eos_token_id
             (folder / name).unlink(missing_ok=True)
         replace_files(folder, complete)
 
 
 def class_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What config.json has to say of the tokenizer: its class, where that is said nowhere else."""
+    """The tokenizer's class for the new config.json, if its own config.json had it."""
     if tokenizer is None or "config.json" not in tokenizer.files:
         return {}
     settings = read_json_object(tokenizer.files["config.json"], str(tokenizer.files["config.json"]))
@@ -75,7 +76,7 @@ def class_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The array in the file's type, in C order, which safetensors takes for granted."""
+    """The array in the file's type, in C order, which safetensors assumes."""
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(array, dtype)
     if np.isinf(narrow).sum() != np.isinf(array).sum():
@@ -85,7 +86,7 @@ def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> Path:
-    """Write each file, config.json last, into a new folder inside this one, which is renamed when all are there."""
+    """Write all files, config.json last, into a new folder inside this one, and rename it when it is complete."""
     remove_leftovers(folder, PARTIAL)
     new = Path(mkdtemp(PARTIAL, ".save-", folder))
     try:
@@ -94,7 +95,7 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> P
                 write(new / name)
             except SafetensorError as error:
                 raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
-        usual_mode = (new / "config.json").stat().st_mode  # safetensors makes files that only their owner can read
+        usual_mode = (new / "config.json").stat().st_mode  # safetensors' own files can be read by their owner only
         for name in writers:
             old = folder / name
             (new / name).chmod(old.stat().st_mode if old.exists() else usual_mode)
@@ -106,7 +107,7 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> P
 
 
 def replace_files(folder: Path, complete: Path) -> None:
-    """Move the files of `complete` into the folder, so that at no time there is a config.json beside others' files."""
+    """Move the files of `complete` into the folder, so that config.json is never beside files it does not belong to."""
     (folder / "config.json").unlink(missing_ok=True)
     for name in sorted(os.listdir(complete), key="config.json".__eq__):  # config.json last
         os.replace(complete / name, folder / name)
@@ -114,19 +115,19 @@ def replace_files(folder: Path, complete: Path) -> None:
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
-    """What writers that were killed have left. It takes the lock to be sure that they are dead."""
+    """Remove what killed writers have left behind. The caller holds the lock, so none of them is still alive."""
     for leftover in folder.glob(f".save-*{suffix}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def interrupted_save(folder: Path) -> Path | None:
-    """The folder of complete files that a `save` did not get into place, or not yet."""
+    """The folder of complete files that a `save` has not moved into place."""
     return next((config.parent for config in folder.glob(f".save-*{COMPLETE}/config.json")), None)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process saves into this folder. The system drops the lock of a process that ends."""
+    """Wait until no other process saves into this folder. The system releases the lock when a process ends."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -141,10 +142,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write under another name, then rename, which is one step: nobody ever sees half a file under this name."""
+    """Write under another name, then rename, which is atomic: nobody ever sees half a file under this name."""
     partial_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
-        with open(partial_path, "xb") as file:  # never a file, or a link, that somebody else has put there
+        with open(partial_path, "xb") as file:  # not a file or link that somebody else has put there
             file.write(data)
         if path.exists():
             partial_path.chmod(path.stat().st_mode)

@@ -1,4 +1,4 @@
-"""A file of weights: what its header says it holds, and the numbers themselves, a few rows at a time.
+"""A file of weights: the tensors that its header lists, and their numbers, read a few rows at a time.
 
 Source of the format: https://github.com/huggingface/safetensors (eight bytes that give the header's length, the header
 in JSON, then the tensors' bytes). It holds numbers only; a pickle, which can hold code, is never opened.
@@ -17,32 +17,32 @@ from ..errors import CheckpointError, one_line, shown
 from .json_file import LARGEST_TEXT, check_amount, check_is_content
 
 # The types a checkpoint's weights may have: safetensors' name, and how NumPy reads the bytes. NumPy has no bfloat16,
-# so these two bytes are read as a number and widened by hand.
+# so its two bytes are read as an integer and widened here.
 STORED_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
-PIECE = 2**18  # numbers read at a time: still in the processor's cache when they are put into their place
+PIECE = 2**18  # numbers read at a time: still in the processor's cache when they are copied
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's bytes lie, and what they are: all that a header says of it."""
+    """A tensor as a header describes it: where its bytes are, and what they are."""
 
     path: Path
-    name: str  # as the file has it
+    name: str  # as in the file
     dtype: str
     shape: tuple[int, ...]
     offset: int  # of its first byte, from the beginning of the file
 
 
 def read_header(path: Path) -> list[StoredTensor]:
-    """What a safetensors file says it holds. Raises CheckpointError where that is not what lies in it."""
+    """The tensors that a safetensors file lists. Raises CheckpointError if the file does not hold them."""
     try:
         with open(path, "rb") as file:
             start = file.read(8)
             start += file.read(header_length(start))
         check_header(start, path)
         with safe_open(path, framework="np", backend="pread"):
-            pass  # it checks, once and for all: lengths, types, and that the tensors cover the file without overlap
+            pass  # this checks lengths and types, and that the tensors cover the file without overlap
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {one_line(error)}") from error
     return tensors_in_header(start, path)
@@ -93,13 +93,13 @@ def stored_tensors(files: Mapping[str, Path],
         for tensor in read(path):
             name = tensor.name.removeprefix("transformer.")
             if name in tensors:
-                raise CheckpointError(f"{path}: tensor {shown(name)} is there twice, also in {tensors[name].path}.")
+                raise CheckpointError(f"{path}: tensor {shown(name)} appears twice, also in {tensors[name].path}.")
             tensors[name] = tensor
     return tensors
 
 
 def read_rows(tensor: StoredTensor) -> Iterator[np.ndarray]:
-    """A tensor's numbers, a few rows [n_rows, ...] at a time, in the file's type. bfloat16 comes as float32."""
+    """A tensor's numbers, a few rows [n_rows, ...] at a time, in the file's type; bfloat16 as float32."""
     n_rows, *of_row = tensor.shape
     row_size = math.prod(of_row)
     rows_at_a_time = max(1, PIECE // row_size)

@@ -12,14 +12,14 @@ from ..errors import shown
 from ..tokenizer import Preparation
 from .added_tokens import Entry, entry_from, not_supported
 
-# The values of each key that mean what GPT-2 does. A key that is not listed changes no token: truncation and padding, a
-# substitute for unknown bytes (none is unknown), the bookkeeping of offsets.
+# The supported values of each key. Keys that are not listed change no token: truncation and padding, a substitute for
+# unknown bytes (there are none), offsets.
 GPT2_SETTINGS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("model", "type"): ("BPE", None),
     ("post_processor", "type"): ("ByteLevel", "TemplateProcessing", None),
     ("post_processor", "single"): ([{"Sequence": {"id": "A", "type_id": 0}}], None),  # the text, nothing added
 }
-# The same for the classes that do all that tokenizer.json says:
+# The same for the classes that use all of tokenizer.json:
 AS_WRITTEN_SETTINGS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("pre_tokenizer", "type"): ("ByteLevel",),
     ("pre_tokenizer", "add_prefix_space"): (False, True),
@@ -56,7 +56,7 @@ def merges_in(contents: Mapping[str, Any]) -> list[str]:
 
 
 def preparation_in(contents: Mapping[str, Any]) -> Preparation:
-    """What a tokenizer.json does to a text before it is encoded."""
+    """How a text is prepared before it is encoded."""
     splitting = json_object_in(contents, "pre_tokenizer")
     return Preparation(bool(splitting.get("add_prefix_space")), splitting.get("use_regex") is not False,
                        normalizer(json_object_in(contents, "normalizer")))
@@ -76,7 +76,7 @@ def entries_in(contents: Mapping[str, Any]) -> list[Entry]:
 
 
 def normalizer(settings: Mapping[str, Any]) -> Callable[[str], str] | None:
-    """The function that a normalizer of tokenizer.json is, or None where it is null."""
+    """The function of a normalizer, or None for null."""
     kind = settings.get("type")
     if kind is None:
         return None
@@ -91,7 +91,7 @@ def normalizer(settings: Mapping[str, Any]) -> Callable[[str], str] | None:
 
 
 def json_object_in(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under a key, empty if there is none. Raises CheckpointError for what is no object."""
+    """The object under a key; empty if there is none. Raises CheckpointError if the value is not an object."""
     value = settings.get(key)
     if not isinstance(value, dict | None):
         raise not_supported("tokenizer.json", key, "a JSON object", value)

@@ -1,7 +1,7 @@
-"""A checkpoint's vocabulary files, read and checked: which tokens there are, and which neighbours merge into one.
+"""A checkpoint's vocabulary files, read and checked: the tokens, and the pairs that merge into one.
 
-tiktoken is given ids, and takes them for ranks. Whether it will then merge as the files say is found out here; where it
-would not, the tokenizer merges with bpe.py.
+tiktoken is given ids only, and takes them for the order of the merges. Whether it then merges as the files say is
+checked here; if not, the tokenizer merges with bpe.py.
 """
 
 import warnings
@@ -19,15 +19,15 @@ from .generation import Configs, ends_of, text_ids
 from .json_file import MOST_VALUES, read_configs, read_json_object, read_text_file
 from .tokenizer_json import check_settings, entries_in, ids_in, merges_in, preparation_in
 
-DEEPEST = 100  # merges of what merges made, one in the other, up to which tiktoken is checked: GPT-2's own go 8 deep
+DEEPEST = 100  # how deeply merges may be nested for tiktoken to be used; GPT-2's own are 8 deep
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the files say, unchecked. A token that merges make is written in the letters of `byte_alphabet`."""
+    """The files' contents, unchecked. Tokens made by merges are written in the letters of `byte_alphabet`."""
 
     ids: dict[str, Any]  # token -> id, added tokens included
-    merges: list[str]  # the pairs of tokens to join, the first of them first: "Ġ t"
+    merges: list[str]  # pairs of tokens, in order of priority: "Ġ t"
     added_tokens: Mapping[str, AddedToken]  # by name
     ids_file: str = "tokenizer.json"  # what errors call the files
     merges_file: str = "tokenizer.json"
@@ -37,10 +37,10 @@ class Vocabulary:
 def tokenizer_from_files(files: Mapping[str, Path], configs: Configs | None = None) -> Tokenizer:
     """The Tokenizer of a checkpoint whose files are given by name: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
-    Where all three are given, the first counts, as in transformers. So do, where they are given, tokenizer_config.json,
-    special_tokens_map.json, added_tokens.json, config.json and generation_config.json. configs: the last two, if they
-    have been read already.
-    Raises CheckpointError, one line that names the file, for anything that is not GPT-2's byte-level BPE.
+    If all three are given, tokenizer.json counts, as in transformers. Of the other files, tokenizer_config.json,
+    special_tokens_map.json, added_tokens.json, config.json and generation_config.json are read if given. configs: the
+    last two, if they have been read already.
+    Raises CheckpointError, in one line that names the file, for anything but GPT-2's byte-level BPE.
     """
     configs = read_configs(files) if configs is None else configs
     settings = read_tokenizer_settings(files, configs)
@@ -78,7 +78,7 @@ def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
 
 
 def content_of(name: str, vocabulary: Vocabulary) -> bytes:
-    """What a token decodes to: `tokenizers` takes the letters of the byte alphabet for bytes, whatever token it is."""
+    """The bytes that a token decodes to: letters of the byte alphabet mean bytes in any token, as in `tokenizers`."""
     try:
         return name.translate(AS_LATIN_1).encode("latin-1") if ALPHABET.keys() >= set(name) else name.encode()
     except UnicodeEncodeError as error:
@@ -142,7 +142,7 @@ def read_merges(path: Path) -> list[str]:
         text = read_text_file(path, "merges.txt").decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"merges.txt: not UTF-8 text: {error}") from error
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n", MOST_VALUES)  # what is left then is no merge
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n", MOST_VALUES)  # a rest is refused as a merge
     if lines == [""] or lines[0].startswith("#version"):
         del lines[0]
     return lines
@@ -154,8 +154,8 @@ def read_merges(path: Path) -> list[str]:
 def byte_alphabet() -> dict[str, int]:
     """The letter in which vocabulary files write each byte: letter -> byte, all 256.
 
-    The visible characters of Latin-1 stand for their own codes; the other 68 bytes have the characters from U+0100 on,
-    in order. So 97 is "a", and 32, the space, is U+0120: "Ġ".
+    The visible characters of Latin-1 stand for their own codes; the other 68 bytes are written as the characters from
+    U+0100 on, in order. So 97 is "a", and 32, the space, is U+0120: "Ġ".
     Source: `bytes_to_unicode` in OpenAI's `src/encoder.py`.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -169,9 +169,9 @@ AS_LATIN_1 = {ord(letter): chr(byte) for letter, byte in ALPHABET.items()}
 
 
 def check_ids(vocabulary: Vocabulary) -> None:
-    """n tokens need the ids 0 to n - 1, each once: an id is a row of wte."""
+    """Raise CheckpointError unless n tokens have the ids 0 to n - 1, each once: an id is a row of wte."""
     ids, file = vocabulary.ids, vocabulary.ids_file
-    is_taken = bytearray(len(ids))  # for each id whether a token has it: a set would be many times as large
+    is_taken = bytearray(len(ids))  # for each id whether a token has it; a set would be far larger
     for token, token_id in ids.items():
         if type(token_id) is not int:  # isinstance would let True pass
             raise CheckpointError(f"{file}: the id of {shown(token)} must be a whole number. Got {shown(token_id)}")
@@ -202,15 +202,15 @@ def check_merges(vocabulary: Vocabulary) -> dict[str, None]:
 
 
 def ids_are_ranks(ids: Mapping[bytes, int], ranks: Ranks) -> bool:
-    """Whether tiktoken, which knows only the ids, merges as the ranks say, whatever the text.
+    """Whether tiktoken, which knows only the ids, merges every text as the ranks say.
 
-    By the list, adjacent tokens are merged if they are a pair in it, the first of the list first (bpe.py). tiktoken
-    knows no pairs: it merges any adjacent tokens that make a token, the lowest id first. The two agree if the ids rise
-    with the list, and if adjacent tokens that make a token are never any but the pair in the list.
+    By the ranks, adjacent tokens are merged if they are a listed pair, the lowest rank first (bpe.py). tiktoken knows
+    no pairs: it merges any adjacent tokens that join to a token, the lowest id first. The two agree if the ids rise
+    with the ranks, and if adjacent tokens that join to a token are always the listed pair.
     """
-    age = {token: 0 for token in ids if len(token) == 1}  # token -> the merge that makes it, from 1; bytes come before
+    age = {token: 0 for token in ids if len(token) == 1}  # token -> number of its merge, from 1; 0: a byte
     halves: dict[bytes, tuple[bytes, bytes]] = {}  # token -> the pair that makes it
-    depth = dict.fromkeys(age, 0)  # token -> how many merges deep it is
+    depth = dict.fromkeys(age, 0)  # token -> how deeply its merges are nested
     lowest_id = 0
     for number, (left, right) in enumerate(ranks, start=1):  # in the order of their ranks
         token = left + right
@@ -230,9 +230,9 @@ def stay_apart(left: bytes, right: bytes, age: Mapping[bytes, int],
                halves: Mapping[bytes, tuple[bytes, bytes]]) -> bool:
     """Whether the merges in `age`, applied to the bytes of `left + right`, end with `left` and `right`.
 
-    Each of the two has stood this check, so its own bytes become it, unless a merge across the seam comes first. Look
-    for one by running the merges backwards: of the two tokens at the seam, take the younger apart; now the two at the
-    seam must not be a pair that would have been joined earlier. Of equal merges, the one further left comes first.
+    Both have passed this check, so the bytes of each become that token, unless a merge across the seam comes first.
+    Look for one by undoing the merges: of the two tokens at the seam, split the one made later; the two that are then
+    at the seam must not join to a token that is made earlier. Of equal merges, the leftmost comes first.
     """
     while age[left] > 0 or age[right] > 0:
         if age[left] > age[right]:

@@ -1,4 +1,4 @@
-"""What a load wants of a checkpoint: which files serve which purpose, and what people have instead of them."""
+"""The files that loading needs from a checkpoint, and what people have instead of them."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from typing import Any
 from ..errors import CheckpointError, shown
 from .json_file import read_json_object
 
-# What a load wants: for each purpose the sets of files that serve it, the first complete one of which is taken.
+# For each purpose the sets of files that serve it; the first complete set is used.
 Wanted = tuple[tuple[str, ...], ...]
 
 
 def optional(file_name: str) -> Wanted:
-    """What is read where it exists: this file, or else none."""
+    """A file that is read if it exists."""
     return ((file_name,), ())
 
 
@@ -27,7 +27,7 @@ TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 GENERATION = optional("generation_config.json")
 BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
 
-# What people have instead of the files that are wanted, and how to get those.
+# What people have instead of these files, and how to get them.
 SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
 LORA = "a LoRA adapter: in PEFT, merge_and_unload() and save_pretrained() write a whole checkpoint"
 GGUF = "a file of llama.cpp: load the checkpoint that it was made from"
@@ -50,12 +50,12 @@ OTHER_KINDS = {
 }
 
 
-# How a file is got: its name in the checkpoint -> where it lies, or None where the checkpoint has no such file.
+# A function that gets a file: its name in the checkpoint -> its path, or None if the checkpoint has no such file.
 FileGetter = Callable[[str], Path | None]
 
 
 class IncompleteCheckpoint(CheckpointError):
-    """A file that is wanted is not there."""
+    """A required file is missing."""
 
     def __init__(self, message: str, wanted: Wanted) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class IncompleteCheckpoint(CheckpointError):
 
 
 def files_in_folder(folder: Path, wanted: Sequence[Wanted]) -> dict[str, Path]:
-    """The files of a folder. Where others are there instead, the error says what they are and how to get these."""
+    """The files of a folder. If it has others instead, the error says what they are and how to get the right ones."""
     try:
         return choose_files(wanted, partial(file_in_folder, folder), str(folder))
     except IncompleteCheckpoint as error:
@@ -75,13 +75,13 @@ def files_in_folder(folder: Path, wanted: Sequence[Wanted]) -> dict[str, Path]:
 
 
 def file_in_folder(folder: Path, file_name: str) -> Path | None:
-    """Where the file lies in the folder, or None. A FileGetter."""
+    """The file's path in the folder, or None. A FileGetter."""
     path = folder / file_name
     return path if os.path.isfile(path) else None  # links are followed
 
 
 def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
-    """For each purpose the first set of files that `get` has in full. Raises IncompleteCheckpoint where none is."""
+    """For each purpose the first set of files that `get` finds completely. Raises IncompleteCheckpoint if none is."""
     files: dict[str, Path] = {}
     for alternatives in with_those_beside(wanted):
         files |= first_complete(alternatives, get, place)
@@ -92,12 +92,12 @@ def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[
 
 
 def with_those_beside(wanted: Sequence[Wanted]) -> list[Wanted]:
-    """All that is wanted, and the optional files that belong to it."""
+    """The wanted files, and the optional ones that belong to them."""
     return [*wanted, *(optional(name) for purpose in wanted for name in BESIDE.get(purpose, ()))]
 
 
 def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
-    """The first of the alternatives that `get` has in full: its files by name. Raises IncompleteCheckpoint."""
+    """The first of the alternatives that `get` finds completely: name -> path. Raises IncompleteCheckpoint."""
     for file_names in alternatives:
         found: dict[str, Path] = {}
         for file_name in file_names:
@@ -112,7 +112,7 @@ def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[st
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that a sharded checkpoint's index names. Bare names only: an index must not lead out of its folder."""
+    """The files that a sharded checkpoint's index names: bare names, so that none is outside its folder."""
     weight_map = read_json_object(index, str(index)).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
@@ -124,5 +124,5 @@ def shard_names(index: Path) -> list[str]:
 
 
 def is_bare_name(shard: Any) -> bool:
-    """Whether this is a .safetensors file's name that leads nowhere else, and that an error's one line can show."""
+    """Whether this is the name of a .safetensors file in the same folder, fit to be shown in an error message."""
     return isinstance(shard, str) and shard.isprintable() and bool(re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard))

@@ -34,9 +34,10 @@ MOST_COMPARED = 300_000_000  # numbers that attribution keeps, of three passes: 
 MOST_KEPT = 4  # cached pages without interventions, shown next to those with
 
 
-def server_data(engine: Engine) -> dict[str, Any]:
-    """The server's limits and options, as the page needs them; a page without this data sends no requests."""
-    return {"max_tokens": most_tokens(engine.model.config), "max_new_tokens": MOST_NEW_TOKENS,
+def server_data(engine: Engine, prompt: str) -> dict[str, Any]:
+    """What the page needs to know: the prompt and the server's limits. A page without it sends no requests."""
+    return {"prompt": prompt,
+            "max_tokens": most_tokens(engine.model.config), "max_new_tokens": MOST_NEW_TOKENS,
             "max_interventions": MOST_INTERVENTIONS, "kinds": list(KINDS), "stages": list(CHANGEABLE),
             "stages_with_heads": [name for name, stage in CHANGEABLE.items() if "n_head" in stage.shape],
             "global_stages": [name for name, stage in CHANGEABLE.items() if not stage.name.startswith("h.i.")]}

@@ -43,9 +43,13 @@ def content_security_policy(served: bool = False) -> str:
 
     A live page may also connect to its server.
     """
-    policy = (f"default-src 'none'; style-src '{sha256(style())}'; script-src '{sha256(script(served))}'; "
-              "img-src data:; base-uri 'none'; form-action 'none'")
+    policy = policy_for(style(), script(served))
     return policy + "; connect-src 'self'" if served else policy
+
+
+def policy_for(style: str, script: str) -> str:
+    return (f"default-src 'none'; style-src '{sha256(style)}'; script-src '{sha256(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'")
 
 
 def style() -> str:

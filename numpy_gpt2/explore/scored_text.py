@@ -12,7 +12,7 @@ import numpy as np
 from ..scoring import Scores
 from ..tokenizer import Tokenizer
 from .page import rounded, token_name
-from .rendering import DATA, read, script_safe_json, sha256
+from .rendering import DATA, policy_for, read, script_safe_json
 
 MOST_SHOWN = 20_000  # tokens: a page of about 2 MB, which a browser still scrolls smoothly
 
@@ -49,9 +49,7 @@ def template() -> str:
     style = "\n" + read("page.css") + read("scored_text.css")
     script = '\n"use strict";\n\n' + "\n".join(map(read, ("scripts/elements.js", "scripts/pointing.js",
                                                           "scored_text.js")))
-    policy = (f"default-src 'none'; style-src '{sha256(style)}'; script-src '{sha256(script)}'; img-src data:; "
-              "base-uri 'none'; form-action 'none'")
     page = read("scored_text.html")
-    for place, text in {"{{policy}}": policy, "{{style}}": style, "{{script}}": script}.items():
+    for place, text in {"{{policy}}": policy_for(style, script), "{{style}}": style, "{{script}}": script}.items():
         page = page.replace(place, text)
     return page

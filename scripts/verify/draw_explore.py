@@ -1,14 +1,17 @@
-"""Draw the READMEs' pictures of the page of `python -m numpy_gpt2.explore`.
+"""Draw the READMEs' pictures of the pages of `python -m numpy_gpt2.explore` and `python -m numpy_gpt2.score --html`.
 
 Needs Debian's chromium and the extra `browser`. Run from anywhere; the pictures lie in numpy_gpt2/explore/pictures:
 
     explore.png        the page up to the logit lens
     attention.png      the attention of all heads and of one
     intervention.png   the served page with an intervention: the logit lens, with what was before
+    scored_text.png    the beginning of the experiments' tale, coloured by surprise
 """
 
 import argparse
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -25,6 +28,7 @@ PROMPT = "The king said to his daughter that she"
 PRINCESS = "The princess was so beautiful that"
 PRINCE = "The prince was so beautiful that"
 FOLDER = Path(__file__).resolve().parents[2] / "numpy_gpt2" / "explore" / "pictures"
+STORY = Path(__file__).resolve().parents[1] / "experiments" / "story.txt"
 WIDTH = 1240
 MARGIN = 24
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -44,6 +48,7 @@ def main():
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         draw_static_page(browser, model, tokenizer)
         draw_intervention(browser, model, tokenizer)
+        draw_scored_text(browser)
         browser.close()
 
 
@@ -65,7 +70,7 @@ def draw_intervention(browser, model, tokenizer):
     """The princess's residual stream becomes the prince's before block 2."""
     engine = Engine(model, tokenizer, "fairytale")
     data = page_data(model, tokenizer, prompt_ids(model, tokenizer, PRINCESS), "fairytale")
-    with PageServer(engine, render({**data, "server": server_data(engine)})) as server:
+    with PageServer(engine, render({**data, "server": server_data(engine, PRINCESS)})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser.new_page(viewport={"width": 900, "height": 620}, color_scheme="light")
         page.goto(server.address, timeout=120_000)
@@ -83,6 +88,19 @@ def draw_intervention(browser, model, tokenizer):
         page.screenshot(path=path)
         say_size(path)
         server.shutdown()
+
+
+def draw_scored_text(browser):
+    with tempfile.TemporaryDirectory() as folder:
+        text, file = Path(folder, "story.txt"), Path(folder, "story.html")
+        text.write_text(STORY.read_text(encoding="utf-8")[:860], encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "numpy_gpt2.score", text, "--html", file], check=True,
+                       stdout=subprocess.DEVNULL)
+        page = browser.new_page(viewport={"width": 860, "height": 620}, color_scheme="light")
+        page.goto(file.as_uri(), timeout=120_000)
+        page.locator(".text bdi", has_text="hedge").first.hover()
+        page.screenshot(path=FOLDER / "scored_text.png")
+        say_size(FOLDER / "scored_text.png")
 
 
 def draw(page, name, x, y, width, height):

@@ -112,6 +112,16 @@ def test_an_end_that_only_the_config_has_counts_beside_a_generation_config_witho
     assert model.config.eos_token_id == 9 and tokenizer.eos_ids == (9,)
 
 
+def test_warnings_point_to_the_line_that_loads(tmp_path):
+    settings = {"suppress_tokens": [3]}
+    form = Form({"vocab.json": PLAIN | {"no merge makes it": N}, "generation_config.json": settings},
+                {"eos_token_id": N + 7})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(write_form(form, tmp_path))
+    assert [(warning.category, warning.filename) for warning in caught] == [(CheckpointWarning, __file__)] * 5
+
+
 def test_a_warning_is_one_line_on_a_command_line(tmp_path, capsys):
     folder = write_form(FORMS["a pad token without an id"], tmp_path)
 

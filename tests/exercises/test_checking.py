@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import regex
 
 from numpy_gpt2 import bpe, ops
 from numpy_gpt2.exercises import check
@@ -96,8 +97,15 @@ def test_a_function_that_calls_the_engines_own_is_wrong(name, function):
 
 def test_text_that_is_not_split_before_it_is_merged_is_wrong():
     assert not check("encode", lambda text, ranks: bpe.merge(text.encode(), ranks)).passed
-    assert not check("encode", lambda text, ranks: [
-        token for word in text.replace(" ", "| ").split("|") for token in bpe.merge(word.encode(), ranks)]).passed
+
+    def with_pattern(pattern):
+        return lambda text, ranks: [token for piece in regex.findall(pattern, text)
+                                    for token in bpe.merge(piece.encode(), ranks)]
+
+    assert check("encode", with_pattern(bpe.SPLIT_PATTERN)).passed
+    without_contractions = bpe.SPLIT_PATTERN.partition(")|")[2]
+    for pattern in [r" ?\S+", r"\s*\S+", r" ?\w+| ?[^\w\s]+|\s+", r"\w+|\W+", r"\S+|\s+", without_contractions]:
+        assert not check("encode", with_pattern(pattern)).passed, pattern
 
 
 def decode_stream(self, ids, collect):
@@ -251,6 +259,7 @@ def test_vietnamese_messages_are_vietnamese():
 
 def test_a_check_takes_less_than_a_second():
     for name, exercise in exercises_by_name().items():
-        started = time.process_time()
-        check_function(exercise, LAWS[name].reference)
-        assert time.process_time() - started < 1, name
+        for function in (LAWS[name].reference, lambda *args: "which no known mistake gives"):
+            started = time.process_time()
+            check_function(exercise, function)
+            assert time.process_time() - started < 1, name
