@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, build_model, named_parameters, random_model
 from numpy_gpt2.cli.tables import visible
+from numpy_gpt2.generate import last_that_fit
 from numpy_gpt2.tokenizer import quoted
 
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
@@ -113,11 +115,25 @@ def test_without_a_prompt_standard_input_is_read_if_it_is_a_pipe_or_a_file(tmp_p
     assert generate("", *options.split(), stdin=b"The fox").stdout == by_itself  # a prompt was given: it is empty
 
 
+@pytest.mark.skipif(os.name == "nt", reason="terminals are POSIX's")
+def test_at_a_terminal_a_prompt_is_not_waited_for(fairytale):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = subprocess.run([*COMMAND, "--seed", "1", "--max-new-tokens", "5"], stdin=theirs, capture_output=True,
+                             timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert process.stdout.decode() == text_of(fairytale, "", seed=1, max_new_tokens=5) + "\n"
+
+
 def test_waiting_for_standard_input_is_said():
     with subprocess.Popen([*COMMAND, "--max-new-tokens", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as process:
+        end = Timer(40, process.kill)
+        end.start()
         assert process.stderr.readline() == b"note: reading standard input to its end\n"
         text, _ = process.communicate(b"The king", timeout=60)
+        end.cancel()
     assert text == b"The king\n"
 
 
@@ -220,14 +236,20 @@ def test_last_reads_on_in_bounded_memory_and_keeps_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("n_new, most", [(12, 500), (400, 256), (0, 512)])
-def test_last_leaves_room_for_the_new_tokens_and_cuts_no_character(fairytale, n_new, most):
+def test_last_leaves_room_for_the_new_tokens(n_new, most):
     prompt = "日本語 " * 300
     process = generate(prompt, "--last", "--max-new-tokens", str(n_new), "--stats", env={"PYTHONIOENCODING": "utf-8"})
-    n_prompt, n_written = re.search(r"stats: (\d+) prompt tokens, (\d+) new", last_line(process)).groups()
-    assert most - 4 <= int(n_prompt) <= most
-    text = process.stdout.decode()
-    kept = fairytale[1].decode(fairytale[1].encode(prompt)[-int(n_prompt):])
-    assert text.startswith(kept) and "\ufffd" not in kept
+    assert most - 4 <= int(re.search(r"stats: (\d+) prompt tokens", last_line(process))[1]) <= most
+
+
+def test_last_cuts_no_character(fairytale):
+    tokenizer = fairytale[1]
+    prompt = "日本語 naïve " * 300
+    ids = tokenizer.encode(prompt)
+    for room in range(100, 130):
+        kept, kept_ids = last_that_fit(prompt, ids, room, tokenizer, ())
+        assert prompt.endswith(kept) and kept_ids == tokenizer.encode(kept) and room - 4 < len(kept_ids) <= room
+    assert last_that_fit(prompt, ids, len(ids), tokenizer, ()) == (prompt, ids)
 
 
 def test_last_leaves_a_prompt_that_fits_as_it_is():
@@ -429,7 +451,8 @@ def test_ctrl_c_ends_a_text_and_a_line_but_not_the_session(terminal):
     terminal.expect("Each line is a prompt of its own")
     terminal.expect("prompt> ")
     terminal.sendline("/quit")
-    terminal.wait()
+    terminal.read()  # to its end
+    terminal.close()
     assert terminal.exitstatus == 0
 
 

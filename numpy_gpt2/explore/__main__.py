@@ -3,6 +3,7 @@
 With `--serve`, as a page with the engine behind it.
 """
 
+import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -34,7 +35,7 @@ def make_parser() -> ArgumentParser:
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.html",
-                        help=f"where to write the page (default: {OUTPUT})")
+                        help=f"where to write the page, - for standard output (default: {OUTPUT})")
     parser.add_argument("--serve", action="store_true", help="serve the page instead, with the model behind it, to the "
                         "browsers of this machine, until Ctrl-C")
     parser.add_argument("--port", type=whole_number(1, 65535), metavar="N",
@@ -53,7 +54,10 @@ def main() -> None:
     if args.port is not None and not args.serve:
         raise BadInput("--port must come with --serve")
     output = args.output or OUTPUT
-    if not args.serve:
+    is_piped = str(output) == "-"
+    if is_piped and args.open:
+        raise BadInput("--open needs the page in a file. Got -o -, standard output")
+    if not args.serve and not is_piped:
         check_output(output)
     prompt = read_prompt(args.prompt, args.prompt_file)
     with bad_input():
@@ -62,17 +66,20 @@ def main() -> None:
         ids = prompt_ids(model, tokenizer, prompt, special_tokens(args))
     data = page_data(model, tokenizer, ids, args.model)
     if args.serve:
-        serve(data, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
+        serve(data, prompt, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
         return
     page = render(data).encode("utf-8")
+    if is_piped:
+        sys.stdout.buffer.write(page)
+        return
     write_whole(output.resolve(), page)  # resolved, so that a symbolic link is kept
     say(f"page: {output}, {len(page) / 1000:,.0f} KB")
     if args.open:
         open_in_browser(output.resolve().as_uri(), str(output))
 
 
-def serve(data: dict[str, Any], model: GPT2, tokenizer: Tokenizer, name: str, allowed_special: Collection[str],
-          port: int | None, is_opened: bool) -> None:
+def serve(data: dict[str, Any], prompt: str, model: GPT2, tokenizer: Tokenizer, name: str,
+          allowed_special: Collection[str], port: int | None, is_opened: bool) -> None:
     """Serve the page until Ctrl-C, its address on standard output. Raises BadInput for a port that cannot be had."""
     from .answers import server_data  # imported here: a page that is written needs no server
     from .prompts import Engine
@@ -80,7 +87,7 @@ def serve(data: dict[str, Any], model: GPT2, tokenizer: Tokenizer, name: str, al
 
     engine = Engine(model, tokenizer, name, allowed_special)
     engine.kept[tuple(data["ids"])] = data
-    page = render({**data, "server": server_data(engine)})
+    page = render({**data, "server": server_data(engine, prompt)})
     try:
         server = PageServer(engine, page, port or 0)
     except OSError as error:

@@ -34,9 +34,10 @@ MOST_COMPARED = 300_000_000  # numbers of three passes that attribution holds: 1
 MOST_KEPT = 4  # pages without interventions that are kept, to be shown beside those with
 
 
-def server_data(engine: Engine) -> dict[str, Any]:
-    """What a page must know of the server; a page without it asks for nothing."""
-    return {"max_tokens": most_tokens(engine.model.config), "max_new_tokens": MOST_NEW_TOKENS,
+def server_data(engine: Engine, prompt: str) -> dict[str, Any]:
+    """What a page must know of the server; a page without it asks for nothing. prompt: what the page was made of."""
+    return {"prompt": prompt,
+            "max_tokens": most_tokens(engine.model.config), "max_new_tokens": MOST_NEW_TOKENS,
             "max_interventions": MOST_INTERVENTIONS, "kinds": list(KINDS), "stages": list(CHANGEABLE),
             "stages_with_heads": [name for name, stage in CHANGEABLE.items() if "n_head" in stage.shape],
             "global_stages": [name for name, stage in CHANGEABLE.items() if not stage.name.startswith("h.i.")]}

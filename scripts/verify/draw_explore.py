@@ -70,7 +70,7 @@ def draw_intervention(browser, model, tokenizer):
     """The princess's residual stream becomes the prince's before block 2."""
     engine = Engine(model, tokenizer, "fairytale")
     data = page_data(model, tokenizer, prompt_ids(model, tokenizer, PRINCESS), "fairytale")
-    with PageServer(engine, render({**data, "server": server_data(engine)})) as server:
+    with PageServer(engine, render({**data, "server": server_data(engine, PRINCESS)})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser.new_page(viewport={"width": 900, "height": 620}, color_scheme="light")
         page.goto(server.address, timeout=120_000)

@@ -423,7 +423,8 @@ def test_ids_that_only_the_model_or_only_the_tokenizer_knows_are_neither_taken_n
 
 
 def test_the_page_is_told_which_stages_and_bounds_there_are():
-    told = server_data(ENGINE)
+    told = server_data(ENGINE, "The fox")
+    assert told["prompt"] == "The fox"
     assert (told["max_tokens"], told["max_new_tokens"], told["max_interventions"]) == (128, 128, 32)
     assert told["kinds"] == ["zero", "mean", "scale", "from"]
     assert told["global_stages"] == ["wte", "wpe"]

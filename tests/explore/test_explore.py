@@ -58,6 +58,13 @@ def test_the_prompt_can_come_from_a_file_or_a_pipe(fairytale, tmp_path):
     assert path.read_text(encoding="utf-8") == page_of(fairytale, "The fox")
 
 
+def test_the_page_can_go_to_standard_output(fairytale, tmp_path):
+    process = explore("The fox", "-o", "-", cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (process.returncode, process.stdout.decode("utf-8")) == (0, page_of(fairytale, "The fox"))
+    assert list(tmp_path.iterdir()) == []
+    assert last_line(explore("The fox", "-o", "-", "--open")).startswith("error: --open needs the page in a file")
+
+
 def test_a_page_that_is_there_is_replaced_and_a_link_stays_a_link(tmp_path):
     (tmp_path / "old.html").write_text("old")
     (tmp_path / "link.html").symlink_to("old.html")

@@ -29,7 +29,7 @@ OTHER = "The fox said to his brother that he"
 def serving(model, tokenizer):
     engine = Engine(model, tokenizer, "fairytale")
     data = page_data(model, tokenizer, tokenizer.encode(PROMPT), "fairytale")
-    with PageServer(engine, render({**data, "server": server_data(engine)})) as server:
+    with PageServer(engine, render({**data, "server": server_data(engine, PROMPT)})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -158,6 +158,18 @@ def test_a_bookmark_and_a_reload_open_the_same_state(served, fairytale):
     page.locator("#bar .chips li").first.wait_for()
     assert page.locator("#bar .chips li").first.text_content().startswith("head 2.1")
     assert "token=" not in page.url.split("#")[0]  # the secret has left the address
+
+
+def test_an_empty_prompt_is_the_end_of_text_before_and_after_it_is_run_again(served, fairytale):
+    page = served()
+    for _ in range(2):
+        page.locator("#ask-prompt").fill("")
+        page.locator("#ask button[type=submit]").click()
+        until(page, "page.prompt === '<|endoftext|>'")
+        assert page.evaluate("page.ids") == [fairytale[1].eot_id]
+        assert page.locator("#ask-prompt").input_value() == ""
+    page.reload()
+    until(page, "page.prompt === '<|endoftext|>'")
 
 
 def test_a_prompt_that_is_too_long_is_refused_in_a_sentence_and_the_page_stays(served):
@@ -340,6 +352,10 @@ def test_another_token_can_be_taken_and_the_text_goes_on_from_there(served, fair
     until(page, "page.ids.length === 28")
     assert page.evaluate("page.ids") == [*ids[:8], *expected]
     assert page.locator("#write .strip button").count() == 0
+    page.locator("#back").click()
+    until(page, "page.ids.length === 8")
+    page.locator("#forth").click()
+    until(page, "page.ids.length === 28")
 
 
 def test_writing_can_be_stopped(served):

@@ -33,7 +33,7 @@ METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", 
 def served():
     engine = Engine(MODEL, TOKENIZER, "fairytale")
     data = page_data(MODEL, TOKENIZER, TOKENIZER.encode(PROMPT), "fairytale")
-    with PageServer(engine, render({**data, "server": server_data(engine)})) as running:
+    with PageServer(engine, render({**data, "server": server_data(engine, PROMPT)})) as running:
         threading.Thread(target=running.serve_forever, args=[0.02], daemon=True).start()
         yield running
         running.shutdown()
@@ -113,10 +113,10 @@ def test_the_first_address_gives_a_cookie_and_leaves_no_token_in_the_address(ser
 def test_the_page_is_the_static_one_with_the_server_s_bounds(served):
     data = page_data(MODEL, TOKENIZER, TOKENIZER.encode(PROMPT), "fairytale")
     _, _, body = asked(served, "/", b"", "GET")
-    assert body.decode() == render({**data, "server": server_data(served.engine)})
+    assert body.decode() == render({**data, "server": server_data(served.engine, PROMPT)})
     text, = re.findall(r'<script type="application/json" id="data">(.*?)</script>', body.decode())
     page = json.loads(text)
-    assert page.pop("server") == json.loads(json.dumps(server_data(served.engine)))
+    assert page.pop("server") == json.loads(json.dumps(server_data(served.engine, PROMPT)))
     assert page == json.loads(json.dumps(data))
 
 

@@ -53,8 +53,8 @@ let promptOfComparison = "";
 /** The clean prompt is the page's, unless another was typed. */
 function followWithComparison() {
   const field = find("#clean");
-  if (field.value === promptOfComparison) field.value = page.prompt;
-  promptOfComparison = page.prompt;
+  if (field.value === promptOfComparison) field.value = promptText();
+  promptOfComparison = promptText();
 }
 
 function listenToComparison() {

@@ -1,7 +1,7 @@
 // The prompt: typing another, and the history of what was shown
 
 /** What is shown: the prompt, as text or, where it was written by the model, as ids; and the interventions. */
-let state = { prompt: firstData.prompt, interventions: [] };
+let state = { prompt: firstData.server.prompt, interventions: [] };
 const earlier = [];  // prompts, the newest last
 let step = 0;        // of the history, and the last one
 let lastStep = 0;
@@ -16,16 +16,23 @@ async function go(next, { isNew = true } = {}) {
   if (!isNew) choose(chosenInAddress());
   if (isNew) lastStep = step += 1;
   const write = isNew ? "pushState" : "replaceState";
-  history[write]({ state, step }, "", addressWith({ prompt: page.prompt }));
+  history[write]({ state, step }, "", addressWith({ prompt: promptText() }));
   tellPrompt();
   return true;
 }
 
+/** An empty prompt is <|endoftext|> to the model, but not that text. */
+function promptText() {
+  return state.prompt ?? page.prompt;
+}
+
 function tellPrompt() {
-  find("#ask-prompt").value = page.prompt;
-  if (!earlier.includes(page.prompt)) earlier.push(page.prompt);
-  find("#earlier").replaceChildren(...earlier.map((prompt) => make("option", { value: prompt }, prompt.slice(0, 60))));
-  find("#earlier").value = page.prompt;
+  const text = promptText();
+  find("#ask-prompt").value = text;
+  if (!earlier.includes(text)) earlier.push(text);
+  find("#earlier").replaceChildren(...earlier.map((prompt) =>
+    make("option", { value: prompt }, prompt.slice(0, 60) || page.prompt)));
+  find("#earlier").value = text;
   find("#back").disabled = step === 0;
   find("#forth").disabled = step === lastStep;
 }
@@ -64,7 +71,7 @@ function returnTo({ state: entry }) {
   return go(entry?.state ?? stateInAddress(), { isNew: false });
 }
 
-/** The prompt of a bookmark stands in its address, after the #, which browsers keep to themselves. */
+/** The prompt of a bookmark is in its address, after the #, which browsers keep to themselves. */
 function stateInAddress() {
-  return { prompt: readAddress().get("prompt") ?? state.prompt ?? page.prompt, interventions: [] };
+  return { prompt: readAddress().get("prompt") ?? promptText(), interventions: [] };
 }
