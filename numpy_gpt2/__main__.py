@@ -1,6 +1,8 @@
 """`python -m numpy_gpt2`: the commands, a line each."""
 
-from .cli.exits import run
+import sys
+
+from .cli.exits import BadInput, run
 
 COMMANDS = {
     "generate": "continue a prompt",
@@ -15,6 +17,11 @@ COMMANDS = {
 
 
 def main() -> None:
+    word = next((word for word in sys.argv[1:] if word not in ("-h", "--help")), None)
+    if word is not None:
+        name = word if word in COMMANDS else "NAME"
+        raise BadInput(f"a command comes after a dot, python -m numpy_gpt2.{name}: alone, this lists them. "
+                       f"Got {word!r}")
     print("GPT-2 in pure NumPy. Commands, each with --help:\n")
     for name, meaning in COMMANDS.items():
         print(f"  python -m numpy_gpt2.{name:10}{meaning}")

@@ -48,6 +48,7 @@ def check_number(name: str, value: Any, low: float, high: float, meaning: str) -
 
     meaning: what it must be, in the words of the error.
     """
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not low <= value <= high:
+    number = float(value) if isinstance(value, np.floating) else value  # in float32, the largest float64 is inf
+    if not isinstance(number, (int, float, np.integer)) or isinstance(value, bool) or not low <= number <= high:
         raise ValueError(f"{name} must be {meaning}. Got {shown(value)}.")
-    return float(value)
+    return float(number)

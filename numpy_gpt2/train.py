@@ -1,4 +1,4 @@
-"""Fine-tune a checkpoint on texts, or train one anew: `python -m numpy_gpt2.train story.txt --out my-model`."""
+"""Fine-tune a checkpoint on texts, or train from scratch: `python -m numpy_gpt2.train story.txt --out my-model`."""
 
 import math
 import shutil
@@ -29,66 +29,65 @@ from .training.windows import split_tail
 from .weights import GPT2, parameter_shapes
 
 SAMPLE_TOKENS = 40
-PASSES, FEWEST_STEPS, MOST_STEPS = 3, 20, 200  # over the text, by default: more of them learn it by heart
+PASSES, FEWEST_STEPS, MOST_STEPS = 3, 20, 200  # by default: more passes over the text overfit
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="numpy_gpt2.train", description="Fine-tune a checkpoint on texts, or train one anew. "
-                            "The run's state is saved as it goes: after Ctrl-C, a crash or a full disk, the same "
-                            "command goes on from there, to the same weights.")
+    parser = ArgumentParser(prog="numpy_gpt2.train", description="Fine-tune a checkpoint on texts, or train from "
+                            "scratch. The run's state is saved regularly: after Ctrl-C, a crash or a full disk, the "
+                            "same command resumes from there, to the same weights.")
     parser.add_argument("texts", nargs="+", metavar="TEXT",
-                        help="a UTF-8 text, or - for standard input; <|endoftext|> goes before each")
+                        help="a UTF-8 text file, or - for standard input; <|endoftext|> is prepended to each")
     parser.add_argument("--model", default="fairytale", metavar="NAME",
-                        help="what to start from: fairytale (bundled, the default), gpt2, gpt2-medium, an owner/repo "
-                             "on the hub, or a folder")
+                        help="the model to start from: fairytale (bundled, the default), gpt2, gpt2-medium, an "
+                             "owner/repo on the hub, or a folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
-                        help="where the checkpoint goes: a new folder, or that of the run to go on with")
+                        help="the output folder: a new one, or that of a run to resume")
 
     scratch = parser.add_argument_group("a new model")
     scratch.add_argument("--from-scratch", action="store_true",
-                         help="start with a model that has learnt nothing; of --model only the tokenizer is taken")
+                         help="start with an untrained model, using only the tokenizer of --model")
     for name, default in (("n-layer", 4), ("n-head", 4), ("n-embd", 128)):
         scratch.add_argument(f"--{name}", type=whole_number(1), default=default, metavar="N",
                              help="default: %(default)s")
 
-    recipe = parser.add_argument_group("how to learn")
+    recipe = parser.add_argument_group("training")
     recipe.add_argument("--steps", type=whole_number(1), metavar="N",
-                        help=f"updates of the weights (default: as many as read the text {PASSES} times, but at least "
-                             f"{FEWEST_STEPS} and at most {MOST_STEPS}; from scratch {MOST_STEPS})")
+                        help=f"updates of the weights (default: {PASSES} passes over the text, but at least "
+                             f"{FEWEST_STEPS} and at most {MOST_STEPS} steps; from scratch {MOST_STEPS})")
     recipe.add_argument("--batch-size", type=whole_number(1), default=8, metavar="N",
-                        help="windows of the text in one pass (default: %(default)s)")
+                        help="windows of the text per forward pass (default: %(default)s)")
     recipe.add_argument("--context", type=whole_number(1), metavar="N",
-                        help="tokens of a window (default: 256, or the model's context where that is less)")
+                        help="tokens per window (default: 256, or the model's context if that is shorter)")
     recipe.add_argument("--accumulate", type=whole_number(1), default=1, metavar="N",
-                        help="passes whose gradients make up one step: a larger batch in less memory "
+                        help="forward and backward passes per step: a larger batch in less memory "
                              "(default: %(default)s)")
     recipe.add_argument("--rate", type=float, metavar="R",
-                        help="AdamW's largest learning rate (default: 0.001, from scratch 0.005)")
+                        help="AdamW's peak learning rate (default: 0.001, from scratch 0.005)")
     recipe.add_argument("--muon-rate", type=float, metavar="R",
-                        help="Muon's, which moves the matrices of the blocks; 0 leaves them to AdamW "
+                        help="Muon's peak learning rate, for the matrices of the blocks; 0 uses AdamW for them "
                              "(default: 0.01, from scratch 0.02)")
     recipe.add_argument("--weight-decay", type=float, default=0.05, metavar="D",
-                        help="of the matrices of the blocks (default: %(default)s)")
+                        help="for the matrices of the blocks (default: %(default)s)")
     recipe.add_argument("--warmup", type=float, default=0.1, metavar="F",
-                        help="the fraction of the steps in which the rates rise; then they fall along a cosine "
+                        help="the fraction of the steps over which the rates rise, before cosine decay "
                              "(default: %(default)s)")
     recipe.add_argument("--clip", type=float, default=1.0, metavar="NORM",
-                        help="the largest norm of the gradients that AdamW sees, 0 is off (default: %(default)s)")
+                        help="the maximum norm of AdamW's gradients; 0 is off (default: %(default)s)")
     recipe.add_argument("--freeze", nargs="+", default=[], metavar="GLOB",
-                        help="parameters that stay as they are: 'wte' 'h.[0-3].*'")
+                        help="parameters to keep fixed: 'wte' 'h.[0-3].*'")
     recipe.add_argument("--seed", type=whole_number(0), default=0, metavar="S",
-                        help="of the order of the windows, and of a new model's weights (default: %(default)s)")
+                        help="for the order of the windows, and a new model's weights (default: %(default)s)")
 
-    watching = parser.add_argument_group("how to watch it")
+    watching = parser.add_argument_group("evaluation and saving")
     watching.add_argument("--held-out", type=float, default=0.1, metavar="F",
-                          help="the fraction of the text, its tail, to measure by instead of learning it: the weights "
-                               "that are best there are kept; with 0, those of the last step (default: %(default)s)")
+                          help="the fraction of the text, its tail, to hold out for evaluation: the weights with the "
+                               "lowest loss there are kept; with 0, those of the last step (default: %(default)s)")
     watching.add_argument("--eval-every", type=whole_number(1), metavar="N",
-                          help="steps from one measurement, with a sample of text, to the next (default: a fifth of "
-                               "--steps)")
+                          help="steps between evaluations, each with a sample of text (default: a fifth of --steps)")
     watching.add_argument("--save-every", type=float, default=60.0, metavar="S",
-                          help="seconds after which the state is saved again (default: %(default)s)")
-    watching.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the losses")
+                          help="seconds between saves of the run's state (default: %(default)s)")
+    watching.add_argument("--plot", type=Path, metavar="FILE.png", help="plot the losses")
     return parser
 
 
@@ -110,25 +109,25 @@ def main() -> None:
     about = {**description(run, ids, args.model), "held_out": args.held_out, "from_scratch": args.from_scratch}
     with bad_input():
         if is_finished(args.out, about):
-            return say(f"{args.out} holds this run, finished. To go on from it: the same command with --model "
+            return say(f"{args.out} holds this run, finished. To train further: the same command with --model "
                        f"{args.out} and another --out")
     args.out.mkdir(parents=True, exist_ok=True)
     with bad_input():
         if resume(run, args.out, about):
-            say(f"{args.out}: going on after step {run.step} of {config.steps}")
-            if run.step == best_step(run):  # it may have been stopped before this was saved
+            say(f"{args.out}: resuming after step {run.step} of {config.steps}")
+            if run.step == best_step(run):  # the run may have stopped before saving these weights
                 save(model, args.out, tokenizer=tokenizer)
     announce_model("a new one" if args.from_scratch else args.model, model)
     passes = config.steps * tokens_per_step(config) / len(train_ids)
     say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out; {config.steps:,} steps of "
-        f"{tokens_per_step(config):,} tokens read the text {passes:.1f} times")
+        f"{tokens_per_step(config):,} tokens, {passes:.1f} passes over the text")
 
     try:
         take_steps(run, train_ids, held_out, tokenizer, about, args)
     except KeyboardInterrupt:
-        if run.is_whole:  # not while it was moving the weights; then the state saved last must do
+        if run.is_whole:  # otherwise interrupted during an update: the last saved state is used
             save_run(run, args.out, about)
-        say("stopped: the same command goes on")
+        say("stopped: run the same command again to resume")
         raise
     best = best_step(run)
     if best is None:
@@ -142,11 +141,11 @@ def main() -> None:
         draw(run, args.plot)
 
 
-# What is asked for ----------------------------------------------------------------------------------------------------
+# Settings -------------------------------------------------------------------------------------------------------------
 
 
 def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
-    """The checkpoint's model, or with --from-scratch one that has learnt nothing."""
+    """The checkpoint's model, or with --from-scratch an untrained one."""
     if not args.from_scratch:
         return load(args.model)[0]
     context = args.context or 256
@@ -157,7 +156,7 @@ def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
 
 
 def training_config(args: Any, model: GPT2, n_tokens: int) -> TrainingConfig:
-    """The settings, those that were left open filled in. n_tokens: of the text to train on."""
+    """The settings, with defaults filled in. n_tokens: the length of the training text."""
     defaults = {"rate": 0.005, "muon_rate": 0.02} if args.from_scratch else {"rate": 0.001, "muon_rate": 0.01}
     rates = defaults | {name: getattr(args, name) for name in defaults if getattr(args, name) is not None}
     config = TrainingConfig(args.steps or MOST_STEPS, args.batch_size,
@@ -178,7 +177,7 @@ def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
     """Raise ValueError for a text shorter than one window."""
     if len(train_ids) <= config.context:
         raise ValueError(f"the text must be longer than one window, --context {config.context}. Got "
-                         f"{len(train_ids):,} tokens to train on: give a longer text, or "
+                         f"{len(train_ids):,} tokens to train on: use a longer text, or "
                          f"--context {max(1, len(train_ids) // 2)}.")
 
 
@@ -187,7 +186,7 @@ def check_length(train_ids: np.ndarray, config: TrainingConfig) -> None:
 
 def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Tokenizer, about: dict[str, Any],
                args: Any) -> None:
-    """Take the steps that are left: a progress bar, a measurement now and then, the state saved as it goes."""
+    """Take the remaining steps, with a progress bar, evaluations, and regular saves of the state."""
     eval_every = args.eval_every or max(1, run.config.steps // 5)
     n_tokens = tokens_per_step(run.config)
     saved = time.monotonic()
@@ -216,12 +215,12 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
 
 
 def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
-    """The loss on the held-out text, and what the model writes by itself now, on standard error."""
+    """Record the held-out loss, and print it with a sample of the model's text to standard error."""
     line = f"step {run.step}/{run.config.steps}"
     if run.losses:
         line += f", loss {run.losses[-1]:.3f}"
     if len(held_out) > 1:
-        stride = run.model.config.n_positions - 1  # each token once, so that a measurement takes little time
+        stride = run.model.config.n_positions - 1  # windows hardly overlap, to evaluate quickly
         run.held_out_losses[run.step] = score_tokens(run.model, held_out, stride=stride).mean_loss
         line += f", held-out loss {run.held_out_losses[run.step]:.3f}"
     sample = "".join(stream_text(run.model, tokenizer, "", SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=run.step))
@@ -229,20 +228,20 @@ def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:
 
 
 def kept(run: Run, best: int) -> str:
-    """Which weights are kept, and why, in a line."""
+    """One line that says which weights are kept, and why."""
     losses, last = run.held_out_losses, run.step
     if best == last:
         line = f"the weights of the last step are kept: its held-out loss is the lowest, {losses[last]:.3f}"
     else:
         line = (f"the weights of step {best} are kept: its held-out loss is the lowest, {losses[best]:.3f}; after "
-                f"{last} steps it was {losses[last]:.3f}, so that fewer --steps would do")
+                f"{last} steps it was {losses[last]:.3f}, so fewer --steps would be enough")
     if losses[best] > losses[0]:
-        line += f" (before the first step it was lower, {losses[0]:.3f}: the text is short, or unlike its tail)"
+        line += f" (before the first step it was lower, {losses[0]:.3f}: the text may be short, or unlike its tail)"
     return line
 
 
 def print_losses(run: Run) -> None:
-    """The table at the end: the losses where they were measured."""
+    """Print the final table: the losses at each evaluation."""
     rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(min(loss, 700)):.4g}"]
             for step, loss in run.held_out_losses.items()]
     header = ["step", "training loss", "held-out loss", "held-out perplexity"]
@@ -251,7 +250,7 @@ def print_losses(run: Run) -> None:
 
 
 def mean_of_last(losses: list[float], n: int = 10) -> str:
-    """One batch is easier than another: the mean of the last few says more."""
+    """The mean of the last n losses, since single batches vary: "3.142"."""
     return f"{np.mean(losses[-n:]):.3f}" if losses else ""
 
 

@@ -125,14 +125,14 @@ def test_a_model_that_does_not_fit_is_refused_to_the_byte_and_one_that_fits_is_n
     monkeypatch.setattr(memory, "available_memory", lambda: need - 1)
     with pytest.raises(MemoryError) as error:
         check_memory(SIZES["large"], dtype)
-    line = {"float32": "take 3.10 GB, and 3.10 GB is available: take a smaller model, medium (1.42 GB), or close",
-            "float64": "take 6.19 GB, and 6.19 GB is available: take a smaller model, medium (2.84 GB), or close"}
+    line = {"float32": "take 3.10 GB, and 3.10 GB is available: use a smaller model, medium (1.42 GB), or close",
+            "float64": "take 6.19 GB, and 6.19 GB is available: use a smaller model, medium (2.84 GB), or close"}
     assert str(error.value).startswith(f"the weights as {dtype.name} {line[dtype.name]} ")
     monkeypatch.setattr(memory, "available_memory", lambda: 10**8)
-    with pytest.raises(MemoryError, match="0.10 GB is available: take a smaller model, fairytale, or"):
+    with pytest.raises(MemoryError, match="0.10 GB is available: use a smaller model, fairytale, or"):
         check_memory(SIZES["small"], dtype)
     monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(SIZES["medium"], dtype))
-    with pytest.raises(MemoryError, match=r"take a smaller model, medium \("):
+    with pytest.raises(MemoryError, match=r"use a smaller model, medium \("):
         check_memory(SIZES["large"], dtype)
 
 
@@ -145,7 +145,7 @@ def test_gigabytes_are_a_thousand_million_bytes():
 def test_a_released_size_that_does_not_fit_is_refused_before_its_download(monkeypatch, name, load):
     monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
     monkeypatch.setattr(loading, "checkpoint_files", None)  # so that to ask for a file would be a TypeError
-    with pytest.raises(MemoryError, match="take 6.23 GB, and 1.00 GB is available: take a smaller model, small"):
+    with pytest.raises(MemoryError, match="take 6.23 GB, and 1.00 GB is available: use a smaller model, small"):
         load(name)
 
 
@@ -166,7 +166,7 @@ def test_where_a_file_cannot_even_be_checked_its_weights_are_said_not_to_fit(tmp
     save(random_model(config), tmp_path)
     monkeypatch.setattr(loading, "stored_tensors", no_room)
     monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)) - 1)
-    with pytest.raises(MemoryError, match=f"the weights as {dtype} take .* take a smaller model"):
+    with pytest.raises(MemoryError, match=f"the weights as {dtype} take .* use a smaller model"):
         loading.load_model(tmp_path, dtype=dtype)
     monkeypatch.setattr(memory, "available_memory", lambda: weights_bytes(config, np.dtype(dtype)))
     with pytest.raises(MemoryError, match="cannot map the file"):
@@ -198,7 +198,7 @@ def test_too_little_memory_is_one_line_and_exit_1(tmp_path, dtype, n_bytes):
     error = process.stderr.decode()
     assert (process.returncode, process.stdout, error.count("\n")) == (1, b"", 1)
     assert error.startswith("error: not enough memory: the weights as float32 take 3.08 GB, and ")
-    assert "take a smaller model, " in error
+    assert "use a smaller model, " in error
 
 
 # Disk -----------------------------------------------------------------------------------------------------------------

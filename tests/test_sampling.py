@@ -1,6 +1,8 @@
 """From logits to a token: which tokens each setting allows, and how often each allowed one is drawn."""
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2.ops import softmax
 from numpy_gpt2 import GenerationConfig
+from numpy_gpt2.errors import shown
 from numpy_gpt2.sampling import (apply_repetition_penalty, apply_temperature, keep_min_p, keep_top_k, keep_top_p,
                                  process_logits, sample)
 
@@ -321,10 +324,20 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name_and_value(name, value)
         GenerationConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name, value", [("temperature", "hot"), ("top_k", 2.5), ("top_p", True), ("min_p", None)])
+@pytest.mark.parametrize("name, value", [("temperature", "hot"), ("top_k", 2.5), ("top_p", True), ("min_p", None),
+                                         ("temperature", np.complex64(1)), ("temperature", 10**400)])
 def test_a_setting_of_the_wrong_type_is_refused_too(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be .* Got {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} must be .* Got {re.escape(shown(value))}"):
         GenerationConfig(**{name: value})
+
+
+@pytest.mark.parametrize("scalar", [np.float16, np.float32, np.float64, np.longdouble])
+def test_an_infinite_setting_is_refused_in_every_type_of_numpy(scalar):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert GenerationConfig(temperature=scalar(0.5)).temperature == 0.5
+        with pytest.raises(ValueError, match="temperature must be .* finite number. Got .*inf"):
+            GenerationConfig(temperature=scalar(math.inf))
 
 
 @pytest.mark.parametrize("settings", [

@@ -166,6 +166,8 @@ BAD_INPUT = {
     "two texts": (["a", "--prompt-file", "-"], b"b", "a text and --prompt-file were both given: give one"),
     "not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "standard input is not UTF-8 text: byte 0xe9 at offset 3"),
     "no file": (["--prompt-file", "no/such/file"], b"", "no/such/file: No such file or directory"),
+    "too long": (["--prompt-file", "-"], b"a" * (2**20 + 1),
+                 "standard input must be at most 1,048,576 bytes. Got more: shorten it"),
     "unknown model": (["a", "--model", "no-such-model"], b"", "no-such-model"),
     "unknown option": (["a", "--merge-steps"], b"", "--merge-steps"),
 }

@@ -94,7 +94,7 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept_and_said(overfitted)
     best = min((step for step in losses if step), key=lambda step: float(losses[step]))
     assert best < 6, losses
     assert (f"the weights of step {best} are kept: its held-out loss is the lowest, {losses[best]}; after 6 steps it "
-            f"was {losses[6]}, so that fewer --steps would do") in process.stderr
+            f"was {losses[6]}, so fewer --steps would be enough") in process.stderr
     model, tokenizer = numpy_gpt2.load(out)
     ids = tokenizer.with_bos(tokenizer.encode(text.read_text(encoding="utf-8")))
     held_out = ids[len(ids) - len(ids) // 2:]
@@ -120,10 +120,10 @@ def test_a_finished_run_says_so_and_what_to_do(overfitted):
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     again = train(text, "--out", out, *OVERFIT)
     assert (again.returncode, again.stdout) == (0, "")
-    assert again.stderr == (f"{out} holds this run, finished. To go on from it: the same command with --model {out} "
+    assert again.stderr == (f"{out} holds this run, finished. To train further: the same command with --model {out} "
                             "and another --out\n")
     longer = train(text, "--out", out, *OVERFIT[:-1], "8")
-    assert_refused(longer, 2, "holds a finished run with steps 6. Got 8: to go on from it, --model .* another --out")
+    assert_refused(longer, 2, "holds a finished run with steps 6. Got 8: to train further, use --model")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -197,11 +197,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_bit_for_bit(story, t
     _, error = process.communicate(timeout=60)
     assert process.returncode == status
     if stop == signal.SIGINT:
-        assert b"the same command goes on" in error
+        assert b"run the same command again to resume" in error
     assert (out / FILE).exists()
     again = train(story, "--out", out, *LONGER)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"going on after step [1-9]\d* of 400", again.stderr)
+    assert re.search(r"resuming after step [1-9]\d* of 400", again.stderr)
     assert_same_weights(tmp_path / "whole", out)
 
 
@@ -234,7 +234,7 @@ def assert_refused(process, status, message):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--context", "2000"], "context must be at most the model's, 512. Got 2000"),
-    (["--freeze", "wtf"], "freeze must be globs .* Got 'wtf', which fits none; the nearest are wte.weight"),
+    (["--freeze", "wtf"], "freeze must be globs .* Got 'wtf', which matches none; the nearest are wte.weight"),
     (["--rate", "0"], "rate must be above 0"),
     (["--rate", "nan"], "rate must be above 0"),
     (["--steps", "0"], "must be a whole number, 1 or more. Got '0'"),
@@ -252,7 +252,7 @@ def test_a_text_shorter_than_a_window_says_what_to_give(tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("Once upon a time there was a king.", encoding="utf-8")
     assert_refused(train(path, "--out", tmp_path / "out"), 2,
-                   r"longer than one window, --context 256. Got \d+ tokens to train on: give a longer text, or "
+                   r"longer than one window, --context 256. Got \d+ tokens to train on: use a longer text, or "
                    r"--context \d")
 
 
@@ -268,15 +268,15 @@ def test_the_folder_of_another_run_is_left_alone(story, tmp_path):
     out = tmp_path / "out"
     rates = ["--rate", "1e30", "--muon-rate", "1e30", "--clip", "0"]
     process = train(story, "--out", out, *SMALL, *rates, "--save-every", "0", "--eval-every", "6")
-    assert_refused(process, 1, "step [2-6] of 6: the loss is nan, .*: start anew with lower rates than 1e.30")
+    assert_refused(process, 1, "step [2-6] of 6: the loss is nan, .*: restart with lower rates than 1e.30")
     state = (out / FILE).read_bytes()
-    assert_refused(train(story, "--out", out, *SMALL), 2, "holds a run with rate 1e.30. Got 0.005: give what it was")
+    assert_refused(train(story, "--out", out, *SMALL), 2, "holds a run with rate 1e.30. Got 0.005: use that run's")
     assert (out / FILE).read_bytes() == state
 
 
 def test_a_model_that_has_diverged_is_said_where_it_is_measured(story, tmp_path):
     process = train(story, "--out", tmp_path / "out", *SMALL, "--rate", "1e30", "--muon-rate", "1e30", "--clip", "0")
-    assert_refused(process, 1, "of 6: the logits are not finite: start anew with lower rates than 1e.30")
+    assert_refused(process, 1, "of 6: the logits are not finite: restart with lower rates than 1e.30")
 
 
 def test_too_little_memory_is_said_before_the_start(story, tmp_path):

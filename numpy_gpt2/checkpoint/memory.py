@@ -23,7 +23,7 @@ def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
     fitting = [size for size in SIZES if weights_bytes(SIZES[size], dtype) <= available]
     smaller = f"{fitting[-1]} ({gigabytes(weights_bytes(SIZES[fitting[-1]], dtype))})" if fitting else "fairytale"
     raise MemoryError(f"the weights as {dtype.name} take {gigabytes(weights_bytes(config, dtype))}, and "
-                      f"{gigabytes(available)} is available: take a smaller model, {smaller}, or close other programs")
+                      f"{gigabytes(available)} is available: use a smaller model, {smaller}, or close other programs")
 
 
 def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:

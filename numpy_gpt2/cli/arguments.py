@@ -141,9 +141,10 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
 def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
     """A prompt's bytes. Raises BadInput where they are more than any context holds."""
     if len(data) > LONGEST_PROMPT:
-        most = f"{n_positions:,} tokens, the model's context" if n_positions else f"{LONGEST_PROMPT:,} bytes"
-        raise BadInput(f"{source} must be at most {most}. Got more than {LONGEST_PROMPT // LONGEST_TOKEN:,} tokens: "
-                       "shorten it" + (TOO_LONG if n_positions else ""))
+        if n_positions is None:
+            raise BadInput(f"{source} must be at most {LONGEST_PROMPT:,} bytes. Got more: shorten it")
+        raise BadInput(f"{source} must be at most {n_positions:,} tokens, the model's context. Got more than "
+                       f"{LONGEST_PROMPT // LONGEST_TOKEN:,} tokens: shorten it{TOO_LONG}")
     return data
 
 

@@ -68,7 +68,7 @@ def exit_status(main: Callable[[], Any]) -> int:
         say(f"error: {error}")
         return 1
     except MemoryError as error:
-        say(f"error: not enough memory: {str(error) or 'ask for less, or take a smaller model'}")
+        say(f"error: not enough memory: {str(error) or 'ask for less, or use a smaller model'}")
         return 1
     except OSError as error:
         say(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}")

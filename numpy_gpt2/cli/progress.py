@@ -12,3 +12,4 @@ def with_progress_bar(pieces: Iterable[Scores], n_tokens: int | None = None) -> 
         for piece in pieces:
             bar.update(len(piece.log_probs))
             yield piece
+        bar.refresh()  # tqdm leaves out what comes within a tenth of a second of the last drawing: here the end

@@ -17,6 +17,7 @@ from ..cache import KVCache
 from .comparing import Difference, difference, is_array, is_number, leaves, relation
 from .course import Exercise, mistaken_function
 from .laws import LAWS, Law
+from .laws.law import Args
 from .messages import say_in
 from .rebinding import rebound
 from .showing import show_case, type_name
@@ -55,7 +56,7 @@ class Outcome:
     error: BaseException | None = None
 
 
-def observe(law: Law, function: Function, args: tuple[Any, ...]) -> Outcome:
+def observe(law: Law, function: Function, args: Args) -> Outcome:
     """Call a function with copies of the arguments."""
     given = copy.deepcopy(args)
     try:
@@ -75,7 +76,7 @@ def observe(law: Law, function: Function, args: tuple[Any, ...]) -> Outcome:
     return outcome
 
 
-def parameter_names(law: Law, args: tuple[Any, ...]) -> list[str]:
+def parameter_names(law: Law, args: Args) -> list[str]:
     """What each argument of a case is called: as the function calls it, or as the law does."""
     names = list(inspect.signature(law.reference).parameters)
     if law.without_self:
@@ -98,42 +99,66 @@ def same_outcome(law: Law, one: Outcome, other: Outcome) -> bool:
 # Verdict --------------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Failure:
+    """A case in which a function does not do as the engine."""
+
+    args: Args
+    expected: Outcome
+    got: Outcome
+    found: Difference | None
+
+    @property
+    def only_dtype(self) -> bool:
+        return self.found is not None and self.found.kind == "dtype"
+
+
 def check_function(exercise: Exercise, function: Function, language: str = "en") -> Verdict:
     """Whether a function obeys its law, and if not, which known mistake it makes and the smallest failing case."""
     law = LAWS[exercise.name]
-    cases = law.seeded_cases(exercise.name)
-    outcomes = []
+    pairs: list[tuple[Args, Outcome]] = []
     namespace = getattr(function, "__globals__", {})
     with nullcontext() if function is law.reference else rebound(law.reference, refuse, namespace):
-        for args in cases:
-            outcomes.append(observe(law, function, args))
-            ending = ENDINGS.get(type(outcomes[-1].error))  # type: ignore[arg-type]
+        for args in law.seeded_cases(exercise.name):
+            got = observe(law, function, args)
+            ending = ENDINGS.get(type(got.error))  # type: ignore[arg-type]
             if ending:
                 message = say_in(language, ending, name=exercise.name)
                 return Verdict("not written", message) if ending == "todo" else Verdict("wrong", message, message)
-    failed = []
-    for i, (args, got) in enumerate(zip(cases, outcomes)):
+            pairs.append((args, got))
+    failures = []
+    for args, got in pairs:
         expected = observe(law, law.expected or law.reference, args)
         found = difference(expected.leaves, got.leaves)
         if type(expected.error) is not type(got.error) or got.changed or found:
-            failed.append((found is not None and found.kind == "dtype", i, args, expected, got, found))
-    if not failed:
+            failures.append(Failure(args, expected, got, found))
+    if not failures:
         return Verdict("passed", say_in(language, "passed"))
-    _, i, args, expected, got, found = min(failed, key=lambda case: case[:2])  # wrong numbers first, then the smallest
-    pairs = list(zip(cases, outcomes))
+    smallest = min(failures, key=lambda failure: failure.only_dtype)  # the first that has wrong numbers
+    sentence = diagnosis(exercise, function, pairs, failures, smallest, language)
+    named = dict(zip(parameter_names(law, smallest.args), smallest.args))
+    case = show_case(named, smallest.expected.error, smallest.got.error, smallest.found, language)
+    return Verdict("wrong", f"{sentence}\n{case}")
+
+
+def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Outcome]], failures: list[Failure],
+              smallest: Failure, language: str) -> str:
+    """The mistake that gives the same in all cases, or in all without a batch; or what can be said of the smallest."""
+    law = LAWS[exercise.name]
+    singles = [(args, got) for args, got in pairs if not law.has_batch(args)]
+    fails_alone = not law.has_batch(smallest.args)
     sentence = known_mistake(exercise, law, pairs, language)
-    lesser = found is not None and found.kind == "dtype"
-    if sentence is None and not law.has_batch(args) and not lesser:  # written with one sequence in mind
-        singles = [pair for pair in pairs if not law.has_batch(pair[0])]
+    if sentence is None and fails_alone and not smallest.only_dtype:
         sentence = known_mistake(exercise, law, singles, language)
-    if sentence is None:
-        repeats = all(same_outcome(law, observe(law, function, args), outcome) for args, outcome in pairs)
-        sentence = unknown_mistake(expected, got, found, exercise.file, language) if repeats \
-            else say_in(language, "random")
-        if law.has_batch(args) and not any(law.has_batch(args) for args in cases[:i]) and i > 0:
-            sentence += " " + say_in(language, "only batch")
-    named = dict(zip(parameter_names(law, args), args))
-    return Verdict("wrong", sentence + "\n" + show_case(named, expected.error, got.error, found, language))
+    if sentence is not None:
+        return sentence
+    results = [(args, got) for args, got in pairs if got.error is None]  # an error's text may hold an address
+    if not all(same_outcome(law, observe(law, function, args), got) for args, got in results):
+        return say_in(language, "random")
+    sentence = unknown_mistake(smallest, exercise.file, language)
+    if singles and all(law.has_batch(failure.args) for failure in failures):
+        sentence += " " + say_in(language, "only batch")
+    return sentence
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -141,8 +166,7 @@ def refuse(*_: Any, **__: Any) -> None:
     raise CallsTheEngine
 
 
-def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[tuple[Any, ...], Outcome]],
-                  language: str) -> str | None:
+def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[Args, Outcome]], language: str) -> str | None:
     """The sentence of the mistake that gives the student's outcome in all of these cases."""
     for mistake in exercise.mistakes:
         function = mistaken_function(exercise, mistake)
@@ -151,18 +175,11 @@ def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[tuple[Any, ...
     return None
 
 
-def unknown_mistake(expected: Outcome, got: Outcome, found: Difference | None, file: str, language: str) -> str:
-    """What can be said of an outcome by itself."""
-    sentences = []
-    if got.error is not None:
-        sentences.append(say_in(language, "raised", error=describe_error(got.error, file, language)))
-    if isinstance(got.error, np.exceptions.AxisError):
-        sentences.append(say_in(language, "axis"))
-    if expected.error is not None:
-        key = "no error" if got.error is None else "other error"
-        sentences.append(say_in(language, key, error=type(expected.error).__name__))
-    if sentences:
-        return " ".join(sentences)
+def unknown_mistake(failure: Failure, file: str, language: str) -> str:
+    """What can be said of a case by itself."""
+    expected, got, found = failure.expected, failure.got, failure.found
+    if got.error is not None or expected.error is not None:
+        return error_mistake(expected.error, got.error, file, language)
     if got.changed and (found is None or found.kind == "value"):
         return say_in(language, "in place", names=", ".join(got.changed))
     assert found is not None
@@ -170,12 +187,25 @@ def unknown_mistake(expected: Outcome, got: Outcome, found: Difference | None, f
         return say_in(language, "none")
     both = found.expected, found.got
     if found.kind in ("value", "shape") and all(map(is_array, both)) and all(map(is_number, both)):
-        kind, number = relation(found.expected, found.got) or (found.kind, 0.0)
-        if kind != found.kind:
+        simple = relation(*both)
+        if simple:
+            kind, number = simple
             return say_in(language, kind, number=f"{number:.4g}")
     what = found.path if found.path[:1].isalpha() else say_in(language, "result") + found.path
     describe = DESCRIBE.get(found.kind, str)
     return say_in(language, found.kind, what=what, expected=describe(found.expected), got=describe(found.got))
+
+
+def error_mistake(expected: BaseException | None, got: BaseException | None, file: str, language: str) -> str:
+    """Where an error was raised, or should have been."""
+    sentences = []
+    if got is not None:
+        sentences.append(say_in(language, "raised", error=describe_error(got, file, language)))
+    if isinstance(got, np.exceptions.AxisError):
+        sentences.append(say_in(language, "axis"))
+    if expected is not None:
+        sentences.append(say_in(language, "other error" if got else "no error", error=type(expected).__name__))
+    return " ".join(sentences)
 
 
 def describe_error(error: BaseException, file: str, language: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from .comparing import Difference, is_plain
 from .messages import say_in
 
-MOST_CHARACTERS = 300  # of a value that is not an array
+MOST_CHARACTERS = 500  # of a value that is not an array
 
 
 def show_case(args: dict[str, Any], expected: BaseException | None, got: BaseException | None,

@@ -1,6 +1,6 @@
 """Show one forward pass as an HTML page: `python -m numpy_gpt2.explore "Once upon a time" -o explore.html`.
 
-With `--serve`, as a page with the engine behind it.
+With `--serve`: as a live page, backed by the model.
 """
 
 import sys
@@ -27,8 +27,8 @@ def make_parser() -> ArgumentParser:
 
     parser = ArgumentParser(prog="numpy_gpt2.explore", description="Show one forward pass over a prompt: its tokens, "
                             "the model's parts, attention, the logit lens, the residual stream, and the next token. "
-                            "Writes one HTML file, which needs no network; or, with --serve, answers on this machine: "
-                            "type prompts, intervene, compare, write on.")
+                            "Writes one HTML file, which needs no network; or, with --serve, serves a live page on "
+                            "this machine: type prompts, intervene, compare, generate.")
     parser.add_argument("prompt", nargs="?", help=f"the text, at most {MAX_TOKENS} tokens (default: only "
                         "<|endoftext|>)")
     add_model_argument(parser)
@@ -36,11 +36,11 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.html",
                         help=f"where to write the page, - for standard output (default: {OUTPUT})")
-    parser.add_argument("--serve", action="store_true", help="serve the page instead, with the model behind it, to the "
-                        "browsers of this machine, until Ctrl-C")
+    parser.add_argument("--serve", action="store_true", help="serve a live page instead, backed by the model, "
+                        "to browsers on this machine, until Ctrl-C")
     parser.add_argument("--port", type=whole_number(1, 65535), metavar="N",
-                        help="where to serve it (default: any free port)")
-    parser.add_argument("--open", action="store_true", help="then open the page in the browser")
+                        help="the port to serve on (default: any free port)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
 
 
@@ -80,8 +80,8 @@ def main() -> None:
 
 def serve(data: dict[str, Any], prompt: str, model: GPT2, tokenizer: Tokenizer, name: str,
           allowed_special: Collection[str], port: int | None, is_opened: bool) -> None:
-    """Serve the page until Ctrl-C, its address on standard output. Raises BadInput for a port that cannot be had."""
-    from .answers import server_data  # imported here: a page that is written needs no server
+    """Serve the page until Ctrl-C; print its address to standard output. Raises BadInput for an unavailable port."""
+    from .answers import server_data  # imported here: writing a page needs no server
     from .prompts import Engine
     from .server import PageServer
 
@@ -93,17 +93,17 @@ def serve(data: dict[str, Any], prompt: str, model: GPT2, tokenizer: Tokenizer, 
     except OSError as error:
         with PageServer(engine, page) as other:
             free = other.port
-        raise BadInput(f"port {port} cannot be used ({error.strerror}). Free is, for example, --port {free}") from error
+        raise BadInput(f"port {port} cannot be used ({error.strerror}). Try a free one: --port {free}") from error
     with server:
         print(server.address, flush=True)
-        say("Open this address in a browser on this machine. Ctrl-C ends it.")
-        if is_opened:  # in a thread, because some browsers keep their caller waiting until they have loaded the page
+        say("Open this address in a browser on this machine. Press Ctrl-C to stop.")
+        if is_opened:  # in a thread, because some browsers block their caller until they have loaded the page
             threading.Thread(target=open_in_browser, args=[server.address, server.address], daemon=True).start()
         server.serve_forever()
 
 
 def check_output(path: Path) -> None:
-    """Raise BadInput, before any computation, if the page could not be written there."""
+    """Raise BadInput, before any computation, if the page cannot be written there."""
     try:
         is_in_a_folder = path.resolve().parent.is_dir()
     except RuntimeError:  # a loop of symbolic links, up to Python 3.12
@@ -118,7 +118,7 @@ def check_output(path: Path) -> None:
 
 
 def open_in_browser(address: str, name: str) -> None:
-    """Open the page; having no browser is not an error, since the page is there, under this name."""
+    """Open the page in a browser. A missing browser is no error: the message names where the page is."""
     try:
         opened = webbrowser.open(address)
     except webbrowser.Error:

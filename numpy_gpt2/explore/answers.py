@@ -1,8 +1,8 @@
-"""What each request of a served page computes: a pass with interventions, a comparison, a continuation, tokens.
+"""The answers to the live page's requests: a pass with interventions, a comparison, a continuation, tokens.
 
-Each function takes the engine, the request (an object of JSON), and the `Job` that gives it turns and tells the page
-how far it is; it returns the answer, ready for JSON. Errors: ValueError for a wrong request, FloatingPointError
-for logits that are not finite, Refusal for a request that was replaced or is overdue.
+Each function takes the engine, the request (a JSON object), and the `Job` that schedules it and reports its progress;
+it returns the answer, ready for JSON. Raises ValueError for a malformed request, FloatingPointError for logits that
+are not finite, Refusal for a request that was replaced or timed out.
 """
 
 import math
@@ -29,13 +29,13 @@ from .turns import Job
 
 MOST_NEW_TOKENS = 128
 N_ALTERNATIVES = 10
-MOST_BATCHED = 2048  # tokens in a batch of patched passes, whose activations take as much memory as two full contexts'
-MOST_COMPARED = 300_000_000  # numbers of three passes that attribution holds: 1.2 GB
-MOST_KEPT = 4  # pages without interventions that are kept, to be shown beside those with
+MOST_BATCHED = 2048  # tokens in a batch of patched passes: the activations of two full contexts
+MOST_COMPARED = 300_000_000  # numbers that attribution keeps, of three passes: 1.2 GB
+MOST_KEPT = 4  # cached pages without interventions, shown next to those with
 
 
 def server_data(engine: Engine, prompt: str) -> dict[str, Any]:
-    """What a page must know of the server; a page without it asks for nothing. prompt: what the page was made of."""
+    """What the page needs to know: the prompt and the server's limits. A page without it sends no requests."""
     return {"prompt": prompt,
             "max_tokens": most_tokens(engine.model.config), "max_new_tokens": MOST_NEW_TOKENS,
             "max_interventions": MOST_INTERVENTIONS, "kinds": list(KINDS), "stages": list(CHANGEABLE),
@@ -47,7 +47,7 @@ def server_data(engine: Engine, prompt: str) -> dict[str, Any]:
 
 
 def run_prompt(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The page's data of a pass with interventions, those of the pass without, and Python for the same pass."""
+    """The page's data with the interventions and without, and Python code for the same pass."""
     check_keys("the request", request, ["page", "prompt", "ids", "interventions"])
     prompt = parse_prompt(engine, request)
     interventions = parse_interventions(engine, request.get("interventions"), len(prompt.ids))
@@ -67,7 +67,7 @@ def run_prompt(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str
 
 
 def baseline_page(engine: Engine, ids: Sequence[int], job: Job) -> dict[str, Any]:
-    """The page's data without interventions, from memory where the prompt was among the last few."""
+    """The page's data without interventions, cached for the last MOST_KEPT prompts."""
     key = tuple(ids)
     if key not in engine.kept:
         engine.kept[key] = page_data(engine.model, engine.tokenizer, ids, engine.name, job, job.advance)
@@ -80,11 +80,11 @@ def baseline_page(engine: Engine, ids: Sequence[int], job: Job) -> dict[str, Any
 
 
 def compare(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """How much of the difference in a logit between two prompts each restored residual stream brings back.
+    """How much of the logit difference between two prompts each restored residual stream recovers.
 
-    values [n_layer + 1, n_tokens]: by how much the metric of the corrupted pass rises as the clean residual stream,
-    before each block and after the last, is restored at one position. fractions: of the metric's difference.
-    Source: Meng et al., "Locating and Editing Factual Associations in GPT", section 2, 2022 (there with noise).
+    values [n_layer + 1, n_tokens]: the increase of the metric in the corrupted pass when the clean residual stream,
+    before each block and after the last, is restored at one position. fractions: values / (clean - corrupted).
+    Source: Meng et al., "Locating and Editing Factual Associations in GPT", section 2, 2022 (which corrupts by noise).
     """
     check_keys("the request", request, ["page", "prompt", "ids", "other", "other_ids", "target", "foil", "method"])
     clean, corrupted = parse_prompt(engine, request), parse_prompt(engine, request, "other", "other_ids")
@@ -128,25 +128,25 @@ def compare(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, A
 
 
 def residual_names(model: GPT2) -> list[str]:
-    """The residual stream before each block, and after the last: n_layer + 1 stages."""
+    """The names of the residual stream before each block and after the last: n_layer + 1 stages."""
     n_layer = model.config.n_layer
     return [f"h.{layer}.resid_pre" for layer in range(n_layer)] + [f"h.{n_layer - 1}.resid_post"]
 
 
 def check_memory(model: GPT2, n_tokens: int) -> None:
-    """Raise ValueError where attribution would hold too much: all arrays of two passes, and all gradients of one."""
+    """Raise ValueError if attribution needs too much memory: all arrays of two passes, and all gradients of one."""
     n_numbers = 0
     for stage in STAGES:
         n_blocks = model.config.n_layer if stage.name.startswith("h.i.") else 1
         n_numbers += 3 * n_blocks * math.prod(stage.concrete_shape(model.config, n_tokens, n_tokens, n_tokens))
     if n_numbers > MOST_COMPARED:
-        raise ValueError(f"attribution must hold at most {MOST_COMPARED:,} numbers. Got {n_numbers:,}, by {n_tokens} "
+        raise ValueError(f"attribution can keep at most {MOST_COMPARED:,} numbers. Got {n_numbers:,}, for {n_tokens} "
                          f"tokens and {model.config.n_layer:,} layers: compare by patching, or shorten the prompts.")
 
 
 def parse_target_and_foil(engine: Engine, request: Mapping[str, Any], clean_logits: np.ndarray,
                           corrupted_logits: np.ndarray) -> tuple[int, int | None]:
-    """The token whose logit is watched, and the one whose logit is subtracted; by default the prompts' predictions."""
+    """The target token and the foil, whose logit is subtracted (or None); by default the prompts' predictions."""
     target = request.get("target")
     if target is None:
         target = top_ids_of(clean_logits[np.newaxis, :n_known(engine)], 1)[0, 0]
@@ -158,18 +158,17 @@ def parse_target_and_foil(engine: Engine, request: Mapping[str, Any], clean_logi
 
 
 def batches(positions: np.ndarray, n_tokens: int) -> list[np.ndarray]:
-    """The positions in batches whose passes have MOST_BATCHED tokens together, or one."""
+    """The positions in batches of at most MOST_BATCHED tokens, and at least one position, each."""
     n_rows = max(1, MOST_BATCHED // n_tokens)
     return [positions[i:i + n_rows] for i in range(0, len(positions), n_rows)]
 
 
 def restored_logits(model: GPT2, ids: Sequence[int], layer: int, clean: np.ndarray, corrupted: np.ndarray,
                     positions: np.ndarray, job: Job) -> np.ndarray:
-    """The last position's logits [n_rows, vocab_size], where one of the positions [n_rows] is clean before block
-    `layer`: clean and corrupted [n_tokens, n_embd].
+    """The last position's logits [n_rows, vocab_size], each row with one of positions [n_rows] restored before `layer`.
 
-    As `patch("h.{layer}.resid_pre", clean, positions=...)` gives for each position, but in one batch, and without the
-    blocks before, which no patch changes.
+    clean, corrupted: the residual stream there, [n_tokens, n_embd]. Equal to `patch("h.{layer}.resid_pre", clean,
+    positions=...)` for each position, but in one batch, and without the earlier blocks, which no patch changes.
     """
     rows = np.arange(len(positions))
     residual = np.repeat(corrupted[np.newaxis], len(rows), axis=0)  # [n_rows, n_tokens, n_embd]
@@ -200,11 +199,11 @@ def comparison_code(engine: Engine, clean: Prompt, corrupted: Prompt, target: in
                       "        values[-1].append(value - corrupted_value)", ""])
 
 
-# Writing on -----------------------------------------------------------------------------------------------------------
+# A continuation -------------------------------------------------------------------------------------------------------
 
 
 def continue_text(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Tokens one by one, each sent with its alternatives; then why it ended, all ids and the text."""
+    """Generate, sending each token with its alternatives; returns the finish reason, all ids and the text."""
     check_keys("the request", request, ["page", "prompt", "ids", "n", "temperature", "top_k", "top_p", "seed"])
     ids = parse_text(engine, request, "prompt", "ids").ids
     n = check_int("'n'", request.get("n"), 1, MOST_NEW_TOKENS)
@@ -226,7 +225,7 @@ def continue_text(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[
 
 def token_line(engine: Engine, logits: np.ndarray, ids: Sequence[int], token: int,
                config: GenerationConfig) -> dict[str, Any]:
-    """A token that was drawn from logits [n_known] after ids, its probability and its alternatives."""
+    """A sampled token, its probability and its alternatives: logits [n_known], the ids before it."""
     probabilities = softmax(logits)  # [n_known]
     processed = process_logits(logits, np.asarray(ids), config)  # [n_known]
     drawn = np.eye(1, len(logits), token)[0] if config.temperature == 0 else softmax(processed)  # [n_known]
@@ -245,7 +244,7 @@ def names_of(engine: Engine, ids: Sequence[int]) -> dict[int, str | list[int]]:
 
 
 def tokenize(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The tokens of a text, without a pass."""
+    """The tokens of a text, without a forward pass."""
     check_keys("the request", request, ["page", "prompt"])
     ids = parse_prompt(engine, request).ids
     return {"ids": ids, "names": names_of(engine, ids)}

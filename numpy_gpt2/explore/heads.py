@@ -1,16 +1,16 @@
-"""Names for attention heads, where the pattern of a pass bears them out."""
+"""Labels for attention heads, by their attention patterns in one pass."""
 
 from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-MIN_SCORE = 0.4  # mean attention weight on a kind's keys, from which a head bears its name
-MIN_ROWS = 6  # fewer would be chance
-FIRST_QUERY = 8  # before it there are so few keys that any head gives each much
+MIN_SCORE = 0.4  # the least mean attention weight on a kind's keys for a head to be labelled
+MIN_ROWS = 6  # with fewer queries the score is noise
+FIRST_QUERY = 8  # earlier queries have so few keys that every head attends strongly to each
 
 
 class NamedHead(NamedTuple):
-    """A head and what it does: `score` is its mean attention weight on the keys of its kind, over n_rows queries."""
+    """A labelled head. score: its mean attention weight on the keys of its kind, over n_rows queries."""
 
     layer: int
     head: int
@@ -20,9 +20,9 @@ class NamedHead(NamedTuple):
 
 
 def named_heads(patterns: Sequence[np.ndarray], ids: Sequence[int]) -> list[NamedHead]:
-    """The heads with a score of at least MIN_SCORE over MIN_ROWS queries, each under the kind of its highest score.
+    """The heads that score at least MIN_SCORE over at least MIN_ROWS queries, each with its highest-scoring kind.
 
-    patterns: of every layer, [n_head, n_tokens, n_tokens].
+    patterns: one array [n_head, n_tokens, n_tokens] per layer.
     """
     masks = {kind: mask for kind, mask in kinds_of_keys(ids).items() if mask.any(-1).sum() >= MIN_ROWS}
     found = []
@@ -36,17 +36,17 @@ def named_heads(patterns: Sequence[np.ndarray], ids: Sequence[int]) -> list[Name
 
 
 def head_scores(pattern: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each head's attention weight on the keys of the mask [n_tokens, n_tokens], mean over the rows that have any."""
+    """Each head's attention weight [n_head] on the mask [n_tokens, n_tokens], averaged over its non-empty rows."""
     on_mask = np.sum(pattern * mask, axis=-1)  # [n_head, n_tokens]
     return np.mean(on_mask[:, mask.any(-1)], axis=-1)  # [n_head]
 
 
 def kinds_of_keys(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
-    """For each kind of head, the keys that it looks at from FIRST_QUERY on: query by key, boolean [n_tokens, n_tokens].
+    """For each kind of head, the keys it attends to from FIRST_QUERY on: boolean [n_tokens, n_tokens], query by key.
 
-    previous token: the one before. first token: position 0. duplicate token: where the query's token occurred before.
-    induction: what came after it there. A query for which two kinds look at the same key cannot tell them apart, and
-    counts for neither.
+    previous token: the position before. first token: position 0. duplicate token: earlier occurrences of the query's
+    token. induction: the position after an earlier occurrence. A query where two kinds attend to the same key counts
+    for neither.
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021; Olsson et al., "In-context
     Learning and Induction Heads", 2022; Wang et al., "Interpretability in the Wild", 2022 (duplicate token heads).
     """

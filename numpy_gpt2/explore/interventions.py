@@ -1,10 +1,10 @@
-"""Interventions in a pass, as the page asks for them: from JSON to a tap, and to Python that makes the same tap.
+"""Interventions requested by the page: from JSON to a tap, and to Python code for the same tap.
 
-    {"kind": "zero", "stage": "attn.z", "layer": 3, "heads": [4]}            one head switched off
+    {"kind": "zero", "stage": "attn.z", "layer": 3, "heads": [4]}            one head ablated
     {"kind": "mean", "stage": "mlp.out", "layer": 2}                         an MLP's mean output at all positions
-    {"kind": "scale", "stage": "attn.out", "layer": 0, "factor": 0.5}        half of a layer's attention
-    {"kind": "from", "stage": "resid_pre", "layer": 5, "positions": [2],     one position's residual stream
-     "prompt": "..."}                                                          in another prompt of as many tokens
+    {"kind": "scale", "stage": "attn.out", "layer": 0, "factor": 0.5}        a layer's attention, halved
+    {"kind": "from", "stage": "resid_pre", "layer": 5, "positions": [2],     one position's residual stream, from
+     "prompt": "..."}                                                          another prompt of the same length
 """
 
 from typing import Any, Iterable, NamedTuple, Sequence
@@ -19,11 +19,11 @@ from .prompts import Engine, Prompt, check_keys, parse_prompt
 
 MOST_INTERVENTIONS = 32
 
-KINDS = {"zero": (), "mean": (), "scale": ("factor",), "from": ("prompt", "ids")}  # and the keys that only they have
+KINDS = {"zero": (), "mean": (), "scale": ("factor",), "from": ("prompt", "ids")}  # and each one's own keys
 COMMON_KEYS = ("kind", "stage", "layer", "heads", "positions")
 
-# Name without the block -> the stage, where it holds one vector for each token of the pass: only such a vector has a
-# mean over positions, and a counterpart in another prompt. (ln_f is left out: the logit lens ends before it.)
+# Name without the block -> the stage, for stages with one vector per token: only those have a mean over positions, and
+# a counterpart in another prompt. (ln_f is left out: the logit lens ends before it.)
 CHANGEABLE = {stage.name.removeprefix("h.i."): stage for stage in STAGES
               if stage.shape[-2] == "n_new" and stage.shape[-1] != "n_all" and stage.name != "ln_f"}
 
@@ -40,7 +40,7 @@ class Intervention(NamedTuple):
 
 
 def parse_interventions(engine: Engine, given: Any, n_tokens: int) -> list[Intervention]:
-    """The list of a request for a pass over n_tokens. Raises ValueError."""
+    """The interventions of a request for a pass over n_tokens. Raises ValueError."""
     if given is None:
         return []
     if not isinstance(given, list) or len(given) > MOST_INTERVENTIONS:
@@ -75,7 +75,7 @@ def one_of(key: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def parse_stage(engine: Engine, given: dict[str, Any]) -> str:
-    """The name of a stage with its block: "h.3.attn.z"."""
+    """The full name of a stage: "h.3.attn.z"."""
     stage = CHANGEABLE[one_of("stage", given.get("stage"), CHANGEABLE)]
     if not stage.name.startswith("h.i."):
         if given.get("layer") is not None:
@@ -86,7 +86,7 @@ def parse_stage(engine: Engine, given: dict[str, Any]) -> str:
 
 
 def parse_indices(key: str, given: Any, n: int) -> list[int] | None:
-    """A list of heads or positions in order, or None for all."""
+    """A sorted list of heads or positions, or None for all."""
     if given is None:
         return None
     if not isinstance(given, list) or not given:
@@ -104,13 +104,13 @@ def parse_factor(given: Any) -> float:
 
 
 def tap_of(engine: Engine, interventions: Sequence[Intervention], watch: Tap = no_tap) -> Tap:
-    """The tap that makes all interventions, in order. watch: a tap for the passes over other prompts, one for each."""
+    """The tap that applies all interventions, in order. watch: a tap for the passes over other prompts."""
     recorded = {tuple(ids): recorded_values(engine, ids, names, watch) for ids, names in sources(interventions)}
     return chain(*(tap_of_one(each, recorded) for each in interventions))
 
 
 def sources(interventions: Sequence[Intervention]) -> list[tuple[list[int], list[str]]]:
-    """Each other prompt's ids, with the names of the stages that are taken from it."""
+    """The ids of each source prompt, with the names of the stages taken from it."""
     names: dict[tuple[int, ...], list[str]] = {}
     for each in interventions:
         if each.kind == "from":
@@ -137,7 +137,7 @@ def tap_of_one(intervention: Intervention, recorded: dict[tuple[int, ...], Recor
 
 
 def mean_over_positions(array: np.ndarray) -> np.ndarray:
-    """[..., n_new, n] -> [..., 1, n]: the mean of all tokens' vectors, which `patch` gives to each that it replaces."""
+    """[..., n_new, n] -> [..., 1, n]: the mean vector, which `patch` broadcasts to each position it replaces."""
     return array.mean(axis=-2, keepdims=True)
 
 
@@ -145,7 +145,7 @@ def mean_over_positions(array: np.ndarray) -> np.ndarray:
 
 
 def python_code(engine: Engine, prompt: Prompt, interventions: Sequence[Intervention]) -> str:
-    """A script that makes the same pass and ends with its `logits` [n_tokens, vocab_size]."""
+    """A script that runs the same pass and prints the top tokens of its `logits` [n_tokens, vocab_size]."""
     others = {tuple(ids): f"other_{i}" for i, (ids, _) in enumerate(sources(interventions), 1)}
     codes = {tuple(each.source.ids): each.source.code for each in interventions}
     lines = [*first_lines(engine), f"ids = {prompt.code}"]

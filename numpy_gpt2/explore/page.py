@@ -1,8 +1,8 @@
-"""The data of the page that `explore` shows: what a `Recorder` saw of one forward pass, ready for JSON.
+"""The data of the `explore` page: the activations that a `Recorder` stored in one forward pass, ready for JSON.
 
     attention patterns          multiples of 1/65535, an error below 1e-5; the page shows 3 decimals
     logits of the last token    exact float32: the page samples from them as sampling.py does
-    logits of the others        the N_EXACT highest, exact; the rest in groups: see `next_data`
+    logits of other positions   the N_EXACT highest, exact; the rest in groups: see `next_data`
     norms, attributions         5 decimals
     probabilities, losses       6 decimals
 """
@@ -22,12 +22,12 @@ from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters, parameter_shapes
 from .heads import named_heads
 
-MAX_TOKENS = 128  # more would not be legible
-MOST_NUMBERS = 60_000_000  # recorded of a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
-N_TOP = 5  # tokens that the logit lens shows at each position
-N_NAMED = 100  # most likely next tokens that are named at each position; of the others the page has only the logits
-N_EXACT = 1000  # highest logits of each position before the last
-N_GROUPS = 1000  # groups of the other logits there
+MAX_TOKENS = 128  # more would be illegible
+MOST_NUMBERS = 60_000_000  # recorded in a pass: 240 MB. (128 tokens of GPT-2 xl: 49,152,000, a page of 35 MB)
+N_TOP = 5  # tokens of the logit lens at each position
+N_NAMED = 100  # most likely next tokens that are sent with their text at each position; of the others only the logits
+N_EXACT = 1000  # highest logits, sent exactly, at each position before the last
+N_GROUPS = 1000  # groups of the remaining logits there
 WHOLE = 2**16 - 1  # an attention weight of 1, as stored
 
 # Stage -> the part of the checkpoint whose weight and bias it uses.
@@ -48,16 +48,16 @@ def prompt_ids(model: GPT2, tokenizer: Tokenizer, prompt: str, allowed_special: 
 
 
 def check_fits_page(model: GPT2, ids: Sequence[int]) -> None:
-    """Raise ValueError for ids that the model does not have, and for more than it can read or the page can show."""
+    """Raise ValueError for ids outside the vocabulary, and for more than the model or the page can take."""
     limit = most_tokens(model.config)
     if len(ids) > limit:
-        reason = "what a page can show" if limit == MAX_TOKENS else "the model's context"
+        reason = "the page's limit" if limit == MAX_TOKENS else "the model's context"
         raise ValueError(f"the prompt must be at most {limit} tokens, {reason}. Got {len(ids)}: shorten it.")
     check_ids(model, ids)
     config = model.config
     n_numbers = config.n_layer * len(ids) * (3 * config.n_embd + config.n_head * len(ids))
     if n_numbers > MOST_NUMBERS:
-        raise ValueError(f"a page can show at most {MOST_NUMBERS:,} numbers of a pass. Got {n_numbers:,}, by "
+        raise ValueError(f"a page can hold at most {MOST_NUMBERS:,} numbers of a pass. Got {n_numbers:,}, for "
                          f"{len(ids)} tokens and {config.n_layer:,} layers: shorten the prompt, or take another model.")
 
 
@@ -69,10 +69,10 @@ def page_data(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], name: str, 
               after_layer: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Everything that the page shows of a forward pass over ids [n_tokens], ready for JSON.
 
-    name: the model's name on the page. tap: an activation hook; what it returns is what the page shows. after_layer:
-    called after each layer of the logit lens, which takes longer than the pass.
-    Positions, layers and heads count from 0; `names` has the text of every id on the page, or its bytes where these
-    are not whole characters.
+    name: the model's name on the page. tap: an activation hook; the page shows what it returns. after_layer: called
+    after each layer of the logit lens, which takes longer than the pass.
+    Positions, layers and heads count from 0; `names` has the text of every id on the page, or its bytes where they are
+    not whole characters.
     Raises FloatingPointError for logits that are not finite.
     """
     last = model.config.n_layer - 1
@@ -116,7 +116,7 @@ def token_name(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
 
 
 def stages_data(config: GPT2Config, n_tokens: int) -> list[dict[str, Any]]:
-    """The table of stages, with concrete shapes and the names and shapes of the parameters that each uses."""
+    """The table of stages, with concrete shapes and each stage's parameters: their names and shapes."""
     shapes = {name.replace("h.0.", "h.i."): shape for name, shape in parameter_shapes(config).items()}
     rows = []
     for stage in STAGES:
@@ -135,7 +135,7 @@ def packed_attention(patterns: Sequence[np.ndarray]) -> str:
 
 
 def refuse_overflow(array: Any) -> None:
-    """Raise FloatingPointError for what JSON cannot hold, and no figure can show."""
+    """Raise FloatingPointError for inf and NaN, which JSON cannot hold."""
     if not np.isfinite(array).all():
         raise FloatingPointError("the activations are not finite: they overflow")
 
@@ -147,7 +147,7 @@ def packed(array: np.ndarray, dtype: str) -> str:
 
 
 def losses(logits: np.ndarray, targets: Sequence[int]) -> list[float]:
-    """-log(softmax(logits)[target]), the loss of each token but the first: logits [n_tokens - 1, vocab_size]."""
+    """The loss of each token but the first, -log(softmax(logits)[target]): logits [n_tokens - 1, vocab_size]."""
     of_targets = logits[np.arange(len(targets)), list(targets)]  # [n_tokens - 1]
     return rounded(log_sum_exp(logits)[:, 0] - of_targets, 6)
 
@@ -159,17 +159,17 @@ def norms(acts: Recorder, n_layer: int) -> list[list[float]]:
 
 
 def rounded(array: Any, decimals: int) -> Any:
-    """Nested lists of Python floats, rounded to what the page needs."""
+    """Nested lists of Python floats, rounded."""
     refuse_overflow(array)
     return np.round(np.asarray(array, np.float64), decimals).tolist()
 
 
 def next_data(logits: np.ndarray, order: np.ndarray) -> dict[str, Any]:
-    """The logits after each token but the last, reduced: [n_tokens - 1, n_known] and their descending order.
+    """A reduced form of the logits after each token but the last: [n_tokens - 1, n_known], with their descending order.
 
     ids, logits: of the N_EXACT highest, [n_tokens - 1, n_exact].
-    groups: the rest, in groups of neighbours in the order: the log of the mean of exp(logit), so that the probabilities
-        at temperature 1 stay exact, [n_tokens - 1, n_groups].
+    groups: the rest, in groups of neighbours in that order: log(mean(exp(logit))), so that the probabilities at
+        temperature 1 stay exact, [n_tokens - 1, n_groups].
     counts: how many tokens are in each group, [n_groups].
     """
     best, rest = order[:, :N_EXACT], order[:, N_EXACT:]

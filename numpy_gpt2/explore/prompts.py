@@ -1,4 +1,4 @@
-"""A prompt, or a token, as a request to the server gives it: as text or as ids, checked, and with the Python for it."""
+"""Prompts and tokens in requests to the server: parsed from text or ids, checked, and as Python code."""
 
 from dataclasses import dataclass, field
 from typing import Any, Collection, Mapping, NamedTuple
@@ -11,11 +11,11 @@ from .page import check_fits_page
 
 @dataclass(frozen=True)
 class Engine:
-    """What every answer is computed with."""
+    """What every answer needs: the model, its tokenizer, and a cache of pages."""
 
     model: GPT2
     tokenizer: Tokenizer
-    name: str  # what `load` is given
+    name: str  # the argument of `load`
     allowed_special: Collection[str] = ()
     kept: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict)  # ids -> page without interventions
 
@@ -28,15 +28,15 @@ class Prompt(NamedTuple):
 
 
 def check_keys(name: str, given: Any, keys: Collection[str]) -> None:
-    """Raise ValueError unless this is an object of JSON with no other keys."""
+    """Raise ValueError unless this is a JSON object with no keys but these."""
     if not isinstance(given, dict):
-        raise ValueError(f"{name} must be an object of JSON. Got {shown(given)}.")
+        raise ValueError(f"{name} must be a JSON object. Got {shown(given)}.")
     for key in given.keys() - set(keys):
         raise ValueError(f"{name} must have no keys but {', '.join(keys)}. Got {shown(key)}.")
 
 
 def parse_prompt(engine: Engine, request: Mapping[str, Any], text_key: str = "prompt", ids_key: str = "ids") -> Prompt:
-    """The prompt under one of two keys, at most as long as the page can show. Raises ValueError."""
+    """The prompt under one of two keys, within the page's limit. Raises ValueError."""
     prompt = parse_text(engine, request, text_key, ids_key)
     check_fits_page(engine.model, prompt.ids)
     return prompt
@@ -51,7 +51,7 @@ def parse_text(engine: Engine, request: Mapping[str, Any], text_key: str, ids_ke
     if text is None:
         return Prompt(parse_ids(engine, ids, ids_key), str(ids))
     if not isinstance(text, str):
-        raise ValueError(f"{text_key!r} must be a text. Got {shown(text)}.")
+        raise ValueError(f"{text_key!r} must be a string. Got {shown(text)}.")
     if text == "":
         return Prompt(engine.tokenizer.with_bos(), "tokenizer.with_bos()")
     special = f", allowed_special={engine.allowed_special!r}" if engine.allowed_special else ""
@@ -77,5 +77,5 @@ def parse_token(engine: Engine, token: int | str, key: str) -> int:
 
 
 def n_known(engine: Engine) -> int:
-    """The number of ids that both the model and its tokenizer know."""
+    """The number of ids that both the model and its tokenizer have."""
     return min(engine.tokenizer.vocab_size, engine.model.config.vocab_size)

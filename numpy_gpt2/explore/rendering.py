@@ -1,7 +1,7 @@
-"""The page as one HTML file: `page.html` with its style, its scripts and the data in their places.
+"""The page as one HTML file: `page.html` with its style, scripts and data inserted.
 
-`page.html`, `page.css` and `scripts/`, in this folder, are the page's parts. There is no build step: they are put
-together when a page is written, so that an edit shows in the next page.
+The parts are `page.html`, `page.css` and `scripts/` in this folder. There is no build step: they are combined whenever
+a page is written, so edits take effect in the next page.
 """
 
 import base64
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any, Mapping
 
 FOLDER = Path(__file__).parent
-DATA = "{{data}}"  # where the data go; once in the template
+DATA = "{{data}}"  # the placeholder for the data; once in the template
 
-# In the order in which they are joined: what a script uses at once is defined by one before it.
+# In the order of concatenation: what a script uses at load time is defined in an earlier one.
 SCRIPTS: tuple[str, ...] = (
     "data", "sampling", "elements", "colours", "pointing", "choosing", "tokens", "model", "attention", "layers",
     "attribution", "next", "start")
-SERVED_SCRIPTS = ("engine", "prompt", "interventions", "write", "compare", "follow")  # of pages that a server sends
-SERVED_PART = re.compile("<!-- served -->(.*?)<!-- /served -->", re.DOTALL)  # of page.html: needs an engine
+SERVED_SCRIPTS = ("engine", "prompt", "interventions", "write", "compare", "follow")  # of live pages
+SERVED_PART = re.compile("<!-- served -->(.*?)<!-- /served -->", re.DOTALL)  # of page.html: needs the server
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The page: the template with the data in it. Data with "server" make the page that has an engine behind it."""
+    """The page: the template with the data inserted. Data with the key "server" make a live page."""
     return template(served="server" in data).replace(DATA, script_safe_json(data))
 
 
@@ -39,9 +39,9 @@ def template(served: bool = False) -> str:
 
 
 def content_security_policy(served: bool = False) -> str:
-    """What a browser may load and run on the page: its own style and script, by their hashes, and nothing else.
+    """The page's Content-Security-Policy: a browser may load and run only its own style and script, by their hashes.
 
-    A served page may ask its server, too.
+    A live page may also connect to its server.
     """
     policy = policy_for(style(), script(served))
     return policy + "; connect-src 'self'" if served else policy
@@ -66,13 +66,13 @@ def read(name: str) -> str:
 
 
 def sha256(text: str) -> str:
-    """The hash of an element's text, as a Content-Security-Policy names it."""
+    """The hash of an element's text in the form that a Content-Security-Policy uses."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 def script_safe_json(data: Mapping[str, Any]) -> str:
-    """JSON that is safe inside a <script> element: no text in it can end the element or begin another.
+    """JSON that is safe inside a <script> element: no text in it can close the element or open another.
 
     It is ASCII: json escapes everything else, including U+2028 and U+2029.
     """

@@ -1,7 +1,7 @@
-"""The page that `score --html` writes: a text whose tokens are coloured by how much they surprised the model.
+"""The page that `score --html` writes: a text with each token coloured by its surprisal.
 
-`scored_text.html`, `.css` and `.js`, beside this, are its parts; style and building blocks are those of the page of
-`explore`. One file, which needs no network.
+Its parts are `scored_text.html`, `.css` and `.js` in this folder, with the style and building blocks of the `explore`
+page. One file, which needs no network.
 """
 
 from functools import cache
@@ -14,17 +14,17 @@ from ..tokenizer import Tokenizer
 from .page import rounded, token_name
 from .rendering import DATA, policy_for, read, script_safe_json
 
-MOST_SHOWN = 20_000  # tokens: a page of about 2 MB, which a browser still scrolls
+MOST_SHOWN = 20_000  # tokens: a page of about 2 MB, which a browser still scrolls smoothly
 
 
 def check_fits_page(n_tokens: int) -> None:
-    """Raise ValueError for more tokens than a page can show."""
+    """Raise ValueError for more than MOST_SHOWN tokens."""
     if n_tokens > MOST_SHOWN:
         raise ValueError(f"a page can show at most {MOST_SHOWN:,} tokens. Got {n_tokens:,}: shorten the text.")
 
 
 def scored_page(tokenizer: Tokenizer, ids: Sequence[int], scores: Scores, vocab_size: int, lead: str) -> str:
-    """The page for ids [n_tokens], of which the last n_scored have scores. lead: a sentence on the whole text."""
+    """The page for ids [n_tokens], of which the last n_scored have scores. lead: a sentence about the whole text."""
     n_unscored = len(ids) - len(scores.log_probs)
     surprise = rounded(-scores.log_probs, 4)  # [n_scored]
     probabilities = rounded(np.exp(scores.top_log_probs), 5)  # [n_scored, n_top]
@@ -45,7 +45,7 @@ def scored_page(tokenizer: Tokenizer, ids: Sequence[int], scores: Scores, vocab_
 
 @cache
 def template() -> str:
-    """The page without its data; a browser runs and loads nothing but its own script and style, by their hashes."""
+    """The page without its data; the policy allows nothing but its own script and style, by their hashes."""
     style = "\n" + read("page.css") + read("scored_text.css")
     script = '\n"use strict";\n\n' + "\n".join(map(read, ("scripts/elements.js", "scripts/pointing.js",
                                                           "scored_text.js")))

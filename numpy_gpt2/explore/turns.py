@@ -1,4 +1,4 @@
-"""One pass at a time, whichever page asks: requests take turns, a page's newest instead of its older ones."""
+"""One pass at a time: requests queue, and a page's newest request replaces its older ones."""
 
 import threading
 import time
@@ -7,14 +7,14 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 
-MOST_SECONDS = 300.0  # that a request may take, with the time that it waits
-MOST_REQUESTS = 16  # at work or waiting
-PROGRESS_AFTER = 0.3  # before the page is told how far a request has come
-PROGRESS_EVERY = 0.2  # from one time that it is told to the next
+MOST_SECONDS = 300.0  # for one request, waiting included
+MOST_REQUESTS = 16  # running or waiting
+PROGRESS_AFTER = 0.3  # seconds until the first progress report
+PROGRESS_EVERY = 0.2  # seconds between progress reports
 
 
 class Refusal(Exception):
-    """A request that is answered with a status of HTTP and one sentence."""
+    """A request that gets an HTTP error status and one sentence."""
 
     def __init__(self, status: int, sentence: str, **more: Any) -> None:
         super().__init__(sentence)
@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 
 class Turns:
-    """Who is at work (the first), and who waits. Shared by the threads that answer."""
+    """The queue of jobs, the first of which is running. Shared by the server's threads."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -32,15 +32,15 @@ class Turns:
 
 
 class Job:
-    """One request at work: its turns, its time, and how far it has come.
+    """One request: its turns, its deadline and its progress.
 
-    It is a tap too: in the pass that it is given to, each block counts as a step.
+    It is also a tap, which counts each block of a pass as a step.
     """
 
     globs = ("h.*.resid_pre",)
 
     def __init__(self, turns: Turns, page: str, send: Callable[[dict[str, Any]], None]) -> None:
-        """page: one of its requests replaces another. send: sends a line to the page."""
+        """page: the page's id; its newer requests replace older ones. send: sends a line to the page."""
         self.turns, self.page, self.send = turns, page, send
         self.deadline = time.monotonic() + MOST_SECONDS
         self.next_progress = time.monotonic() + PROGRESS_AFTER
@@ -61,7 +61,7 @@ class Job:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """While this lasts, no other request computes. Raises Refusal where this one was replaced, or is overdue."""
+        """Hold the turn: no other request computes meanwhile. Raises Refusal if replaced or timed out."""
         changed, queue = self.turns.changed, self.turns.queue
         with changed:
             queue.append(self)
@@ -82,11 +82,11 @@ class Job:
         return self.turns.newest.get(self.page) is not self
 
     def expect(self, n_steps: int) -> None:
-        """How many steps this request will take."""
+        """Set the total number of steps, for progress reports."""
         self.n_steps = n_steps
 
     def advance(self) -> None:
-        """One step is done: tell the page, now and then. Raises Refusal for a request that is overdue."""
+        """Count one step, and report progress now and then. Raises Refusal if timed out."""
         if time.monotonic() > self.deadline:
             raise overdue()
         self.n_done += 1
@@ -100,5 +100,5 @@ class Job:
 
 
 def overdue() -> Refusal:
-    return Refusal(503, f"this took longer than {MOST_SECONDS:g} s and was stopped: shorten the prompt, or take a "
+    return Refusal(503, f"this took longer than {MOST_SECONDS:g} s and was stopped: shorten the prompt, or use a "
                    "smaller model.")

@@ -261,10 +261,10 @@ class Walk(Commands):
 def check_size(config: GPT2Config, n_new: int, n_all: int) -> None:
     """Raise Refused where the arrays of a pass would be too many, or too large, to keep."""
     if config.n_layer > MOST_LAYERS:
-        raise Refused(f"a walk is through at most {MOST_LAYERS} layers. Got {config.n_layer}: take a smaller model.")
+        raise Refused(f"a walk is through at most {MOST_LAYERS} layers. Got {config.n_layer}: use a smaller model.")
     sizes = [math.prod(stage.concrete_shape(config, n_new, n_all, n_new))
              * (config.n_layer if stage.name.startswith("h.i.") else 1) for stage in STAGES]
     n_bytes = 4 * sum(sizes)
     if n_bytes > MOST_BYTES:
         raise Refused(f"a walk keeps every array of the pass, at most {MOST_BYTES / 1e9:.0f} GB. With {n_new} tokens "
-                      f"these would be {n_bytes / 1e9:.1f} GB: shorten the prompt, or take a smaller model.")
+                      f"these would be {n_bytes / 1e9:.1f} GB: shorten the prompt, or use a smaller model.")

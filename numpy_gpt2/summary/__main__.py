@@ -26,7 +26,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--sizes", action="store_true",
                         help="the four released sizes side by side, from their configs alone: no network, no files")
     for section, meaning in SECTIONS.items():
-        parser.add_argument(f"--{section}", action="store_true", help=f"only this and other named sections: {meaning}")
+        parser.add_argument(f"--{section}", action="store_true", help=f"only the named sections: {meaning}")
     parser.add_argument("--text", metavar="FILE", help="also the loss of each model on a text file, or on standard "
                         "input (-); loads the weights")
     parser.add_argument("--context", type=whole_number(1), metavar="N",

@@ -85,7 +85,7 @@ def parameters(model: Metadata) -> list[Parameter]:
 
 
 def folded(listed: list[Parameter]) -> list[Parameter]:
-    """The list with the blocks summed: `h.*.ln_1.weight` is this tensor of all blocks together."""
+    """The list with the blocks summed: `h.*.ln_1.weight` is that tensor in all blocks together."""
     sums: dict[str, Parameter] = {}
     for parameter in listed:
         name = re.sub(r"^h\.\d+\.", "h.*.", parameter.name)
@@ -100,7 +100,7 @@ def folded(listed: list[Parameter]) -> list[Parameter]:
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameter counts. `kinds` sum to `stored`, and so do `roles`; `weight_kinds` to all of them but the biases."""
+    """Parameter counts. `kinds` sum to `stored`, and so do `roles`; `weight_kinds` sum to `stored` without biases."""
 
     stored: int  # in the checkpoint: equal to tied or untied
     tied: int  # with one array for embedding and unembedding
@@ -156,7 +156,7 @@ class Figure:
     """A published or common figure, and the sum that explains it."""
 
     figure: str  # as it is usually written
-    terms: Terms  # of the sum; none where no sum gives the figure
+    terms: Terms  # of the sum; empty if no sum gives the figure
     remark: str
 
     @property
@@ -240,7 +240,7 @@ def millions(n: int, decimals: int = 0) -> str:
 
 @dataclass(frozen=True)
 class PassCost:
-    """The cost of a pass that reads `n_new` tokens, after which the cache holds `n_all`, and unembeds one position.
+    """The cost of a pass over `n_new` tokens, after which the cache holds `n_all`, with one position unembedded.
 
     Floating-point operations (FLOPs) are those of the matrix products, two for each multiply-add; softmax, gelu, layer
     norms and sums, a few percent at most, are left out. Attention counts only the keys up to each query's position.
@@ -251,7 +251,7 @@ class PassCost:
     block_flops: int  # the products with c_attn, c_proj, c_fc and c_proj
     attention_flops: int  # queries with keys, and pattern with values
     unembed_flops: int  # the logits of the last position
-    weights_read: int  # numbers, each once per pass, and the rows of wte and wpe that are looked up
+    weights_read: int  # numbers, each once per pass, plus the rows of wte and wpe that are looked up
     cache_read: int  # numbers: the keys and values of n_all tokens
 
     @property
@@ -260,17 +260,17 @@ class PassCost:
 
 
 def prefill_cost(config: GPT2Config, n_context: int) -> PassCost:
-    """Reading a prompt of `n_context` tokens in one pass, up to the logits of the last."""
+    """The cost of processing a prompt of `n_context` tokens in one pass, with the logits of the last."""
     return pass_cost(config, n_context, n_context)
 
 
 def decode_cost(config: GPT2Config, n_context: int) -> PassCost:
-    """Reading the `n_context`-th token, with all earlier ones in the cache."""
+    """The cost of processing the `n_context`-th token, with all earlier ones in the cache."""
     return pass_cost(config, 1, n_context)
 
 
 def pass_cost(config: GPT2Config, n_new: int, n_all: int) -> PassCost:
-    """The cost of reading the last `n_new` of `n_all` tokens. Raises ValueError where they do not fit the context."""
+    """The cost of processing the last `n_new` of `n_all` tokens. Raises ValueError if they exceed the context."""
     if not 1 <= n_new <= n_all <= config.n_positions:
         raise ValueError(f"n_new and n_all must be 1 <= n_new <= n_all <= {config.n_positions}, the model's context. "
                          f"Got {n_new} and {n_all}.")

@@ -26,14 +26,14 @@ class Metadata:
 
     name: str
     config: GPT2Config
-    source: str  # where this comes from, in words
+    source: str  # where this comes from, as printed
     types: Mapping[str, str] = field(default_factory=dict)  # each parameter's dtype in the file; empty if unread
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of other tensors in the file
     has_scaled_queries: bool = False  # whether loading rescales the weights of q
 
     @property
     def is_verified(self) -> bool:
-        """Whether a header was read, and has every parameter of the config with its shape."""
+        """Whether a header was read and has every parameter of the config, with its shape."""
         return bool(self.types)
 
 
@@ -106,7 +106,7 @@ def headers_on_hub(repo: str, commit: str) -> dict[str, StoredTensor]:
 
 
 def index_or_name(repo: str, commit: str, file_name: str) -> Path | None:
-    """The index of shards, downloaded; of a file of weights its name alone. None: no such file. A FileGetter."""
+    """A FileGetter: downloads the shard index; for a weights file returns only its path. None: no such file."""
     if not file_name.endswith(".safetensors"):
         return fetch_file(repo, commit, file_name)
     return None if ask(repo, commit, file_name) is None else Path(repo, file_name)

@@ -14,7 +14,7 @@ from .weight_statistics import (GROUPS, HISTOGRAM_EDGES, ONE_ARRAY, depth_profil
                                 grouped_weights, layer_statistics, overlays, tensor_statistics, text_loss,
                                 weight_tying)
 
-Report = dict[str, Any]  # a few facts that are always present, and the chosen sections by name
+Report = dict[str, Any]  # a few keys that are always present, and the chosen sections by name
 Reports = Mapping[str, Report]  # by model name
 
 # All sections, in the order in which they are shown.
@@ -38,11 +38,11 @@ ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-no
 
 def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
                 n_context: int | None = None, text: str | None = None) -> dict[str, Report]:
-    """A report of each model. Where the weights of one of several models are unavailable, its report has the reason.
+    """A report on each model. If the weights of one of several models are unavailable, its report gives the reason.
 
     sections: keys of SECTIONS, in order. measured: those of them ("tying", "values") that load the weights.
-    n_context: the context length for the cost; None means the model's whole context. text: to compute the loss of.
-    Raises ValueError for an argument; CheckpointError, HubError or MemoryError where no report would have a result.
+    n_context: the context length for the cost; None means the model's whole context. text: to compute the loss on.
+    Raises ValueError for a bad argument; CheckpointError, HubError or MemoryError if no report would have a result.
     """
     reports = {}
     failures: list[Exception] = []
@@ -69,7 +69,7 @@ def report_each(models: Sequence[Metadata], sections: Collection[str], measured:
 
 
 def report_counts(model: Metadata, sections: Collection[str], n_context: int) -> Report:
-    """The sections that need no weights. Computing all of them takes no time."""
+    """The sections that need no weights; all of them are cheap to compute."""
     config = model.config
     counts = count_parameters(config)
     totals = asdict(counts)

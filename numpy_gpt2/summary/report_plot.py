@@ -8,20 +8,20 @@ from ..cli.arguments import check_plot
 from .report import KINDS, ROLES, Report, Reports
 from .statements import rounded
 
-MOST_COLUMNS = 2  # of panels: more would be too small to read where a page shows the picture
+MOST_COLUMNS = 2  # of panels: more would be illegible when the picture is scaled to a page
 
 
 def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
-    """Raise ValueError, before any computation, if there would be nothing to plot or the file could not be written."""
+    """Raise ValueError, before any computation, if there is nothing to plot or the file cannot be written."""
     if not has_loss and not PANELS.keys() & set(sections):
         raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: choose at least one")
     check_plot(path)
 
 
 def draw_reports(reports: Reports, path: Path) -> None:
-    """Save one figure, with a panel for each section that has one; for --values, five more for each model."""
+    """Save one figure, with a panel for each section in PANELS; for --values, five more for each model."""
     from matplotlib.figure import Figure
-    reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # of folders too
+    reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # names of folders too
     panels: list[Callable[[Any], None]] = [partial(PANELS[section], reports=reports) for section in PANELS
                                            if any(section in found for found in reports.values())]
     for name, found in reports.items():
@@ -43,7 +43,7 @@ def draw_reports(reports: Reports, path: Path) -> None:
 
 
 def legend_below(axes: Any, n_columns: int = 2) -> None:
-    """Put the legend where it covers no data."""
+    """Put the legend below the axes, where it covers no data."""
     axes.legend(fontsize="small", ncols=n_columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
@@ -83,7 +83,7 @@ def draw_group_depth(axes: Any, profiles: Sequence[Report], name: str) -> None:
 
 
 def draw_overlay(axes: Any, overlay: Report, groups: Reports, name: str) -> None:
-    """Histograms on one scale; those of blocks coloured from the first to the last."""
+    """Histograms on one scale, blocks coloured by depth."""
     edges, fractions = overlay["edges"], overlay["fractions"]
     by_block = any(group.startswith("h.") for group in fractions)
     for i, (group, bins) in enumerate(fractions.items()):
@@ -98,7 +98,7 @@ def draw_overlay(axes: Any, overlay: Report, groups: Reports, name: str) -> None
 
 
 def colour_of_block(i: int, n_layer: int) -> Any:
-    """From light to dark, so that depth is seen without a legend of 48 lines."""
+    """Light for the first block to dark for the last, instead of a legend of 48 lines."""
     from matplotlib import colormaps
     return colormaps["viridis_r"](0.1 + 0.9 * i / max(n_layer - 1, 1))
 

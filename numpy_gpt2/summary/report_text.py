@@ -37,7 +37,7 @@ def text_report(reports: Reports, sections: Sequence[str], in_full: bool, width:
 
 
 def long_table(section: str, found: Report, in_full: bool, width: int) -> Iterator[str]:
-    """A section that is a table of one model."""
+    """The lines of a section that is a table for one model."""
     if section == "parts":
         rows = [("  " * part["depth"] + part["name"], part["shape"], part["meaning"]) for part in found["parts"]]
         return table(("part", "shape", "what it is"), rows, "<<<", width)
@@ -80,7 +80,7 @@ def count_lines(reports: Reports, width: int) -> Iterator[str]:
 
 
 def verdict_lines(statements: Iterable[Statement], width: int) -> Iterator[str]:
-    """The course's statements, each with its verdict; nothing where there are none."""
+    """The course's statements with their verdicts, under a heading if there are any."""
     for i, statement in enumerate(statements):
         if i == 0:
             yield ""
@@ -96,7 +96,7 @@ def bias_lines(reports: Reports, width: int) -> Iterator[str]:
 
 def fraction_lines(title: str, whole: str, reports: Reports, counts: Sequence[Report], fractions: Sequence[Report],
                    labels: Mapping[str, str], width: int) -> Iterator[str]:
-    """Counts and their fractions of the whole: with bars for one model, as two tables for several."""
+    """Counts and fractions: one table with bars for one model, two tables for several."""
     keys = [key for key in labels if any(key in one for one in counts)]
     if len(reports) > 1:
         rows = [(labels[key], *(f"{one.get(key, 0):,}" for one in counts)) for key in keys]
@@ -105,7 +105,7 @@ def fraction_lines(title: str, whole: str, reports: Reports, counts: Sequence[Re
         rows = [(labels[key], *(f"{one.get(key, 0):.3%}" for one in fractions)) for key in keys]
         yield from comparison(f"  as fractions of {whole}", reports, rows, width)
         return
-    room = min(width - 50, 50)  # for the bars, beside the other columns
+    room = min(width - 50, 50)  # for the bars, next to the other columns
     rows = []
     for key in keys:
         fraction = fractions[0][key]
@@ -133,7 +133,7 @@ def tying_text(tying: Report, key: str) -> str:
 
 
 def cost_lines(reports: Reports, width: int) -> Iterator[str]:
-    """The cost of prefill, which reads the whole context, and of decode, which reads its last token."""
+    """The cost of prefill over the whole context, and of decoding its last token."""
     costs = [found["cost"] for found in reports.values()]
     rows = [("context, tokens", *(f"{one['n_context']:,}" for one in costs))]
     for name in ("prefill", "decode"):

@@ -1,4 +1,4 @@
-"""What the course says of GPT-2's parameters and weights, each statement with what is measured."""
+"""The course's statements about GPT-2's parameters and weights, each checked against measurements."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Iterator, Mapping, Sequence
 from ..config import SIZES
 from .report import Report, Reports
 
-ALIKE = 0.1  # two deviations are alike where they differ by less than this fraction of the larger one
-GROWS = math.sqrt(0.5)  # a deviation grows with depth where it correlates more than this: half of its variance
+ALIKE = 0.1  # two standard deviations are alike if they differ by less than this fraction of the larger one
+GROWS = math.sqrt(0.5)  # it grows with depth if the correlation exceeds this: depth explains half of its variance
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ PERCENTAGES: Mapping[str, tuple[str, tuple[int, ...]]] = {
 
 
 def size_statements(reports: Reports) -> Iterator[Statement]:
-    """The statements about the released sizes, from their counts. None where a size is missing."""
+    """The statements about the released sizes, from their counts; none if a size is missing."""
     if not SIZES.keys() <= reports.keys():
         return
     counts = [reports[size]["counts"] for size in SIZES]

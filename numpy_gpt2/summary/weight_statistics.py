@@ -91,7 +91,7 @@ def chunks(*arrays: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def in_memory_order(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The arrays, transposed where that spares `chunks` a copy. For whatever does not depend on the numbers' order."""
+    """The arrays, transposed where that saves `chunks` a copy: only for statistics that ignore the order."""
     return tuple(array.T if array.flags.f_contiguous else array for array in arrays)
 
 
@@ -107,7 +107,7 @@ def layer_statistics(model: GPT2) -> list[Statistics]:
             for i in range(model.config.n_layer)]
 
 
-# By what the weights are for ------------------------------------------------------------------------------------------
+# By purpose -----------------------------------------------------------------------------------------------------------
 
 # The matrices of a block by purpose; biases and layer norms are left out. The fused c_attn has q, k and v side by side.
 GROUPS = ("queries", "keys", "values", "attention", "MLP")
@@ -131,16 +131,16 @@ def grouped_weights(model: GPT2) -> dict[str, list[np.ndarray]]:
 
 
 N_BINS = 80  # of an overlay
-OVERLAY_REACH = 4  # its scale ends at so many of the largest standard deviation, on both sides of 0
+OVERLAY_REACH = 4  # the scale's end on each side of 0, in units of the largest standard deviation
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """Histograms of several groups on one scale: plain values, not deviations."""
+    """Histograms of several groups on one scale, of raw values (not in standard deviations)."""
 
     title: str
     edges: tuple[float, ...]  # [N_BINS + 1]
-    fractions: dict[str, tuple[float, ...]]  # of all numbers of a group, by bin; what lies outside is in none
+    fractions: dict[str, tuple[float, ...]]  # of all numbers of a group, by bin; those outside the scale are in none
 
 
 def overlays(groups: Mapping[str, Sequence[np.ndarray]], statistics: Mapping[str, Statistics]) -> list[Overlay]:
@@ -235,7 +235,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class TextLoss:
-    """How well a model predicts a text. Losses are comparable only with the same tokenizer, bits per byte always."""
+    """A model's loss on a text, comparable between models with the same tokenizer; bits per byte always are."""
 
     n_tokens: int  # all are scored, the first after <|endoftext|>
     n_bytes: int

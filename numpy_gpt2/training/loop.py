@@ -1,12 +1,12 @@
-"""The training loop: windows -> gradients -> a step of the optimizers, again and again.
+"""The training loop: windows -> gradients -> a step of the optimizers.
 
     run = start(model, TrainingConfig(steps=100))
     while run.step < run.config.steps:
         loss = training_step(run, ids)
 
-A run is data: the model, what the optimizers remember, and how many steps were taken. `training_step` changes it in
-place, model included, and depends on nothing else. So a run that was written to a file goes on as if it had never
-stopped (saved_run.py).
+A run is data: the model, the optimizer state, and the number of steps taken. `training_step` changes it in place, model
+included, and depends on nothing else, so a run that is saved to a file resumes as if it had never stopped
+(saved_run.py).
 """
 
 import math
@@ -39,18 +39,18 @@ class Run:
 
     model: GPT2
     config: TrainingConfig
-    moments: dict[str, dict[str, np.ndarray]]  # of each parameter that learns: what its optimizer remembers
+    moments: dict[str, dict[str, np.ndarray]]  # the optimizer state of each parameter that is not frozen
     step: int = 0  # steps taken
     losses: list[float] = field(default_factory=list)  # of each step, in nats per token
     held_out_losses: dict[int, float] = field(default_factory=dict)  # by the number of steps taken before
-    is_whole: bool = True  # False where a step was broken off while it moved the weights
+    is_whole: bool = True  # False if a step was interrupted while it updated the weights
 
 
 def start(model: GPT2, config: TrainingConfig) -> Run:
-    """A run that has taken no step. From here on the model's arrays are the run's: they change with every step.
+    """A run at step 0. It takes over the model's arrays: every step changes them.
 
-    Memory that a step frees stays with the process, for the next step.
-    Raises ValueError for a context that the model does not have, and for a glob that freezes nothing, or everything.
+    From here on the process keeps freed memory for reuse by the next step. Raises ValueError for a context longer than
+    the model's, and for globs that freeze nothing, or everything.
     """
     if config.context > model.config.n_positions:
         raise ValueError(f"context must be at most the model's, {model.config.n_positions}. Got {config.context}.")
@@ -63,7 +63,7 @@ def start(model: GPT2, config: TrainingConfig) -> Run:
 
 
 def moments_of(name: str, shape: Sequence[int], config: TrainingConfig) -> tuple[str, ...]:
-    """What is remembered of a parameter's gradients: Muon is for the matrices inside the blocks, AdamW for the rest."""
+    """The names of a parameter's optimizer state: Muon's for the matrices inside the blocks, AdamW's for the rest."""
     return MUON_MOMENTS if is_matrix_of_block(name, shape) and config.muon_rate > 0 else ADAMW_MOMENTS
 
 
@@ -72,9 +72,9 @@ def is_matrix_of_block(name: str, shape: Sequence[int]) -> bool:
 
 
 def frozen_names(names: Sequence[str], globs: Sequence[str]) -> set[str]:
-    """The parameters that globs name, in whole ("h.0.ln_1.bias") or by their beginning ("wte", "h.[0-3]").
+    """The parameters that match globs, by full name ("h.0.ln_1.bias") or by a prefix ("wte", "h.[0-3]").
 
-    Raises ValueError, with what comes nearest, for a glob that fits none, and where nothing is left to learn.
+    Raises ValueError for a glob that matches none, naming similar ones, and if no parameter is left to train.
     """
     frozen = set()
     for glob in globs:
@@ -82,17 +82,17 @@ def frozen_names(names: Sequence[str], globs: Sequence[str]) -> set[str]:
         if not fitting:
             nearest = ", ".join(get_close_matches(glob, names, n=3, cutoff=0))
             raise ValueError(f"freeze must be globs of parameters, such as 'wte' or 'h.[0-3].*'. "
-                             f"Got {glob!r}, which fits none; the nearest are {nearest}.")
+                             f"Got {glob!r}, which matches none; the nearest are {nearest}.")
         frozen.update(fitting)
     if len(frozen) == len(names):
-        raise ValueError("freeze must leave a parameter to learn. Got globs that fit all of them.")
+        raise ValueError("freeze must leave a parameter to train. Got globs that match all of them.")
     return frozen
 
 
 def training_step(run: Run, ids: np.ndarray) -> float:
-    """Read one batch of windows of the text ids [n_tokens], and move the weights: the loss before the step, in nats.
+    """Update the weights on one batch of windows of the text ids [n_tokens]; returns the loss before, in nats.
 
-    Raises FloatingPointError, before anything is changed, for a loss or a gradient that is not finite.
+    Raises FloatingPointError, before any change, for a loss or a gradient that is not finite.
     """
     config = run.config
     windows = windows_of_step(ids, run.step, config.accumulate * config.batch_size, config.context, config.seed)
@@ -101,10 +101,11 @@ def training_step(run: Run, ids: np.ndarray) -> float:
 
 
 def learn(run: Run, parts: Sequence[np.ndarray], factor: float, threads: int = 1) -> float:
-    """One step on any windows, equal parts of [n_windows, context + 1], at a fraction of the peak rates: the loss.
+    """Take one step on equal parts of a batch, each [n_windows, context + 1]; returns the loss before, in nats.
 
-    threads: so many parts are read, and weights moved, at a time. Where BLAS has one thread (OPENBLAS_NUM_THREADS=1),
-    two do 1.5 times the work of one: most of what NumPy does beside matrix products is on one core otherwise.
+    factor: the fraction of the peak learning rates. threads: how many parts are processed, and weights updated, at a
+    time. With single-threaded BLAS (OPENBLAS_NUM_THREADS=1), two are 1.5 times as fast as one: apart from matrix
+    products, NumPy runs on one core.
     """
     config = run.config
     loss, gradients = accumulated_gradients(run.model, parts, threads)
@@ -133,20 +134,20 @@ def learn(run: Run, parts: Sequence[np.ndarray], factor: float, threads: int = 1
 
 
 def best_step(run: Run) -> int | None:
-    """The measured step with the lowest loss on the held-out text, the latest of equals; None before any."""
+    """The evaluated step with the lowest held-out loss, the latest on ties; None before any."""
     losses = {step: loss for step, loss in run.held_out_losses.items() if step > 0}
     return min(losses, key=lambda step: (losses[step], -step)) if losses else None
 
 
 def diverged(run: Run, what: str) -> FloatingPointError:
-    """The error for what is not finite: in which step, and what to do."""
-    return FloatingPointError(f"step {run.step + 1} of {run.config.steps}: {what}: start anew with lower rates "
+    """The error for a non-finite value: in which step, and what to do."""
+    return FloatingPointError(f"step {run.step + 1} of {run.config.steps}: {what}: restart with lower rates "
                               f"than {run.config.rate:g} and {run.config.muon_rate:g} (Muon's), or other weights")
 
 
 def accumulated_gradients(model: GPT2, parts: Sequence[np.ndarray],
                           threads: int = 1) -> tuple[float, dict[str, np.ndarray]]:
-    """The mean loss of equal parts of a batch, each [n_windows, context + 1], and the mean of their gradients."""
+    """The mean loss over equal parts of a batch, each [n_windows, context + 1], and their mean gradients by name."""
     loss = 0.0
     gradients: dict[str, np.ndarray] = {}
 
@@ -154,7 +155,7 @@ def accumulated_gradients(model: GPT2, parts: Sequence[np.ndarray],
         nonlocal loss
         loss += weight * loss_of_part
         for name, gradient in gradients_of_part:
-            gradient *= weight  # in place: nobody else has it
+            gradient *= weight  # in place: nothing else refers to it
             if name in gradients:
                 gradients[name] += gradient
             else:
@@ -173,7 +174,7 @@ def accumulated_gradients(model: GPT2, parts: Sequence[np.ndarray],
 
 
 def map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> list[Any]:
-    """[function(item) for item in items], so many at a time; with one thread, in this one."""
+    """[function(item) for item in items], in a pool of threads; with threads=1, in the current one."""
     if threads == 1:
         return list(map(function, items))
     with ThreadPoolExecutor(threads) as pool:
@@ -181,10 +182,10 @@ def map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads
 
 
 def initial_model(config: GPT2Config, seed: int) -> GPT2:
-    """A model that has learnt nothing, as GPT-2 was initialised, float32.
+    """An untrained model, initialised as GPT-2 was, float32.
 
-    Weights are normal with deviation 0.02, positions with 0.01; gains are 1, biases 0. What adds to the residual stream
-    is divided by sqrt(2 n_layer), the root of how many parts add to it.
+    Weights are normal with standard deviation 0.02, positions with 0.01; gains are 1, biases 0. The output projections
+    are divided by sqrt(2 n_layer), since 2 n_layer of them add to the residual stream.
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
     """
     rng = np.random.default_rng(seed)

@@ -24,11 +24,11 @@ def training_memory(model: GPT2Config, config: TrainingConfig, frozen: Collectio
 
 
 def numbers_per_token(model: GPT2Config, context: int) -> int:
-    """What a forward pass leaves for the backward pass, and what the last of it takes beside.
+    """Numbers per token that a forward pass keeps for the backward pass, and the temporary arrays at the peak.
 
-    For each block: the residual stream twice, two normalised, q, k and v, k and v once more in the cache, z, and
-    the neurons before and after their nonlinearity. For all of them: logits and their gradient; and the temporary
-    arrays of one block, of which those as long as the neurons or the scores count.
+    For each block: the residual stream twice, both layer norms' outputs, q, k and v, k and v once more in the cache, z,
+    and the MLP's activations before and after the nonlinearity. Once: the logits and their gradient, and one block's
+    largest temporary arrays.
     """
     of_block = 10 * model.n_embd + 2 * model.n_inner
     temporary = 4 * model.n_inner + 3 * model.n_head * min(context, 512) + 6 * model.n_embd
@@ -36,7 +36,7 @@ def numbers_per_token(model: GPT2Config, context: int) -> int:
 
 
 def check_training_memory(model: GPT2Config, config: TrainingConfig, frozen: Collection[str] = ()) -> None:
-    """Raise MemoryError, with what to change, where a run needs more than is left beside its weights, already there."""
+    """Raise MemoryError, with advice, if a run needs more memory than is available; its weights are already loaded."""
     needed = training_memory(model, config, frozen)
     available = available_memory()
     still_needed = sum(needed.values()) - needed["weights"]
@@ -45,4 +45,4 @@ def check_training_memory(model: GPT2Config, config: TrainingConfig, frozen: Col
     parts = ", ".join(f"{name} {gigabytes(n_bytes)}" for name, n_bytes in needed.items())
     raise MemoryError(f"training takes {gigabytes(sum(needed.values()))} ({parts}), and {gigabytes(available)} are "
                       "available beside the weights: lower --batch-size or --context, --freeze a part of the model, "
-                      "or take a smaller one")
+                      "or use a smaller one")

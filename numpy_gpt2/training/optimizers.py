@@ -1,7 +1,6 @@
-"""How a gradient moves a weight: AdamW for any array, Muon for the matrices inside the blocks.
+"""The optimizers: AdamW for any array, Muon for the matrices inside the blocks.
 
-Both are functions over arrays that they change in place: a weight, and what is remembered of the gradients before. The
-gradient itself stays as it is.
+Both are functions that update a weight and its optimizer state in place, and leave the gradient unchanged.
 """
 
 import math
@@ -12,7 +11,7 @@ import numpy as np
 STRIP_SIZE = 2 ** 16  # numbers at a time: 256 KB of each array, which stay in the processor's cache
 
 # One Newton-Schulz step maps each singular value s to a s + b s^3 + c s^5. With these coefficients, five steps bring
-# any s from 0.01 to 1 to between 0.7 and 1.2: near enough to 1 for the direction of a step, and soon.
+# any s from 0.01 to 1 to between 0.7 and 1.2, which is close enough to 1 for an update.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
@@ -43,8 +42,8 @@ def muon(weight: np.ndarray, gradient: np.ndarray, average: np.ndarray, rate: fl
          decay: float = 0.0) -> None:
     """weight -= rate (orthogonalize(update) + decay weight): one step of Muon for a matrix [n_in, n_out], in place.
 
-    average: the moving average of the gradient, zeros at first. The update is the gradient moved towards it, as in
-    Nesterov's momentum. Orthogonal, it moves each direction of the matrix as fast as the others, rare ones too.
+    average: the moving average of the gradient, zeros at first. The update interpolates between it and the gradient
+    (Nesterov momentum). Orthogonalized, it moves all directions of the matrix at the same rate, rare ones too.
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
     n_in, n_out = weight.shape
@@ -64,9 +63,9 @@ def orthogonalize(matrix: np.ndarray) -> np.ndarray:
     Source: Jordan et al., as above; the iteration is Newton and Schulz's, of fifth order.
     """
     a, b, c = NEWTON_SCHULZ
-    if matrix.shape[0] > matrix.shape[1]:  # the product with its own transpose is the smaller one the other way round
+    if matrix.shape[0] > matrix.shape[1]:  # so that x @ x.T below is the smaller of the two products
         return orthogonalize(matrix.T).T
-    x = matrix / (float(np.linalg.norm(matrix)) + 1e-7)  # no singular value is larger than the norm, which becomes 1
+    x = matrix / (float(np.linalg.norm(matrix)) + 1e-7)  # singular values are at most the Frobenius norm, now 1
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.T  # [n_in, n_in]
         x = a * x + (b * square + c * (square @ square)) @ x
@@ -74,9 +73,9 @@ def orthogonalize(matrix: np.ndarray) -> np.ndarray:
 
 
 def clip_by_global_norm(gradients: Mapping[str, np.ndarray], largest: float) -> float:
-    """Shrink all gradients by one factor, in place, so that together they are no longer than `largest`.
+    """Scale all gradients by one factor, in place, so that their global norm is at most `largest`.
 
-    Returns the norm that they had, the root of the sum of all squares; infinite or NaN where a gradient is.
+    Returns the norm before, the root of the sum of all squares; infinite or NaN if a gradient is.
     Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", section 3.2.
     """
     norm = math.sqrt(sum(squared_norm(gradient) for gradient in gradients.values()))
@@ -92,8 +91,8 @@ def squared_norm(x: np.ndarray) -> float:
 
 
 def strips(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Views of the same places in arrays of one shape, about STRIP_SIZE numbers at a time, in the order of memory."""
-    if arrays[0].strides[0] < arrays[0].strides[-1]:  # a matrix that lies in memory as its transpose
+    """Corresponding views of arrays of one shape, about STRIP_SIZE numbers at a time, in memory order."""
+    if arrays[0].strides[0] < arrays[0].strides[-1]:  # stored in Fortran order
         arrays = tuple(array.T for array in arrays)
     n_rows = max(1, STRIP_SIZE * len(arrays[0]) // arrays[0].size)
     for start in range(0, len(arrays[0]), n_rows):

@@ -1,4 +1,4 @@
-"""The course of a run as a picture. It needs matplotlib, of the extra `plot`."""
+"""A plot of a run's losses. Needs matplotlib, from the extra `plot`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .loop import Run
 
 
 def draw(run: Run, path: Path) -> None:
-    """The loss of every step, and of the held-out text where it was measured."""
+    """Save a plot of the training loss of every step, and of the held-out losses."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

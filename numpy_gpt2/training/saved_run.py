@@ -1,7 +1,7 @@
-"""A training run in a file, from which it goes on to the same weights, bit for bit; and what is left of a finished one.
+"""Saving a training run to a file, from which it resumes bit for bit; and the record of a finished run.
 
-The file is replaced as a whole, under another name first: whenever a run is stopped, by Ctrl-C, kill -9 or a full disk,
-the last state that was saved is still there.
+The file is written under a temporary name, then renamed: whenever a run is stopped, by Ctrl-C, kill -9 or a full disk,
+the last saved state is intact.
 """
 
 import json
@@ -20,17 +20,17 @@ from .loop import Run
 
 FILE = "training_run.npz"
 PARTIAL = f".{FILE}.partial"  # while it is being written
-RECORD = "training_run.json"  # of a finished run: what it was told, and its losses
+RECORD = "training_run.json"  # of a finished run: its settings and losses
 
 
 def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
-    """Write the run's state to the folder. about: what else the run depends on, as JSON can hold it."""
+    """Write the run's state to the folder. about: everything else the run depends on, as JSON."""
     arrays = {"facts": np.array(json.dumps(facts_of(run, about)))}
     arrays |= {f"weight {name}": array for name, array in named_parameters(run.model) if name in run.moments}
     for name, moments in run.moments.items():
         arrays |= {f"{moment} {name}": array for moment, array in moments.items()}
     try:
-        with open(folder / PARTIAL, "wb") as file:  # given a path, np.savez would choose its own name
+        with open(folder / PARTIAL, "wb") as file:  # given a path, np.savez would append .npz
             np.savez(file, **arrays)  # type: ignore[arg-type]
         os.replace(folder / PARTIAL, folder / FILE)
     finally:
@@ -43,9 +43,9 @@ def facts_of(run: Run, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
-    """Take the run, which has just been started, to the state that is saved in the folder; False where none is.
+    """Restore a newly started run to the state saved in the folder; returns False if there is none.
 
-    Raises ValueError where the saved run is another one, CheckpointError for a file that is damaged.
+    Raises ValueError if the saved run is a different one, CheckpointError for a damaged file.
     """
     path = folder / FILE
     if not path.exists():
@@ -70,55 +70,55 @@ def resume(run: Run, folder: Path, about: dict[str, Any]) -> bool:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside, reading the file, is a CheckpointError that names it."""
+    """Turn any error in reading the file into a CheckpointError that names the file."""
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # zipfile, zlib, json and NumPy have a dozen of them between them
+    except Exception as error:  # zipfile, zlib, json and NumPy raise a dozen types
         raise CheckpointError(f"{path}: expected the state of a training run, found a damaged file "
-                              f"({one_line(error)}): start anew in another folder") from error
+                              f"({one_line(error)}): restart in another folder") from error
 
 
 def finish_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
-    """Replace the state of a run that is done by a record of it."""
+    """Replace a finished run's saved state by its record."""
     (folder / RECORD).write_text(json.dumps(facts_of(run, about)) + "\n", encoding="utf-8")
     (folder / FILE).unlink()
 
 
 def is_finished(folder: Path, about: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run, finished. Raises ValueError where it holds another one."""
+    """Whether the folder holds this run, finished. Raises ValueError if it holds a different one."""
     if (folder / FILE).exists() or not (folder / RECORD).exists():
         return False
     with damage_named(folder / RECORD):
         then = dict(json.loads((folder / RECORD).read_text(encoding="utf-8"))["about"])
-    check_same(about, then, folder, "a finished run", f"to go on from it, --model {folder} and another --out")
+    check_same(about, then, folder, "a finished run", f"to train further, use --model {folder} and another --out")
     return True
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ValueError unless the folder is new, empty, or that of a run: nothing that was there before is lost.
+    """Raise ValueError unless the folder is new, empty, or a run's, so that nothing is overwritten.
 
-    What a run had half written when it was killed is removed.
+    Removes the partial file of a run that was killed while writing.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
     (folder / PARTIAL).unlink(missing_ok=True)
     is_of_a_run = (folder / FILE).exists() or (folder / RECORD).exists()
     if folder.is_dir() and any(folder.iterdir()) and not is_of_a_run:
-        raise ValueError("--out must be a new folder, or that of a run to go on with. "
+        raise ValueError("--out must be a new folder, or that of a run to resume. "
                          f"Got {str(folder)!r}, which holds something else.")
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path, what: str = "a run",
-               way_out: str = "give what it was started with, or another folder") -> None:
-    """Raise ValueError unless the run in the folder is the one that is asked for."""
+               way_out: str = "use that run's settings, or another folder") -> None:
+    """Raise ValueError unless the run in the folder has the requested settings."""
     for name in {**then, **now}:
         if now.get(name) != then.get(name):
             raise ValueError(f"{folder} holds {what} with {name} {then.get(name)}. Got {now.get(name)}: {way_out}.")
 
 
 def description(run: Run, ids: np.ndarray, start_from: str) -> dict[str, Any]:
-    """What a run depends on: its settings, what it starts from, and the text, as a hash of the ids."""
+    """Everything a run depends on: its settings, the model it starts from, and a hash of the text's ids."""
     text = sha256(np.ascontiguousarray(ids, np.int64).tobytes()).hexdigest()[:16]
     return {**asdict(run.config), "freeze": list(run.config.freeze), "start": start_from, "text": text}

@@ -1,4 +1,4 @@
-"""How large a step is taken when: a short rise, then a long fall."""
+"""The learning-rate schedule: linear warm-up, then cosine decay."""
 
 import math
 
@@ -6,8 +6,8 @@ import math
 def warmup_and_cosine(step: int, steps: int, warmup: float) -> float:
     """The fraction of the peak learning rate at step 0, 1, ..., steps - 1: above 0, at most 1.
 
-    It rises in a line over a fraction `warmup` of the steps, while the optimizers' averages are made of few gradients
-    yet, then falls along half a cosine to nearly 0.
+    It rises linearly over a fraction `warmup` of the steps, while the optimizers' averages still contain few gradients,
+    then falls along half a cosine to nearly 0.
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5.
     """
     n_warmup = math.ceil(warmup * steps)

@@ -1,4 +1,4 @@
-"""What a training run can be told, checked once."""
+"""The settings of a training run, checked once."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,15 @@ from ..errors import check_int
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The defaults fine-tune a small model on a text of a few hundred kilobytes.
+    """Training settings. The defaults fine-tune a small model on a text of a few hundred kilobytes.
 
-    steps: updates of the weights. batch_size: windows read in one pass, of `context` tokens each.
-    accumulate: passes whose gradients make up one step. More of them is as good as a larger batch, in less memory.
-    rate: AdamW's peak learning rate. muon_rate: Muon's, for the matrices inside the blocks; 0 gives them to AdamW too.
-    weight_decay: of the matrices inside the blocks, each step shrinks them by rate * weight_decay.
-    warmup: the fraction of the steps in which the rates rise. clip: the largest norm of the gradients that AdamW sees;
-        0 is off.
-    freeze: globs of parameters that stay as they are, "wte", "h.[0-3].*". seed: of the order of the windows.
-    Raises ValueError for a value that makes no sense.
+    steps: updates of the weights. batch_size: windows per pass, of `context` tokens each.
+    accumulate: passes whose gradients are accumulated for one step: equivalent to a larger batch, in less memory.
+    rate: AdamW's peak learning rate. muon_rate: Muon's, for the matrices inside the blocks; 0 uses AdamW for them too.
+    weight_decay: each step shrinks the matrices inside the blocks by rate * weight_decay.
+    warmup: the fraction of the steps over which the rates rise. clip: the maximum norm of AdamW's gradients; 0 is off.
+        freeze: globs of parameters to keep fixed: "wte", "h.[0-3].*". seed: for the order of the windows.
+    Raises ValueError for an invalid value.
     """
 
     steps: int = 200
@@ -42,4 +41,4 @@ class TrainingConfig:
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise ValueError(f"rate must be above 0 and finite. Got {self.rate}.")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be from 0 to 1, a part of the steps. Got {self.warmup}.")
+            raise ValueError(f"warmup must be from 0 to 1, a fraction of the steps. Got {self.warmup}.")

@@ -1,4 +1,4 @@
-"""From a text to the windows of a batch: a function of the step's number alone, so that a run can go on anywhere."""
+"""From a text to the windows of a batch, as a function of the step number alone, so that a run can resume anywhere."""
 
 from functools import lru_cache
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def split_tail(ids: np.ndarray, fraction: float, largest: int = 16_384) -> tuple[np.ndarray, np.ndarray]:
-    """What is trained on, and the tail of the text that is held out to measure by, at most `largest` tokens.
+    """Split ids into the training part and the held-out tail, at most `largest` tokens.
 
-    Raises ValueError for a fraction that leaves nothing.
+    Raises ValueError for a fraction outside [0, 1).
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"--held-out must be from 0 to less than 1. Got {fraction}.")
@@ -17,13 +17,13 @@ def split_tail(ids: np.ndarray, fraction: float, largest: int = 16_384) -> tuple
 
 
 def windows_of_step(ids: np.ndarray, step: int, n_windows: int, context: int, seed: int) -> np.ndarray:
-    """The windows of one step, [n_windows, context + 1]: tokens to read, each followed by the one to predict.
+    """The windows of one step, [n_windows, context + 1]: inputs [:, :-1] and targets [:, 1:].
 
-    In each epoch the text is cut anew, at a random offset, and its windows come in random order, each once.
+    Each epoch splits the text anew, at a random offset, and uses each window once, in random order.
     Raises ValueError for a text shorter than one window.
     """
     if len(ids) < context + 1:
-        raise ValueError(f"the text to train on must have context + 1 tokens, {context + 1:,}, or more. "
+        raise ValueError(f"the training text must have context + 1 tokens, {context + 1:,}, or more. "
                          f"Got {len(ids):,}.")
     per_epoch = max(1, (len(ids) - 1) // context - 1)  # one less than fit, which leaves room for the offset
     first = step * n_windows
@@ -34,7 +34,7 @@ def windows_of_step(ids: np.ndarray, step: int, n_windows: int, context: int, se
 
 @lru_cache(maxsize=4)
 def window_starts(seed: int, epoch: int, n_tokens: int, context: int) -> np.ndarray:
-    """Where the windows of one epoch begin, in the order in which they come: [n_windows]."""
+    """The start of each window of one epoch, in the order of use: [n_windows]."""
     rng = np.random.default_rng([seed, epoch])
     n_windows = max(1, (n_tokens - 1) // context - 1)
     offset = rng.integers(n_tokens - n_windows * context)

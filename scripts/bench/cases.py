@@ -1,6 +1,6 @@
-"""What the benchmark measures, group by group: each case is checked first, then timed alternately.
+"""The benchmark's cases, in groups: each case is checked first, then timed on both sides alternately.
 
-Each group is a function of a `Bench`, which has the sides, and yields its measurements.
+Each group is a function that takes a `Bench`, with the two sides, and yields measurements.
 """
 
 import sys
@@ -25,11 +25,11 @@ BATCH_CONTEXT = 128
 N_PROMPT = 20  # tokens of the prompts of load and lookup
 LOAD_WRITES = 4
 START_WRITES = 40
-N_CHECKED = 8  # tokens that both sides write before a case is timed
+N_CHECKED = 8  # tokens that both sides generate before a case is timed
 LOOKUP_WRITES, LOOKUP_DRAFT = 200, 15
 TEXTS = {"text that repeats itself": 0.1, "at times": 1, "hardly": 10}  # loudness: see engine.louder
-SMALLEST_CONTEXT = N_PROMPT + LOOKUP_WRITES  # a model's, to have room for every group
-GRADIENT_SHAPES = {True: [(8, 256), (16, 512)], False: [(1, 256), (4, 128)]}  # of a narrow model, and of others
+SMALLEST_CONTEXT = N_PROMPT + LOOKUP_WRITES  # the context that a model needs for all groups
+GRADIENT_SHAPES = {True: [(8, 256), (16, 512)], False: [(1, 256), (4, 128)]}  # whether the model is narrow -> shapes
 SMALL_WIDTH = 768
 ITEM = 4  # bytes of a float32
 
@@ -43,20 +43,20 @@ class Bench:
         self.rng = np.random.default_rng(seed)
         self.with_theirs = with_theirs
         self.workers = {}
-        self.bandwidths = []  # of each round, bytes a second
-        self.rates = []  # of each round, {product: operations a second}
+        self.bandwidths = []  # of each round, bytes per second
+        self.rates = []  # of each round, {product: operations per second}
         self.n_checked = 0
 
     def ours(self, method, *arguments):
-        """One command for numpy_gpt2's process."""
+        """Run a method in numpy_gpt2's process."""
         return self.worker(OURS)(method, *arguments)
 
     def theirs(self, method, *arguments):
-        """One command for transformers' process; None without it."""
+        """Run a method in transformers' process; None without it."""
         return self.worker(THEIRS)(method, *arguments) if self.with_theirs else None
 
     def worker(self, module):
-        """A side's process, started when it is first needed: the groups before it measure fresh ones, alone."""
+        """A side's process, started on first use, so that earlier groups measure fresh processes undisturbed."""
         if module not in self.workers:
             say(f"loading {self.folder} for {module}")
             self.workers[module] = Worker(module, self.folder)
@@ -70,7 +70,7 @@ class Bench:
         return self.rng.integers(self.config.vocab_size, size=(n_batch, n_tokens))
 
     def floor(self, cost, n_batch=1):
-        """Measure the machine's limits, and return the least seconds for a pass of this cost."""
+        """Measure the machine's limits now, and return the floor in seconds for a pass of this cost."""
         bandwidth = self.ours("bandwidth", self.seconds)
         rates = self.ours("product_rates", self.seconds)
         self.bandwidths.append(bandwidth)
@@ -85,7 +85,7 @@ class Bench:
             sys.exit(f"error: {error} No time of this run is to be believed.")
 
     def read_by_both(self, ids):
-        """Both sides read the prompts and generate a few tokens, which must be the same."""
+        """Both sides process the prompts and generate a few tokens, which must be equal."""
         n_new = min(N_CHECKED, self.config.n_positions - ids.shape[1] + 1)
         self.ours("forget")
         self.theirs("forget")
@@ -95,23 +95,23 @@ class Bench:
 
 
 def floor_seconds(cost, n_batch, bandwidth, rate):
-    """The least seconds for a pass of this cost (`counting.PassCost`) over n sequences at once.
+    """The floor in seconds for a pass of this cost (`counting.PassCost`) over n sequences at once.
 
-    Weights are read once for all sequences, keys and values once for each; each needs its own operations. Reading and
-    computing overlap, so the longer of the two is the floor.
+    Weights are read once for all sequences, keys and values once per sequence; each sequence has its own operations.
+    Reading and computing overlap, so the longer of the two is the floor.
     """
     n_bytes = ITEM * (cost.weights_read + n_batch * cost.cache_read)
     return max(n_bytes / bandwidth, n_batch * cost.flops / rate)
 
 
 class Disagreement(Exception):
-    """The sides have chosen different tokens, and rounding does not explain it."""
+    """The sides chose different tokens, not at a near tie."""
 
 
 def count_equal(tokens, their_tokens, near_ties):
-    """How many tokens are the same, row by row up to a near tie of the reference's at which the texts part.
+    """How many tokens are equal, in each row up to the first difference, which must be a near tie of the reference's.
 
-    All [n_batch, n_new]. Raises Disagreement where they part without a near tie.
+    All arrays [n_batch, n_new]. Raises Disagreement for a difference without a near tie.
     """
     n_equal = 0
     for row, theirs, near in zip(np.asarray(tokens), np.asarray(their_tokens), np.asarray(near_ties), strict=True):
@@ -127,7 +127,7 @@ def count_equal(tokens, their_tokens, near_ties):
 
 
 def measure_load(bench):
-    """Fresh processes, one after another; the first of each only warms the file cache."""
+    """Fresh processes, one after another; the first of each side only warms the file cache."""
     load = Measurement("load", "load the model", "s")
     first = Measurement("load", "process start to first token", "s")
     peak = Measurement("load", "peak memory", "MB")
@@ -149,7 +149,7 @@ def measure_load(bench):
 
 
 def measure_start(bench):
-    """The bundled checkpoint and the command as a person types it; transformers without a tokenizer."""
+    """The bundled checkpoint with the command line as a user types it; transformers without a tokenizer."""
     command = [sys.executable, "-m", "numpy_gpt2.generate", PROMPT, "--seed", "1", "--max-new-tokens", START_WRITES]
     command = [str(part) for part in command]
     prompt = numpy_gpt2.load_tokenizer("fairytale").encode(PROMPT)
@@ -207,7 +207,7 @@ def measure_batch(bench):
         ids = bench.random_ids(n_batch, context - 1)
         bench.read_by_both(ids)
         if n_batch > 1:
-            bench.ours("greedy", ids[:1], 1)  # one sequence as well, to be timed in turns with all
+            bench.ours("greedy", ids[:1], 1)  # one sequence as well, to be timed alternately
         for _ in range(bench.rounds):
             measurement.floor.append(bench.floor(decode_cost(bench.config, context), n_batch))
             if n_batch > 1:

@@ -1,13 +1,12 @@
-"""The benchmark's side of numpy_gpt2, and the floors, measured on the same weights in the same process.
+"""The numpy_gpt2 side of the benchmark, and the floors, measured on the same weights in the same process.
 
-The floors: the least time on this machine, whatever the program.
+The floors: lower bounds on the time on this machine, whatever the program.
 
-* A decode step multiplies one row with every matrix, so it must read every weight once, and every key and value in the
-  cache. No order of the work avoids that: 500 MB of weights do not fit a processor's cache, so each step brings them
-  from memory again. Bytes over bandwidth is its floor; `bandwidth` is what the fastest way to read these very arrays
-  reaches.
-* A prefill multiplies many rows with each matrix that it reads, so arithmetic is what it waits for: its floor is the
-  number of operations over the best rate of BLAS's matrix product, on matrices of this model's shapes.
+* A decode step multiplies one row by every matrix, so it must read every weight once, and every key and value in the
+  cache. That is unavoidable: 500 MB of weights do not fit into a processor's cache, so each step reads them from memory
+  again. Its floor is bytes / bandwidth, where `bandwidth` is that of the fastest way to read these arrays.
+* A prefill multiplies many rows by each matrix that it reads, so it is compute-bound: its floor is the number of
+  operations over the best rate of BLAS's matrix products, on matrices of this model's shapes.
 """
 
 import time
@@ -20,9 +19,9 @@ from numpy_gpt2 import (KVCache, forward, generate_tokens, load_model, loss_and_
                         unembed)
 from numpy_gpt2.matmul import reuse_freed_memory
 
-# Row lengths to try: which is fastest depends on how BLAS divides a matrix among its threads.
+# Row lengths to try: which one is fastest depends on how BLAS splits a matrix among its threads.
 READING_WIDTHS = (2048, 4096, 8192)
-N_ROWS = 512  # of the products that measure the best rate: enough of them to be near it
+N_ROWS = 512  # of the products that measure the best rate: enough to get close to it
 
 
 def load(folder):
@@ -35,7 +34,7 @@ class Engine(Side):
     def __init__(self, folder):
         super().__init__()
         self.model = load_model(folder)
-        self.readings = []  # made when they are first needed
+        self.readings = []  # created on first use
 
     def prefill(self, ids, room):
         cache = KVCache(self.model, min(room, self.model.config.n_positions), batch=(len(ids),))
@@ -57,7 +56,7 @@ class Engine(Side):
     # Floors ----------------------------------------------------------------------------------------------------------
 
     def bandwidth(self, seconds):
-        """Bytes a second, reading every weight of a decode step once: the best of several ways, each a median."""
+        """Bytes per second when reading every weight of a decode step once: the best of several ways, each a median."""
         self.readings = self.readings or ways_to_read(streamed_weights(self.model))
         rates = []
         for read, n_bytes in self.readings:
@@ -65,7 +64,7 @@ class Engine(Side):
         return max(rates)
 
     def product_rates(self, seconds):
-        """Floating-point operations a second of each product of a block: {name: rate}."""
+        """Floating-point operations per second of each product of a block: {name: rate}."""
         config = self.model.config
         rng = np.random.default_rng(0)
         n_rows = min(N_ROWS, config.n_positions)
@@ -82,7 +81,7 @@ class Engine(Side):
     # Prompt lookup ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompt, n_new, loudness, n_draft=None):
-        """Greedy text, with prompt lookup of n_draft tokens: seconds per token after the first, and the tokens.
+        """Generate greedily, with prompt lookup of n_draft tokens: seconds per token after the first, and the tokens.
 
         `loudness`: see `louder`."""
         options = {} if n_draft is None else {"prompt_lookup_num_tokens": n_draft}
@@ -94,23 +93,23 @@ class Engine(Side):
         return (time.perf_counter() - started) / len(rest), [first, *rest]
 
     def near_ties(self, prompt, tokens, loudness):
-        """Of each of these tokens, greedily written on from the prompt, whether it was nearly another one."""
+        """For each greedy token after the prompt, whether it was a near tie."""
         logits = forward(louder(self.model, loudness), [*prompt, *tokens[:-1]])
         return is_near_tie(logits[len(prompt) - 1:])
 
 
 def louder(model, loudness):
-    """The model with its position embeddings times a number: the louder they are, the less its text repeats itself.
+    """The model with its position embeddings scaled: the larger they are, the less its text repeats itself.
 
-    Random weights heed little but the token that they have just read, and repeat it for ever. Speed is the same.
+    With random weights the last token dominates the prediction, and is repeated forever. The speed is the same.
     """
     return model if loudness == 1 else replace(model, wpe=model.wpe * np.float32(loudness))
 
 
 def streamed_weights(model):
-    """The weights that a decode step reads whole, each as one row of numbers in the order of memory: views, no copies.
+    """The weights that a decode step reads completely, each flattened in memory order: views, no copies.
 
-    Of wpe, and of a wte that is not also the unembedding, a step reads a row.
+    A step reads only a row of wpe, and of a wte that is not also the unembedding.
     """
     looked_up = {"wpe.weight"} if model.lm_head is model.wte else {"wpe.weight", "wte.weight"}
     flat = []
@@ -123,11 +122,11 @@ def streamed_weights(model):
 
 
 def ways_to_read(flat):
-    """Functions that read all numbers of these arrays, each with the number of bytes that it reads.
+    """Functions that read all numbers of these arrays, each with its number of bytes.
 
-    Products of a matrix and a vector are the fastest reading that NumPy has: BLAS does them with all its threads, and
-    two operations for each number keep up with the memory. (np.sum, np.max and np.dot over the arrays, whole or half
-    of them in each of two threads, took 1.4 to 2.5 times as long.)
+    Matrix-vector products are the fastest way to read memory in NumPy: BLAS uses all its threads, and two operations
+    per number keep up with the memory. (np.sum, np.max and np.dot over the arrays, in one thread or two, took 1.4 to
+    2.5 times as long.)
     """
     ways = []
     for width in READING_WIDTHS:
@@ -142,7 +141,7 @@ def ways_to_read(flat):
 
 
 def product_shapes(config, n):
-    """The products of a block with n tokens: {name: (how many, rows, n_in, n_out)}."""
+    """The matrix products of a block with n tokens: {name: (how many, rows, n_in, n_out)}."""
     width, inner = config.n_embd, config.n_inner
     return {
         "attn.c_attn": (1, n, width, 3 * width),

@@ -1,4 +1,4 @@
-"""The benchmark's side of transformers: PyTorch on the CPU, float32, its own choice of attention (sdpa)."""
+"""The transformers side of the benchmark: PyTorch on the CPU, float32, the default attention (sdpa)."""
 
 import os
 
@@ -17,7 +17,7 @@ def load(folder):
 
 
 class Reference(Side):
-    """transformers' GPT-2, without its `generate`, whose bookkeeping would count against it."""
+    """transformers' GPT-2, without its `generate`, whose overhead would count against it."""
 
     def __init__(self, folder):
         super().__init__()
@@ -46,4 +46,4 @@ class Reference(Side):
 
     def crop(self, cache, n):
         if n > 0:
-            cache.crop(-n)  # a negative number: how many to forget
+            cache.crop(-n)  # negative: the number of tokens to remove

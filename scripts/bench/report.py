@@ -23,22 +23,22 @@ class Measurement:
     floor: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
-    plain: list[float] = field(default_factory=list)  # ours without what the case is about: one sequence, no lookup
-    n_tokens: int = 1  # by one step of the case, for one by the plain way
+    plain: list[float] = field(default_factory=list)  # numpy_gpt2's baseline: one sequence, or no lookup
+    n_tokens: int = 1  # per step of the case; the baseline has one
 
     @property
     def times_floor(self):
-        """How many times as long as the floor numpy_gpt2 takes; None where there is no floor."""
+        """numpy_gpt2's time over the floor; None without a floor."""
         return median_ratio(self.ours, self.floor)
 
     @property
     def times_ours(self):
-        """How many times as long as numpy_gpt2 transformers takes; None without it."""
+        """transformers' time over numpy_gpt2's; None without transformers."""
         return median_ratio(self.theirs, self.ours)
 
     @property
     def gain(self):
-        """How many times as many tokens come in the same time as in the plain way; None where there is none."""
+        """The throughput over the baseline's; None without a baseline."""
         ratio = median_ratio(self.plain, self.ours)
         return None if ratio is None else self.n_tokens * ratio
 
@@ -48,7 +48,7 @@ class Measurement:
 
 
 def median_ratio(numerators, denominators):
-    """The median of the rounds' ratios; None where either was not measured."""
+    """The median of the rounds' ratios; None if either side was not measured."""
     if not numerators or not denominators:
         return None
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
@@ -56,7 +56,7 @@ def median_ratio(numerators, denominators):
 
 # The table ------------------------------------------------------------------------------------------------------------
 
-GAINS = {"batch": "x one sequence", "lookup": "x plain greedy", "gradients": ""}  # what the last column is called
+GAINS = {"batch": "x one sequence", "lookup": "x plain greedy", "gradients": ""}  # the header of the last column
 
 
 def print_measurements(group, measurements):
@@ -70,7 +70,7 @@ def print_measurements(group, measurements):
 
 
 def cells(measurement):
-    """A row of the table; what was not measured is an empty cell."""
+    """A row of the table, with empty cells for what was not measured."""
     scale = UNITS[measurement.unit]
     row = [f"{measurement.case}, {measurement.unit}", *median_and_range(measurement.floor, scale)[:1]]
     row += [*median_and_range(measurement.ours, scale), ratio_text(measurement.times_floor)]
@@ -89,7 +89,7 @@ def median_and_range(values, scale):
 
 
 def number_text(value):
-    """Three digits, more only before the point: 0.0206, 20.6, 1,380."""
+    """Three significant digits, but all digits before the point: 0.021, 20.6, 1,380."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f}"
@@ -100,7 +100,7 @@ def ratio_text(ratio):
 
 
 def without_empty_columns(header, rows):
-    """The table without the columns in which no row has anything."""
+    """The table without empty columns."""
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 

@@ -1,22 +1,22 @@
 """How fast is it, compared with this machine's limits and with transformers? In one run, with random weights.
 
-Method: measure the floors (engine.py says what they are and why nothing goes below), numpy_gpt2 and, where they
-are installed, PyTorch and transformers, in turns: floor, numpy_gpt2, transformers, floor, numpy_gpt2, ... Each works in
-a process of its own while the others sleep, with the same number of threads, on the same weights in float32. Before a
-case is timed, both sides write on greedily from its prompt, and must choose the same tokens, near ties aside.
+Method: measure the floors (lower bounds on the time: see engine.py), numpy_gpt2 and, if they are installed, PyTorch and
+transformers, alternately: floor, numpy_gpt2, transformers, floor, numpy_gpt2, ... Each runs in a process of its own
+while the others sleep, with the same number of threads, on the same weights in float32. Before a case is timed, both
+sides generate greedily from its prompt, and must choose the same tokens, near ties aside.
 
-    load      a fresh process that loads the model (the file being in memory already), reads 20 tokens, writes 4
-    start     a fresh process that writes 40 tokens with the bundled checkpoint: python -m numpy_gpt2.generate
-    decode    one token more, by the number of tokens in the context, itself included
+    load      a fresh process that loads the model (from the file cache), reads 20 tokens, generates 4
+    start     a fresh process that generates 40 tokens with the bundled checkpoint: python -m numpy_gpt2.generate
+    decode    one more token, by the length of the context, itself included
     prefill   a prompt, up to the logits of its last position
-    batch     one token more for each of several sequences, with 128 tokens of context
-    lookup    greedy text with prompt lookup, and without: text that repeats itself always, at times, hardly
+    batch     one more token for each of several sequences, with 128 tokens of context
+    lookup    greedy text with and without prompt lookup: text that repeats itself always, at times, hardly
     gradients loss and gradients of a batch, and the peak memory of a process that computes nothing else
 
-decode, prefill and batch time the forward pass and the choice of the likeliest token, on both sides; lookup times
-numpy_gpt2's own generate_tokens. (transformers maps the file into memory and reads it at the first token: its load
-alone looks quicker than it is.) Ratios mean more than times: a machine's speed drifts within the hour. For weights
-that fill the memory, --without-transformers, and --only what you need.
+decode, prefill and batch time the forward pass and the argmax, on both sides; lookup times numpy_gpt2's
+generate_tokens. (transformers memory-maps the file and reads it at the first token, so its load time alone looks
+shorter than it is.) Ratios are more reliable than times: a machine's speed drifts within the hour. If the weights
+hardly fit into memory, use --without-transformers and --only.
 """
 
 import argparse
@@ -51,27 +51,27 @@ def make_parser():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--size", choices=SIZES,
-                       help="random weights of this size, nothing is downloaded (default: small)")
-    model.add_argument("--model", metavar="NAME", help="instead a checkpoint: fairytale, a name on the hub, a folder")
+                       help="random weights of this size, without a download (default: small)")
+    model.add_argument("--model", metavar="NAME", help="a checkpoint instead: fairytale, a name on the hub, a folder")
     parser.add_argument("--only", type=group_names, default=list(GROUPS), metavar="GROUP,...",
                         help=f"of {', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help="of each case (default: 5)")
+    parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help="per case (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S",
-                        help="how long a side repeats a case in one round, at least once (default: 0.5)")
+                        help="how long each side repeats a case in one round (default: 0.5)")
     parser.add_argument("--threads", type=whole_number(1), default=n_usable_cores(), metavar="N",
-                        help="of each side (default: the cores that this process may use)")
+                        help="threads of each side (default: the cores that this process may use)")
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S",
-                        help="of weights and prompts (default: 0)")
+                        help="random seed of weights and prompts (default: 0)")
     parser.add_argument("--without-transformers", action="store_true", help="only numpy_gpt2 and the floors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's values")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw a picture (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also save a plot (needs matplotlib)")
     return parser
 
 
 def main():
     args = make_parser().parse_args()
     if args.model is None and args.size is None:
-        args.size = "small"  # not argparse's default, which --model beside `--size small` would pass unseen
+        args.size = "small"  # not argparse's default, with which it would accept --model together with `--size small`
     check_outputs(args)
     os.environ.update({variable: str(args.threads) for variable in THREAD_VARIABLES})
     with_theirs = not args.without_transformers and has_transformers()
@@ -118,7 +118,7 @@ def n_usable_cores():
 
 
 def check_outputs(args):
-    """Raise BadInput for outputs that would otherwise fail after minutes."""
+    """Raise BadInput for options that would otherwise fail only after minutes."""
     if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
         raise BadInput(f"--json must be a file in an existing folder. Got {args.json}")
     if args.plot:
@@ -140,8 +140,7 @@ def has_transformers():
 
 
 def checkpoint(args, scratch):
-    """The folder that both sides load, and its config. Random weights are made by another process, whose memory goes
-    with it."""
+    """The folder that both sides load, and its config. Random weights are made in another process, to free memory."""
     if args.model is None:
         say(f"making random weights of {args.size}'s size")
         with process_pool() as pool:
@@ -157,15 +156,15 @@ def checkpoint(args, scratch):
 
 
 def save_random(size, seed, folder):
-    """Random weights whose text changes from token to token: to choose the same ones is then worth something."""
+    """Save random weights whose text varies from token to token: equal tokens then mean something."""
     save(louder(random_model(SIZES[size], seed), 10), folder)
 
 
-# What it says about itself --------------------------------------------------------------------------------------------
+# The header and the floors --------------------------------------------------------------------------------------------
 
 
 def describe(args, config, with_theirs):
-    """What the numbers depend on: model, machine, libraries."""
+    """What the results depend on: model, machine, libraries."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     name = args.model or f"random weights of {args.size}'s size"
     lines = {
@@ -190,7 +189,7 @@ def processor_name():
 
 
 def print_floors(bench):
-    """Print the machine's measured speeds, from which the floors are computed."""
+    """Print the measured speeds from which the floors are computed."""
     if not bench.rates:
         return
     rows = [["reading the weights, GB/s", *median_and_range(bench.bandwidths, 1e-9)]]

@@ -93,12 +93,12 @@ def noise_like(array, rng):
 
 
 def one_line(text):
-    """Generated text for a terminal, of which no character is a control character: noise has many."""
+    """Generated text on one line, with control characters, of which noise has many, replaced by "?"."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def print_table(header, rows, n_left=1):
-    """Print aligned columns, the first n_left to the left, the others to the right. Cells are strings or ints."""
+    """Print aligned columns, the first n_left left-aligned, the others right-aligned. Cells are strings or ints."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
     align = "<" * n_left + ">" * (len(header) - n_left)
     for line in table(header, rows, align, width=10_000):
@@ -111,9 +111,9 @@ def conclude(*sentences):
 
 @contextmanager
 def picture(path, n_panels):
-    """Save a PNG with two panels to a row: `with picture(args.plot, 2) as (left, right): left.plot(...)`.
+    """Save a PNG with two panels per row: `with picture(args.plot, 2) as (left, right): left.plot(...)`.
 
-    The first of an odd number has a row to itself: a wider figure would be shrunk by a page until nobody can read it.
+    The first of an odd number has a row to itself: a wider figure would be illegible when scaled to a page.
     """
     from matplotlib.figure import Figure
     labels = [0] * (n_panels % 2) + list(range(n_panels))

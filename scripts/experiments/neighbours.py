@@ -1,10 +1,10 @@
-"""What do the embeddings know of words and of places? (Not in the survey, which only counts them.)
+"""What do the token and position embeddings encode? (Not in the survey, which only counts them.)
 
 Method, in four parts. (1) Which tokens are nearest to a word by cosine? (2) Token arithmetic: which token is nearest to
-king - man + woman? The three words themselves are left out, as is usual; two controls show what this hides: the answer
+king - man + woman? The three words themselves are excluded, as usual; two controls show what this hides: the answer
 with all tokens allowed, and the token nearest to `king` alone. (3) Which positions are nearest to a position, and how
-similar are two at a distance? (4) Is a token's embedding also its unembedding? For a tied model, by construction. Its
-untied twin begins with two equal matrices; the gradients of the loss say whether training would keep them equal.
+similar are two at a given distance? (4) Is a token's embedding also its unembedding? In a tied model, by construction.
+Its untied twin starts with two equal matrices; the gradients of the loss show whether training would keep them equal.
 Control: a random matrix of the same shape, mean and standard deviation.
 
 How to read the tables: a cosine follows each neighbour; it is 1 for the same direction, 0 for a right angle. Siblings
@@ -179,7 +179,7 @@ def main():
         f"{same_token['wte and lm_head']:.2f}.",
         f"In {'its untied twin' if tied else 'this untied model'} the gradients of the loss have a cosine of "
         f"{alike:.2f} (1 would keep equal matrices equal in direction), and lm_head's is {longer:.1f} times as long"
-        + (": training would soon part them, and tied, wte follows the sum." if tied and alike < 0.5 else "."))
+        + (": training would soon separate them; tied, wte gets the sum." if tied and alike < 0.5 else "."))
     if args.plot and len(wpe) > 1:
         draw(args.plot, wpe, by_distance)
 
@@ -214,7 +214,7 @@ def tokens_found(own, control):
 
 
 def arithmetic_found(n, own, control):
-    """What the arithmetic adds to the third word alone."""
+    """The conclusion: what the arithmetic adds to the third word alone."""
     if n == 0:
         return "(2) This vocabulary has none of the analogies."
     by_arithmetic, of_all, alone = own

@@ -1,9 +1,9 @@
-"""Do we really need Q? The course says: W_Q can be noise in a quarter of the blocks; beyond three, the text is noise.
+"""Do we really need Q? The course: noise for W_Q hardly matters in 1/4 of the blocks; beyond 3/4 the text is noise.
 
 Method: W_Q, the first third of `attn.c_attn.weight`, is replaced by normal noise of the same mean and standard
 deviation (the bias stays): in one block, then in the first n blocks, then in the last n. Each changed model scores a
 text and writes one, for several seeds of the noise. Controls: noise for W_K, for W_V, for W_Q of one head (drawn by the
-seed), and W_Q = 0, with which all positions ask the same question, b_Q: attention without queries.
+seed), and W_Q = 0, which makes all positions' queries equal, b_Q: attention without queries.
 
 How to read the tables: means over the seeds of the loss that is added, in nats per token; `+-` is the standard
 deviation. `Q to guess` is how far the loss has gone from the model's own, 0%, to a uniform guess's, 100%. `its text` is

@@ -2,13 +2,13 @@
 
 Method: the residual stream before every block, between its attention and its MLP, and after the last block is recorded
 over a text, in windows of the context. What attention adds is one step, what the MLP adds another. The first position
-of a window is left out: some models give it a stream so long that it would decide every mean. Control: the same
+of a window is left out: in some models its norm is so large that it would dominate every mean. Control: the same
 architecture with random weights, as before training.
 
 How to read the tables: a row is the stream before a block, the last one the stream after all blocks. Lengths (Euclidean
 norms) and angles (degrees) are means over the positions. `attn` and `mlp` are the lengths of the two steps, and `angle`
-each step's with the stream that it is added to: 90 is a new direction; below, it lengthens what is there, above, it
-cancels. `turned` is the angle between the stream before and after the block, `start` that between the stream and the
+each step's with the stream that it is added to: at 90 it adds a new direction, below 90 it lengthens the stream, above
+it cancels part. `turned` is the angle between the stream before and after the block, `start` between the stream and the
 embeddings. `common` is the fraction of the squared length that is the mean over all positions. The rest, the variance
 around that mean, has an effective dimensionality. Let p be the fractions of it along the principal axes: the squared
 singular values of the centred streams [n_tokens, n_embd], over their sum. `particip.` is the participation ratio,

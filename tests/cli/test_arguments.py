@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from numpy_gpt2 import __main__ as list_of_commands
 from numpy_gpt2 import generate, score, tokens
 from numpy_gpt2.cli.exits import exit_status
 from numpy_gpt2.exercises import __main__ as exercises
@@ -96,6 +97,13 @@ def test_an_unknown_exercise_is_told_the_nearest(command):
         status, out, err = command(exercises, *words)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "Got 'sotfmax'. Did you mean softmax" in err
+
+
+@pytest.mark.parametrize("word, meant", [("generate", "numpy_gpt2.generate:"), ("bogus", "numpy_gpt2.NAME:")])
+def test_a_command_after_a_space_is_told_to_come_after_a_dot(command, word, meant):
+    status, out, err = command(list_of_commands, word, "Once upon a time")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"Got '{word}'" in err and meant in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")

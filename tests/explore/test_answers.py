@@ -173,9 +173,9 @@ ZERO = {"kind": "zero", "stage": "attn.z", "layer": 3}
 WRONG_RUNS = {
     "no prompt": ({}, "either 'prompt' or 'ids' must be given. Got neither."),
     "two prompts": ({"prompt": "a", "ids": [1]}, "either 'prompt' or 'ids' must be given. Got both."),
-    "a number": ({"prompt": 3}, "'prompt' must be a text. Got 3."),
+    "a number": ({"prompt": 3}, "'prompt' must be a string. Got 3."),
     "half a character": ({"prompt": "a\ud800"}, "surrogate"),
-    "too long": ({"prompt": " king" * 129}, "the prompt must be at most 128 tokens, what a page can show. Got 129"),
+    "too long": ({"prompt": " king" * 129}, "the prompt must be at most 128 tokens, the page's limit. Got 129"),
     "no ids": ({"ids": []}, "'ids' must be a list of token ids."),
     "an unknown id": ({"ids": [4096]}, "an id of 'ids' must be a whole number from 0 to 4,095. Got 4096."),
     "true": ({"ids": [True]}, "Got True."),
@@ -184,7 +184,7 @@ WRONG_RUNS = {
     "too many": ({"prompt": "a", "interventions": [ZERO] * 33}, "'interventions' must be a list of at most 32"),
 }
 WRONG_INTERVENTIONS = {
-    "no object": (3, "an intervention must be an object of JSON. Got 3."),
+    "no object": (3, "an intervention must be a JSON object. Got 3."),
     "an unknown kind": ({**ZERO, "kind": "explode"}, "'kind' must be one of zero, mean, scale, from. Got 'explode'."),
     "a kind that is no text": ({**ZERO, "kind": []}, "'kind' must be one of"),
     "an unknown stage": ({**ZERO, "stage": "attn.zz"}, "'stage' must be one of wte, wpe, resid_pre, .* Got 'attn.zz'"),
@@ -317,7 +317,7 @@ def test_attribution_beyond_the_memory_that_is_meant_for_it_is_refused_before_th
     monkeypatch.setattr(answers, "MOST_COMPARED", n_numbers)
     answered(compare, prompt=PROMPT, other=OTHER, method="attribution")
     monkeypatch.setattr(answers, "MOST_COMPARED", n_numbers - 1)
-    with pytest.raises(ValueError, match=f"Got {n_numbers:,}, by 8 tokens and 6 layers: compare by patching"):
+    with pytest.raises(ValueError, match=f"Got {n_numbers:,}, for 8 tokens and 6 layers: compare by patching"):
         answered(compare, prompt=PROMPT, other=OTHER, method="attribution")
 
 
@@ -488,5 +488,5 @@ def test_the_session_of_the_readme_is_what_the_page_is_answered():
                     [{"kind": "zero", "stage": "mlp.out", "layer": 0}]):
         logits = unpacked(answered(run_prompt, prompt=king, interventions=changed)[0]["page"]["logits"], "<f4")
         percents += [100 * softmax(logits)[done[token]] for token in ("target", "foil")]
-    session, = re.findall("^A session with.*?no sentence is left", text, re.MULTILINE | re.DOTALL)
+    session, = re.findall("^An example with.*?the output is", text, re.MULTILINE | re.DOTALL)
     assert percents == pytest.approx([float(number) for number in re.findall(r"([\d.]+)%", session)], abs=0.1)

@@ -227,7 +227,7 @@ def test_a_prompt_longer_than_a_page_can_show_or_the_model_can_read_is_refused()
     assert len(prompt_ids(MODEL, TOKENIZER, word * MAX_TOKENS)) == MAX_TOKENS
     with pytest.raises(ValueError) as error:
         prompt_ids(MODEL, TOKENIZER, word * (MAX_TOKENS + 1))
-    assert str(error.value) == "the prompt must be at most 128 tokens, what a page can show. Got 129: shorten it."
+    assert str(error.value) == "the prompt must be at most 128 tokens, the page's limit. Got 129: shorten it."
     short = random_model(GPT2Config(vocab_size=4096, n_positions=4, n_embd=4, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="at most 4 tokens, the model's context. Got 5"):
         prompt_ids(short, TOKENIZER, word * 5)
@@ -235,7 +235,7 @@ def test_a_prompt_longer_than_a_page_can_show_or_the_model_can_read_is_refused()
 
 def test_a_pass_too_large_for_a_page_is_refused_before_the_work():
     deep = random_model(GPT2Config(vocab_size=4096, n_positions=128, n_embd=2, n_layer=4000, n_head=2))
-    with pytest.raises(ValueError, match="at most 60,000,000 numbers of a pass. Got 134,144,000, by 128 tokens and 4"):
+    with pytest.raises(ValueError, match="at most 60,000,000 numbers of a pass. Got 134,144,000, for 128 tokens and 4"):
         prompt_ids(deep, TOKENIZER, " the" * MAX_TOKENS)
     assert len(prompt_ids(deep, TOKENIZER, " the" * 8)) == 8
 

@@ -247,7 +247,7 @@ def test_another_site_in_the_same_browser_is_refused_though_it_has_the_cookie(se
         status, headers, body = asked(served, path, method=method, Origin=origin)
         assert status == 403
         assert not any(name.lower().startswith("access-control") for name, _ in headers)
-        assert body.strip().endswith(b'only the page that this server sent may ask it."}') or method == "GET"
+        assert body.strip().endswith(b'only the page that this server sent may send it requests."}') or method == "GET"
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -296,7 +296,7 @@ def test_nothing_of_the_file_system_is_served(served, path):
     if path.startswith("/?"):
         assert status == 303
     else:
-        assert (status, body) == (404, b"there is nothing but / and /run, /compare, /next, /tokens.\n")
+        assert (status, body) == (404, b"not found: only / and /run, /compare, /next, /tokens exist.\n")
 
 
 @pytest.mark.parametrize("method, path", [("GET", "/run"), ("HEAD", "/"), ("POST", "/"), ("PUT", "/run"),
@@ -305,7 +305,7 @@ def test_another_method_is_refused_with_the_right_one(served, method, path):
     status, _, body = asked(served, path, b"", method)
     right = "GET" if path == "/" else "POST"
     assert status == 405
-    assert method == "HEAD" or f"{path} must be asked with {right}." in body.decode()
+    assert method == "HEAD" or f"{path} must be requested with {right}." in body.decode()
 
 
 # What may be asked ----------------------------------------------------------------------------------------------------
@@ -415,13 +415,13 @@ def test_a_pass_without_enough_memory_gets_a_sentence(served, monkeypatch):
 
     monkeypatch.setattr(answers, "page_data", no_memory)
     assert posted(served, "/run", prompt="no memory") == (
-        503, [{"error": "not enough memory: shorten the prompt, or take a smaller model."}])
+        503, [{"error": "not enough memory: shorten the prompt, or use a smaller model."}])
 
 
 def test_a_pass_that_takes_too_long_gets_a_sentence(served, monkeypatch):
     monkeypatch.setattr(turns, "MOST_SECONDS", 0)
     status, (line,) = posted(served, "/run", prompt="too long")
-    assert (status, line["error"]) == (503, "this took longer than 0 s and was stopped: shorten the prompt, or take a "
+    assert (status, line["error"]) == (503, "this took longer than 0 s and was stopped: shorten the prompt, or use a "
                                             "smaller model.")
 
 
@@ -451,7 +451,7 @@ def test_a_mistake_of_ours_is_one_sentence_and_the_server_goes_on(served, monkey
 
     monkeypatch.setattr(answers, "token_name", broken)
     assert posted(served, "/tokens", prompt="a") == (500, [
-        {"error": r"a mistake in numpy_gpt2: KeyError: 'key\nand line'"}])
+        {"error": r"a bug in numpy_gpt2: KeyError: 'key\nand line'"}])
     assert capfd.readouterr() == ("", "")
     monkeypatch.undo()
     assert asked(served)[0] == 200
@@ -576,7 +576,7 @@ def test_the_address_is_one_line_and_ctrl_c_ends_it_at_once_with_pages_open_and_
         assert working.recv(100).startswith(b"HTTP/1.0 200")
         out, err = running.interrupt()
         assert (running.process.returncode, out) == (130, "")
-        assert "Traceback" not in err and err.endswith("Ctrl-C ends it.\n\n")
+        assert "Traceback" not in err and err.endswith("Press Ctrl-C to stop.\n\n")
         idle.close()
         working.close()
 
@@ -586,7 +586,7 @@ def test_a_port_in_use_is_said_with_one_that_is_free_and_the_same_one_works_agai
         port = running.port
         refused = subprocess.run([*COMMAND, "--port", str(port)], capture_output=True, text=True, timeout=60)
         assert (refused.returncode, refused.stdout) == (2, "")
-        free = re.fullmatch(rf"error: port {port} cannot be used \(Address already in use\). Free is, for example, "
+        free = re.fullmatch(rf"error: port {port} cannot be used \(Address already in use\). Try a free one: "
                             r"--port (\d+)", refused.stderr.splitlines()[-1]).group(1)
         sent(port, request_bytes("GET", "/", {"Host": f"127.0.0.1:{port}"}))  # so that it was connected to
         running.interrupt()

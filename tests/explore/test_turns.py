@@ -109,7 +109,7 @@ def test_a_request_that_waits_for_too_long_is_refused(monkeypatch):
     waiting = Asking(shared, "b")
     waiting.join(10)
     assert (waiting.refusal.status, str(waiting.refusal)) == (
-        503, "this took longer than 0.05 s and was stopped: shorten the prompt, or take a smaller model.")
+        503, "this took longer than 0.05 s and was stopped: shorten the prompt, or use a smaller model.")
     working.end()
 
 

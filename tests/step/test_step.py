@@ -136,7 +136,7 @@ def test_too_many_layers_are_refused_before_the_weights_are_looked_for(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2Config(n_layer=4000).to_dict()))
     process = step("Once", "--model", str(tmp_path))
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "error: a walk is through at most 500 layers. Got 4000: take a smaller model.\n"
+    assert process.stderr == "error: a walk is through at most 500 layers. Got 4000: use a smaller model.\n"
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path):

@@ -207,10 +207,10 @@ def test_what_is_frozen_stays_bit_for_bit_and_has_no_moments():
 
 
 @pytest.mark.parametrize("globs, message", [
-    (["h.0.ln_3.bias"], "which fits none; the nearest are h.0.ln_2.bias, h.0.ln_1.bias, h.1.ln_2.bias."),
-    (["wtf"], "Got 'wtf', which fits none; the nearest are wte.weight"),
-    (["wte", "h.7.*"], "Got 'h.7.*', which fits none; the nearest are h."),
-    (["*"], "freeze must leave a parameter to learn. Got globs that fit all of them."),
+    (["h.0.ln_3.bias"], "which matches none; the nearest are h.0.ln_2.bias, h.0.ln_1.bias, h.1.ln_2.bias."),
+    (["wtf"], "Got 'wtf', which matches none; the nearest are wte.weight"),
+    (["wte", "h.7.*"], "Got 'h.7.*', which matches none; the nearest are h."),
+    (["*"], "freeze must leave a parameter to train. Got globs that match all of them."),
 ])
 def test_globs_that_freeze_nothing_or_everything_are_refused(globs, message):
     with pytest.raises(ValueError) as error:
@@ -297,7 +297,7 @@ def test_a_saving_that_fails_leaves_the_last_state_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"steps": 7}, "holds a run with steps 6. Got 7: give what it was started with, or another folder"),
+    ({"steps": 7}, "holds a run with steps 6. Got 7: use that run's settings, or another folder"),
     ({"seed": 5}, "holds a run with seed 0. Got 5"),
     ({"freeze": ("wte",)}, r"holds a run with freeze \[\]. Got \['wte'\]"),
 ])
@@ -374,7 +374,7 @@ def test_a_folder_must_be_new_or_that_of_a_run(tmp_path):
     assert not any(tmp_path.iterdir())
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     folder = re.escape(repr(str(tmp_path)))
-    with pytest.raises(ValueError, match=f"^--out must be a new folder, or .* go on with. Got {folder}, .* something"):
+    with pytest.raises(ValueError, match=f"^--out must be a new folder, or .* resume. Got {folder}, .* something"):
         check_folder(tmp_path)
     with pytest.raises(ValueError, match=f"--out must be a folder. Got {folder[:-1]}.thesis.txt', which is a file"):
         check_folder(tmp_path / "thesis.txt")
@@ -394,7 +394,7 @@ def test_a_finished_run_is_known_by_what_it_was_told(tmp_path):
     assert not is_finished(tmp_path, {"seed": 1})
     finish_run(run, tmp_path, {"seed": 1})
     assert is_finished(tmp_path, {"seed": 1})
-    with pytest.raises(ValueError, match="holds a finished run with seed 1. Got 2: to go on from it, --model .* --out"):
+    with pytest.raises(ValueError, match="holds a finished run with seed 1. Got 2: to train further, use --model"):
         is_finished(tmp_path, {"seed": 2})
     (tmp_path / saved_run.RECORD).write_text("{")
     with pytest.raises(CheckpointError, match="training_run.json: expected the state of a training run, found a damag"):
@@ -458,7 +458,7 @@ def test_too_little_memory_is_said_before_the_start_with_what_to_change():
     parts = r", ".join(rf"{name} \S+ GB" for name in ("weights", "gradients", "moments", "activations"))
     assert re.fullmatch(rf"training takes \S+ GB \({parts}\), and "
                         r"\S+ GB are available beside the weights: lower --batch-size or --context, --freeze a part of "
-                        "the model, or take a smaller one", str(error.value))
+                        "the model, or use a smaller one", str(error.value))
     frozen = set(NAMES) - {"ln_f.bias"}
     with patch.object(memory, "available_memory", lambda: beside_weights - needed["moments"] + 8 * 12):
         check_training_memory(TINY, CONFIG, frozen)

@@ -84,7 +84,7 @@ def test_a_fraction_that_is_none_is_refused(fraction):
 
 def test_a_text_of_one_window_is_enough_and_a_shorter_one_is_not():
     np.testing.assert_array_equal(windows_of_step(np.arange(9), 0, 1, context=8, seed=0), [np.arange(9)])
-    with pytest.raises(ValueError, match=r"^the text to train on must have context \+ 1 tokens, 1,201, or more. Got 7"):
+    with pytest.raises(ValueError, match=r"^the training text must have context \+ 1 tokens, 1,201, or more. Got 7"):
         windows_of_step(np.arange(7), 0, 1, context=1200, seed=0)
     with pytest.raises(ValueError, match="9, or more. Got 8"):
         windows_of_step(np.arange(8), 0, 1, context=8, seed=0)

@@ -11,9 +11,11 @@ from ... import bpe
 from ...tokenizer import END_OF_TEXT, Tokenizer
 from .law import Args, Law
 
-# In the order in which they were learned: a rank for each pair. The last would join two pieces, if they were not split.
-MERGES = ["e|r", "o|w", "l|ow", "t|h", "th|e", "a|a", "l|l", "h|e", "ow|er", "c|h", "á|i", "a| ", "o|!"]
-TEXTS = ["low", "a lower tower", "the hello!", "aaaa bower", "a a", "Xin chào các bạn", "thế giới 🌍", ""]
+# In the order in which they were learned: a rank for each pair. The last ones would join pieces that are not split.
+MERGES = ["e|r", "o|w", "l|ow", "t|h", "th|e", "a|a", "l|l", "h|e", "ow|er", "c|h", "á|i", "'|s",
+          "a| ", "o|!", "low|1", "t|'"]
+TEXTS = ["low", "a lower tower", "the hello!", "aaaa bower", "a a", "Xin chào các bạn", "thế giới 🌍", "", "low1",
+         "it's", "a  low"]
 
 RANKS = {(first.encode(), second.encode()): MERGES.index(text)
          for text in sorted(MERGES) for first, second in [text.split("|")]}  # not in the order of the ranks
