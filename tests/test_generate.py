@@ -107,7 +107,7 @@ def test_without_a_prompt_standard_input_is_read_if_it_is_a_pipe_or_a_file(tmp_p
     options = "--seed 1 --max-new-tokens 8"
     for redirection, written in (("<prompt.txt", begun), ("--last <prompt.txt", begun), ("</dev/null", by_itself),
                                  ("<&-", by_itself), ("--prompt-file prompt.txt <&-", begun)):
-        process = subprocess.run(["sh", "-c", " ".join([*COMMAND, options, redirection])], cwd=tmp_path,
+        process = subprocess.run(["sh", "-c", f"{shlex.join(COMMAND)} {options} {redirection}"], cwd=tmp_path,
                                  env={**os.environ, "PYTHONPATH": str(BUNDLED.parents[1])}, capture_output=True)
         assert (redirection, process.stdout) == (redirection, written)
     piped = generate(*options.split(), stdin=b"The king\r\nsaid\r\n")
@@ -226,7 +226,8 @@ def test_no_more_of_a_prompt_is_read_than_a_context_could_hold(tmp_path):
 def test_last_reads_on_in_bounded_memory_and_keeps_the_end(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    made = f"{sys.executable} -c \"print('a king ' * 30000000 + 'and at the end of it the naïve fox said')\""
+    program = "print('a king ' * 30000000 + 'and at the end of it the na\\xefve fox said')"
+    made = f"PYTHONIOENCODING=utf-8 {shlex.join([sys.executable, '-c', program])}"
     limited = ["sh", "-c", f'{made} > {fifo} & ulimit -v 2000000; exec "$@"', "sh", *COMMAND, "--prompt-file",
                str(fifo), "--last", "--max-new-tokens", "12", "--stats"]
     process = subprocess.run(limited, capture_output=True, timeout=60, env={**os.environ, "PYTHONIOENCODING": "utf-8"})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from outside import writable_copy
 
 import numpy_gpt2
 from numpy_gpt2 import SIZES, GPT2Config, random_model, save
@@ -295,7 +296,7 @@ def test_a_narrow_terminal_is_no_error(command, columns):
 def folder(tmp_path: Path) -> Path:
     """A checkpoint with Windows line ends, in a folder whose name few would choose."""
     folder = tmp_path / "mô hình é ☃"
-    shutil.copytree(BUNDLED, folder)
+    writable_copy(BUNDLED, folder)
     for name in ("config.json", "vocab.json", "merges.txt"):
         (folder / name).write_bytes((folder / name).read_bytes().replace(b"\n", b"\r\n"))
     return folder

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from locales import as_typed
+from outside import as_typed
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, VIETNAMESE = "README.md", "README.vi.md"

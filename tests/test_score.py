@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from locales import as_typed
+from outside import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, random_model

@@ -10,7 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from locales import as_typed
+from outside import as_typed
 
 from numpy_gpt2 import tokens
 from numpy_gpt2.bpe import merge

@@ -152,7 +152,8 @@ def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Ou
         sentence = known_mistake(exercise, law, singles, language)
     if sentence is not None:
         return sentence
-    if not all(same_outcome(law, observe(law, function, args), got) for args, got in pairs):
+    results = [(args, got) for args, got in pairs if got.error is None]  # an error's text may hold an address
+    if not all(same_outcome(law, observe(law, function, args), got) for args, got in results):
         return say_in(language, "random")
     sentence = unknown_mistake(smallest, exercise.file, language)
     if singles and all(law.has_batch(failure.args) for failure in failures):

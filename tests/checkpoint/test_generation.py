@@ -1,13 +1,13 @@
 """What a checkpoint says of generation: its ends count, and what else would change a text is said."""
 
 import json
-import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from outside import writable_copy
 
 from numpy_gpt2 import (CheckpointError, GPT2Config, generate_tokens, load, load_model, named_parameters, random_model,
                         replace_weights, save)
@@ -130,7 +130,7 @@ def test_what_is_said_not_to_be_applied_does_change_transformers_greedy_text(tmp
 
 
 def test_a_load_reads_each_file_of_settings_once(tmp_path, monkeypatch):
-    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    writable_copy(BUNDLED["fairytale"], tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
     n_read: Counter[str] = Counter()
     read = json_file.read_text_file

@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_by_name():
 
 @pytest.mark.parametrize("endpoint, error, reason", [
     ("https://hub", RuntimeError("it broke."), "it broke."), ("https://hub", RuntimeError("it broke"), "it broke."),
-    ("https://hub", RuntimeError(), "RuntimeError."),
+    ("https://hub", RuntimeError(), "RuntimeError."), ("https://hub", RuntimeError("it is X"), "it is X."),
     ("https://me:secret@hub", RuntimeError("secret"), "RuntimeError.")])
 def test_whatever_the_transport_says_becomes_one_sentence(monkeypatch, endpoint, error, reason):
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -438,6 +438,20 @@ def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_a
     assert online.call("load", "class/by-others")["warnings"] == [] and hub.log == []
 
 
+def test_a_pinned_commit_is_taken_from_the_cache_where_the_hub_cannot_be_asked(hub, online, unreachable, tmp_path):
+    first, second = (checkpoint_bytes(tmp_path / str(seed), seed) for seed in (1, 2))
+    hub.repos["class/pinned-cache"] = Repo(first, older={"2" * 40: second})
+    for revision in ("2" * 40, None):  # main's files are there too, and are not taken
+        assert "error" not in online.call("load", "class/pinned-cache", revision)
+    forget_absences(online.home, "class/pinned-cache")
+    (online.home / "hub" / "models--class--pinned-cache" / ".no_exist" / ("1" * 40)).mkdir(parents=True)
+    for name in ABSENT:
+        (online.home / "hub" / "models--class--pinned-cache" / ".no_exist" / ("1" * 40) / name).touch()
+    answer = unreachable.call("load", "class/pinned-cache", "2" * 40)
+    assert answer["wte"] == wte_in(second)
+    assert "also has generation_config.json, tokenizer_config.json, special" in answer["warnings"][0]
+
+
 def test_what_transformers_got_as_gpt2_is_found_before_the_network_is_asked(hub, online, unreachable, tmp_path):
     files = checkpoint_bytes(tmp_path)
     hub.repos["class/twin"] = Repo(files)
@@ -566,6 +580,16 @@ def test_the_headers_of_all_shards_are_read_and_no_weights_kept(hub, online, fil
     with environment(hub.url, online.home / "hub"):
         assert set(read_metadata("class/header").types) == {name for name, _ in tensors}
     assert online.snapshot("class/header") == {"1" * 40: {"config.json", "model.safetensors.index.json"}}
+
+
+def test_the_headers_of_a_pinned_commit_are_read(hub, online, tmp_path):
+    first = checkpoint_bytes(tmp_path / "first")
+    save(random_model(GPT2Config(257, 8, 4, 1, 1)), tmp_path / "second", "float16")
+    second = first | {"model.safetensors": (tmp_path / "second" / "model.safetensors").read_bytes()}
+    hub.repos["class/header-then"] = Repo(first, older={"2" * 40: second})
+    with environment(hub.url, online.home / "hub"):
+        for revision, dtype in ((None, "F32"), ("2" * 40, "F16")):
+            assert set(read_metadata("class/header-then", revision).types.values()) == {dtype}
 
 
 HEADERS: dict[str, tuple[dict[str, object], str]] = {

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locales import as_typed
+from outside import as_typed, writable_copy
 from safetensors.numpy import load_file, save_file
 
 from numpy_gpt2.checkpoint import loading
@@ -619,8 +618,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" 
 
 @pytest.mark.parametrize("file_name", ["model.safetensors", "config.json", "vocab.json", "merges.txt"])
 def test_a_git_lfs_pointer_is_said_to_be_one(tmp_path, file_name):
-    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
-    (tmp_path / file_name).unlink()  # it may be read-only, as in the checkout
+    writable_copy(BUNDLED["fairytale"], tmp_path)
     (tmp_path / file_name).write_bytes(LFS_POINTER)
     with pytest.raises(CheckpointError, match=f"{file_name}.*: a git-lfs pointer, .*git lfs pull"):
         load(tmp_path)
@@ -718,7 +716,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
 
 
 def test_a_vocabulary_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    shutil.copytree(BUNDLED["fairytale"], tmp_path, dirs_exist_ok=True)
+    writable_copy(BUNDLED["fairytale"], tmp_path)
     original = loading.tokenizer_from_files
     monkeypatch.setattr(loading, "tokenizer_from_files",
                         lambda files, *configs: os.utime(files["merges.txt"]) or original(files, *configs))

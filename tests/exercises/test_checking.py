@@ -191,6 +191,8 @@ def gelu_backward_in_float64(d_y, x):
      "out of bounds for array of dimension 1. Count axes from the end, axis=-1"),
     ("sample", lambda logits, draws: np.random.randint(99, size=draws.shape), "It gives another result each time"),
     ("crop", lambda self, length: self.no_such_method(), "It raised AttributeError"),
+    ("gelu", lambda x: {}[object()], "It raised KeyError: <object object at 0x"),
+    ("gelu", lambda x: [].index(object()), "It raised ValueError: <object object at 0x"),
     ("crop", crop_by_index, "It raised IndexError: range object index out of range. It should raise ValueError."),
     ("gelu", lambda x: -2 * right_gelu(x), "Every number is -2 times what it should be."),
     ("gelu", lambda x: right_gelu(x) + 1, "Every number is what it should be plus 1."),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from locales import as_typed
+from outside import as_typed
 from student_folders import NAMES, solved_folder, with_change
 
 from numpy_gpt2.exercises.course import CHAPTERS

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from locales import as_typed
+from outside import as_typed
 
 from numpy_gpt2 import SIZES, Recorder, GenerationConfig, forward, random_model, score_tokens
 from numpy_gpt2.explore.page import page_data, prompt_ids

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -610,11 +611,10 @@ def test_what_cannot_be_served_is_one_line_and_exit_2(arguments, message):
 
 def test_the_browser_is_given_the_address_though_it_keeps_its_caller_waiting(tmp_path):
     told, browser = tmp_path / "told", tmp_path / "browser"
-    browser.write_text(f"#!{sys.executable}\nimport sys, urllib.request\nopener = urllib.request.build_opener("
+    browser.write_text("import sys, urllib.request\nopener = urllib.request.build_opener("
                        "urllib.request.HTTPCookieProcessor())\n"
                        f"open({str(told)!r}, 'wb').write(opener.open(sys.argv[1]).read())\n")
-    browser.chmod(0o755)
-    with Running("The fox", "--open", env={**os.environ, "BROWSER": f"{browser} %s"}):
+    with Running("The fox", "--open", env={**os.environ, "BROWSER": shlex.join([sys.executable, str(browser), "%s"])}):
         end = time.monotonic() + 20
         while not (told.exists() and told.read_bytes().endswith(b"</html>\n")) and time.monotonic() < end:
             time.sleep(0.02)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outside import writable_copy
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, KVCache, forward, model as model_module, random_model
@@ -97,9 +98,7 @@ def test_the_lines_follow_an_edit_of_model_py(edit, tmp_path):
     expected = [line.replace("EXPR", expression) for line in EDITS[edit]]
     edited = ["# An edit above moves everything.", *SOURCE[:number], *(f"    {line}" for line in expected),
               *SOURCE[number + 1:], ""]
-    shutil.copytree(PACKAGE, tmp_path / "numpy_gpt2", ignore=shutil.ignore_patterns("fairytale", "__pycache__"))
-    for folder in (tmp_path / "numpy_gpt2").rglob("*"):
-        folder.chmod(0o700)  # they may be read-only, as in the checkout
+    writable_copy(PACKAGE, tmp_path / "numpy_gpt2", ignore=shutil.ignore_patterns("fairytale", "__pycache__"))
     (tmp_path / "numpy_gpt2" / "fairytale").symlink_to(PACKAGE / "fairytale")
     (tmp_path / "numpy_gpt2" / "model.py").write_text("\n".join(edited), encoding="utf-8")
     process = subprocess.run([sys.executable, "-m", "numpy_gpt2.step", "Once", "--until", "h.1.mlp.post"], input="",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from locales import as_typed
+from outside import as_typed
 
 import numpy_gpt2
 from numpy_gpt2 import GPT2Config, load_tokenizer, random_model, save
