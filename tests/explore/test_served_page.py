@@ -432,6 +432,16 @@ def test_axe_finds_no_serious_fault_on_the_served_page(served, colours):
             if each["impact"] in ("serious", "critical")] == []
 
 
+def test_at_150_percent_zoom_the_chosen_head_is_in_view_above_the_bar(served):
+    page = served(width=853, height=533)
+    for layer, head in [(0, 0), (5, 5)]:
+        page.get_by_role("button", name=f"h.{layer}, head {head}", exact=True).click()
+        title, canvas, bar = (page.locator(selector).bounding_box() for selector in
+                              ("#attention h3", ".map canvas", "#bar"))
+        assert 0 <= title["y"] and title["y"] + title["height"] <= bar["y"]
+        assert min(canvas["y"] + canvas["height"], bar["y"]) - max(canvas["y"], 0) > 0.8 * canvas["height"]
+
+
 @pytest.mark.parametrize("width, height", [(400, 800), (853, 533)])
 def test_the_served_page_never_scrolls_sideways_and_its_bar_leaves_room(served, width, height):
     page = served(width=width, height=height)

@@ -79,6 +79,7 @@ function repaint() {
 }
 
 function putOnPaper(isPrinted) {
+  hideTip();
   document.documentElement.classList.toggle("on-paper", isPrinted);
   repaint();
 }

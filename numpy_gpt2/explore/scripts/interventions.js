@@ -100,5 +100,9 @@ function listenToInterventions() {
   find("#target").addEventListener("change", ({ target }) => { chosen.target = target.value; });
   find("#kind").addEventListener("change", drawFields);
   countTokens(find("#source"), find("#bar .count-of-tokens"));
-  find("#code button").addEventListener("click", () => navigator.clipboard.writeText(find("#code pre").textContent));
+  find("#code button").addEventListener("click", async ({ target }) => {
+    await navigator.clipboard.writeText(find("#code pre").textContent);
+    target.textContent = "Copied";
+    setTimeout(() => { target.textContent = "Copy"; }, 2000);  // milliseconds
+  });
 }
