@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, Recorder, Tokenizer, ablate, chain, forward, named_parameters, patch,
-                        random_model, score_tokens)
+                        random_model, replace_weights, score_tokens)
 from numpy_gpt2.explore import page
 from numpy_gpt2.explore.page import MAX_TOKENS, page_data, prompt_ids
 from numpy_gpt2.lens import direct_logit_attribution, logit_lens, top_tokens
@@ -247,6 +247,11 @@ def test_ids_that_the_model_does_not_have_are_the_user_s_mistake():
 
 
 # The form -------------------------------------------------------------------------------------------------------------
+
+
+def test_of_equal_logits_the_lower_id_comes_first():
+    flat = replace_weights(MODEL, {"wte.weight": np.zeros_like(MODEL.wte)})
+    assert page_data(flat, TOKENIZER, [1, 2, 3], "any")["likeliest"] == list(range(page.N_NAMED))
 
 
 def test_numbers_have_the_decimals_that_are_documented():
