@@ -1,6 +1,7 @@
 """Laws of one download: it goes on where it broke, nobody sees a file before it is verified, and nothing is fetched
 twice. A real HTTP server on loopback breaks the transfers."""
 
+import errno
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Iterator
@@ -16,7 +18,7 @@ from typing import Any, Iterator
 import numpy as np
 import pytest
 from hub_server import Fault, HubServer, Repo, etag_of
-from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache, utils
 from huggingface_hub.errors import HfHubHTTPError
 from test_hub import checkpoint_bytes
 
@@ -26,6 +28,8 @@ from numpy_gpt2.checkpoint.download import download_file
 from numpy_gpt2.checkpoint.json_file import LARGEST_TEXT
 from numpy_gpt2.checkpoint.transfer import PAUSE_S, SILENCE_S, TRIES, check_text_size, download_header
 from numpy_gpt2.errors import CheckpointError, HubError
+
+posix = pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 
 NAME = "model.safetensors"
 KEY = f"class/any {NAME}"  # of the server's counts
@@ -231,7 +235,8 @@ def test_a_hash_in_the_forms_of_mirrors_verifies_too(hub, cache, etag):
 
 
 def test_one_etag_for_all_files_and_commits_makes_no_file_another(hub, cache):
-    assert fetch(hub, etag="same").read_bytes() == CONTENT
+    path = fetch(hub, etag="same")
+    assert path.read_bytes() == CONTENT and re.fullmatch("unverified-[0-9a-f]{64}", path.resolve().name)
     assert fetch(hub, "vocab.json", etag="same").read_bytes() == CONTENT[:1000]
     repo = hub.repos["class/any"]
     repo.commit, repo.files = "2" * 40, {NAME: OTHER}
@@ -483,11 +488,70 @@ def test_a_disk_without_room_for_the_rest_is_said_before_anything_is_fetched(hub
     usage = type(shutil.disk_usage(cache))
     rest = len(CONTENT) - 1000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest - 1))
-    with pytest.raises(OSError, match="No space left on device .299,000 bytes are needed, 298,999 are free"):
+    with pytest.raises(OSError, match="No space left on device .299,000 bytes are needed, 298,999 are free") as error:
         fetch(hub)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(cache / "blobs"))
     assert hub.log == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, rest))
     assert fetch(hub).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size, free, fits", [(300_000, 299_999, False), (300_000, 300_000, True), (None, 0, True)])
+def test_a_file_of_which_nothing_is_there_needs_room_for_all_of_it(tmp_path, monkeypatch, size, free, fits):
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, free))
+    with nullcontext() if fits else pytest.raises(OSError):
+        module.check_disk(tmp_path / "x.partial", size)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_file_that_cannot_be_written_is_named_and_removed(hub, cache, monkeypatch, is_there):
+    def fail(url, path, *rest):
+        path.write_bytes(b"a beginning") if is_there else None
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "transfer_file", fail)
+    with pytest.raises(OSError) as error:
+        fetch(hub)
+    assert error.value.filename == str(cache / "blobs" / f"{etag_of(CONTENT, True)}.partial")
+    assert files_in(cache) == set()
+
+
+@posix
+def test_a_file_is_there_for_whom_the_user_s_mask_lets_read_and_write_it(hub):
+    mask = os.umask(0)
+    try:
+        mode = fetch(hub).stat().st_mode
+    finally:
+        os.umask(mask)
+    assert mode & 0o777 == 0o666
+
+
+class Bar:
+    """In place of the progress bar: how it was made, and how far it came."""
+
+    made: dict[str, Any]
+
+    def __init__(self, **options: Any) -> None:
+        Bar.made, self.n = options, options["initial"]
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Bar.made["reached"] = self.n
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+
+def test_the_bar_begins_where_the_file_does_and_ends_with_it(hub, cache, monkeypatch):
+    monkeypatch.setattr(utils.tqdm, "__new__", lambda cls, **options: Bar(**options))
+    start_of_file(cache)
+    fetch(hub, break_after=1000, times=1)
+    assert Bar.made == {"desc": NAME, "total": len(CONTENT), "initial": HALF, "unit": "B", "unit_scale": True,
+                        "disable": None, "reached": len(CONTENT)}
+
 
 # As a user meets it: processes, which POSIX can limit and interrupt ---------------------------------------------------
 

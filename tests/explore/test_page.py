@@ -244,3 +244,44 @@ def test_ids_that_the_model_does_not_have_are_the_user_s_mistake():
     few = random_model(GPT2Config(vocab_size=300, n_positions=16, n_embd=2, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="ids must be from 0 to 299"):
         prompt_ids(few, TOKENIZER, " princess")
+
+
+# The form -------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_have_the_decimals_that_are_documented():
+    data = page_data(MODEL, TOKENIZER, TOKENIZER.encode("Once upon a time there was"), "any")
+    assert data["model"] == "any"
+    numbers = {"norms": (5, data["norms"]), "losses": (6, data["losses"]),
+               "probabilities": (6, data["lens"]["probabilities"]),
+               "logits": (5, data["attribution"]["logits"]), "values": (5, data["attribution"]["values"])}
+    for name, (decimals, values) in numbers.items():
+        flat = [float(value) for value in np.ravel(values)]
+        assert flat == [round(value, decimals) for value in flat], name
+        assert flat != [round(value, decimals - 1) for value in flat], name
+
+
+def test_each_stage_has_its_axes_and_its_shape():
+    by_name = {stage.name: stage for stage in STAGES}
+    for row in page_data(MODEL, TOKENIZER, [1, 2, 3], "any")["stages"]:
+        assert row["axes"] == by_name[row["name"]].shape and len(row["axes"]) == len(row["shape"])
+
+
+def test_a_special_token_in_a_prompt_counts_only_where_it_is_allowed():
+    assert prompt_ids(MODEL, TOKENIZER, "<|endoftext|>", {"<|endoftext|>"}) == [TOKENIZER.eot_id]
+    assert TOKENIZER.eot_id not in prompt_ids(MODEL, TOKENIZER, "<|endoftext|>")
+
+
+def test_a_pass_of_as_many_numbers_as_a_page_may_hold_is_shown(monkeypatch):
+    config = MODEL.config
+    monkeypatch.setattr(page, "MOST_NUMBERS", config.n_layer * 3 * (3 * config.n_embd + config.n_head * 3))
+    page.check_fits_page(MODEL, [1, 2, 3])
+    with pytest.raises(ValueError, match="a page can hold at most"):
+        page.check_fits_page(MODEL, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_a_number_that_json_cannot_hold_is_refused(number):
+    for refuse in (lambda: page.packed(np.array([0, number]), "<f4"), lambda: page.rounded([0, number], 5)):
+        with pytest.raises(FloatingPointError, match="^the activations are not finite: they overflow$"):
+            refuse()
