@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A tour of one forward pass
 #
-# Run the cells in order: `tour.ipynb` in Jupyter, or `tour.py`, from which it is made, in VS Code ("Run Cell"). As a
-# plain script it prints as it goes: `python scripts/tour.py`. It needs no network, and no cell takes longer than a few
-# seconds. Change anything, and run the cell again.
+# Run the cells in order: `tour.ipynb` in Jupyter, or `tour.py`, from which it is generated, in VS Code ("Run Cell"). Or
+# run it as a script: `python scripts/tour.py`. It needs no network, and no cell takes longer than a few seconds. Change
+# anything, and run the cell again.
 
 # %%
 import builtins
@@ -20,7 +20,7 @@ np.set_printoptions(precision=3, suppress=True, linewidth=110)
 
 
 def section(title):
-    """Print a heading. In a notebook it is above the cell already."""
+    """Print a heading, except in a notebook, which has it above the cell."""
     if not hasattr(builtins, "__IPYTHON__"):
         print(f"\n{title}\n{'-' * len(title)}")
 
@@ -30,8 +30,8 @@ section("A tour of one forward pass")
 # %% [markdown]
 # ## 1. A model is data
 #
-# `load` gives the weights, under the names that they have in the checkpoint, and the tokenizer that was trained with
-# them. `fairytale` is bundled; `"gpt2"` is OpenAI's, and everything below works with it too.
+# `load` returns the weights, under their names in the checkpoint, and their tokenizer. `fairytale` is bundled; `"gpt2"`
+# is OpenAI's, and everything below works with it too.
 
 # %%
 section("1. A model is data")
@@ -42,7 +42,7 @@ print("the first block:", model.h[0])
 print("embedding and unembedding are one array:", model.lm_head is model.wte)
 
 # %%
-model  # a notebook folds it out, part by part
+model  # a notebook shows it as a tree that unfolds
 
 # %% [markdown]
 # ## 2. A text is token ids
@@ -125,13 +125,13 @@ assert np.allclose(acts["h.0.attn.z"][head], z, atol=1e-4)
 assert np.allclose(acts["h.0.resid_post"], resid_post, atol=1e-3)
 
 # %%
-acts  # a notebook folds out all shapes, with a few statistics
+acts  # a notebook shows all shapes, with a few statistics
 
 # %% [markdown]
 # ## 6. Patterns: who looks at whom
 #
-# Some heads have a simple function. Which one attends most to the previous token? One sentence does not tell: there a
-# head can do so by chance. So we take the mean over 400 tokens of a story.
+# Some heads have a simple function. Which one attends most to the previous token? In one sentence a head can do so by
+# chance, so we take the mean over 400 tokens of a story.
 
 # %%
 section("6. Patterns: who looks at whom")
@@ -154,9 +154,9 @@ numpy_gpt2.show_attention(acts, i, j, tokens)  # a notebook draws it
 # %% [markdown]
 # ## 7. The logit lens: what would the model predict if it stopped here?
 #
-# The stream before a block, put through the last layer norm and the unembedding, is a guess at the next token. (Before
-# the first block there is nothing but the token itself and its position, and the guess is bytes that hardly ever occur.
-# So this begins before block 1; the last line is after all blocks, the model's own prediction.)
+# The last layer norm and the unembedding, applied to the stream before a block, predict the next token. (Before block 0
+# the stream has only the token itself and its position, and the prediction is bytes that hardly ever occur. So this
+# begins before block 1; the last line is after all blocks, the model's own prediction.)
 
 # %%
 section("7. The logit lens: what would the model predict if it stopped here?")
@@ -165,24 +165,24 @@ for layer in range(1, config.n_layer + 1):
     print(layer, "  ".join(f"{token.text!r} {token.probability:.0%}" for token in best))
 
 # %% [markdown]
-# ## 8. Attribution: who said it?
+# ## 8. Attribution: which parts caused it?
 #
 # The final residual stream is a sum: the embeddings, each head, each MLP, the biases. So the logit is a sum too. What
-# made the model prefer " she" to " he"? The logit difference is best, since it ignores what raises both.
+# made the model prefer " she" to " he"? We look at the logit difference, since it ignores what raises both.
 
 # %%
-section("8. Attribution: who said it?")
+section("8. Attribution: which parts caused it?")
 she, he = tokenizer.encode(" she")[0], tokenizer.encode(" he")[0]
 for_she = numpy_gpt2.direct_logit_attribution(model, acts, she)
 for_he = numpy_gpt2.direct_logit_attribution(model, acts, he)
 difference = for_she.values - for_he.values  # [n_parts]
-print(f"' she' less ' he': {logits[-1, she] - logits[-1, he]:.3f}; the sum of all parts: {difference.sum():.3f}")
+print(f"' she' minus ' he': {logits[-1, she] - logits[-1, he]:.3f}; the sum of all parts: {difference.sum():.3f}")
 by_size = np.argsort(-np.abs(difference))
 for part in by_size[:8]:
     print(f"  {for_she.names[part]:20} {difference[part]:+.3f}")
 
 # %% [markdown]
-# ## 9. Ablation: what is missing without it?
+# ## 9. Ablation: what changes without it?
 #
 # A tap may return another array, which is used from there on. `ablate` sets a head's output to 0. Attribution has only
 # a head's direct effect on the logit; ablation also has its effect through later layers. The two need not agree.
@@ -195,7 +195,7 @@ def prefers_she(ids, tap=numpy_gpt2.no_tap):
     return float(last[she] - last[he])
 
 
-section("9. Ablation: what is missing without it?")
+section("9. Ablation: what changes without it?")
 whole = prefers_she(ids)
 print(f"with all heads: {whole:+.3f}")
 for layer in range(config.n_layer):
@@ -205,7 +205,7 @@ for layer in range(config.n_layer):
 # %% [markdown]
 # ## 10. Patching: where is the information?
 #
-# Copy one vector of this pass into that of another prompt. If the answer changes, the vector had the information.
+# Copy one vector of this pass into a pass over another prompt. If the answer changes, the vector had the information.
 # `scripts/experiments/patch_activations.py` does this for every layer and position.
 
 # %%

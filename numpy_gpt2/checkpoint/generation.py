@@ -1,4 +1,4 @@
-"""A checkpoint's settings of generation: the ids that begin and end a text, and settings that are not applied here.
+"""A checkpoint's generation settings: the ids that begin and end a text, and settings that are not applied here.
 
 transformers' generate reads them from generation_config.json, or from config.json if there is no such file.
 """
@@ -12,7 +12,7 @@ from ..config import GPT2Config
 from ..errors import CheckpointWarning, shown
 from .json_file import CONFIG_FILES, config_from
 
-Configs = Mapping[str, Mapping[str, Any]]  # config.json, generation_config.json, where they exist: their settings
+Configs = Mapping[str, Mapping[str, Any]]  # the settings in config.json and generation_config.json, if they exist
 
 # Settings that change the text of transformers' generate even without sampling, and the values that change nothing.
 NOT_APPLIED: dict[str, tuple[Any, ...]] = {
@@ -44,7 +44,7 @@ def ends_of(config: GPT2Config) -> tuple[int, ...]:
 
 
 def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2Config, stacklevel: int) -> None:
-    """Warn of each way in which a text may differ from what transformers' generate would write with these files."""
+    """Warn of each way in which a text may differ from that of transformers' generate with these files."""
     def warn(name: str, words: str) -> None:
         warnings.warn(f"{files[name]}: {words}", CheckpointWarning, stacklevel=stacklevel + 2)
 
@@ -61,4 +61,4 @@ def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2
     ignored = [f"{key} {shown(settings[key])}" for key, neutral in NOT_APPLIED.items()
                if settings.get(key) is not None and settings[key] not in neutral]
     if ignored:
-        warn(name, f"ignored, though transformers' generate applies it by itself: {', '.join(ignored)}.")
+        warn(name, f"ignored, though transformers' generate applies it by default: {', '.join(ignored)}.")

@@ -37,7 +37,7 @@ RELEASED = {
     "distilgpt2": "distilbert/distilgpt2",
 }
 
-# Other GPT-2s that people know without their owners. The error names the owner; it is not filled in silently.
+# Other GPT-2s that people call by name without the owner. The error names the owner; it is not filled in silently.
 OWNERS = {"microsoft": ["DialoGPT-small", "DialoGPT-medium", "DialoGPT-large"], "sshleifer": ["tiny-gpt2"],
           "stanford-crfm": ["BioMedLM", "alias-gpt2-small-x21", "battlestar-gpt2-small-x49"],
           "codeparrot": ["codeparrot", "codeparrot-small"], "dbmdz": ["german-gpt2"], "NlpHUST": ["gpt2-vietnamese"],
@@ -116,7 +116,7 @@ def checked_revision(revision: str | None) -> str:
 def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, Path]:
     """The files from the hub's cache or, if one is missing there, from the network, all from one commit.
 
-    What transformers downloads as "gpt2" is cached under that name, and is the same.
+    transformers caches what it downloads as "gpt2" under that name; the files are the same.
     """
     in_cache = [repo, repo.partition("/")[2]] if repo in RELEASED.values() else [repo]
     for name in in_cache:
@@ -253,7 +253,7 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
     return metadata
 
 
-# What went wrong ------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 def status_of(error: BaseException) -> int | None:

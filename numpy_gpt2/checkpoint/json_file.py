@@ -25,17 +25,17 @@ def read_config(path: Path, name: str = "config.json") -> GPT2Config:
 
 
 def read_settings(path: Path, name: str = "config.json") -> Mapping[str, Any]:
-    """All that a hub `config.json` says. Raises CheckpointError where it is not the config of a GPT-2."""
+    """All settings in a hub `config.json`. Raises CheckpointError if it is not a GPT-2's."""
     return checked_settings(read_json_object(path, name), name)
 
 
 def read_configs(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """What config.json and generation_config.json say, of those that are given: file name -> settings."""
+    """The settings in config.json and generation_config.json, if given: {file name: settings}."""
     return {name: read_json_object(files[name], str(files[name])) for name in CONFIG_FILES if name in files}
 
 
 def checked_settings(settings: Mapping[str, Any], name: str = "config.json") -> Mapping[str, Any]:
-    """The same settings. Raises CheckpointError where they are not those of a GPT-2."""
+    """The same settings. Raises CheckpointError if they are not a GPT-2's."""
     if "model_type" not in settings:
         raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
     if settings.get("quantization_config") is not None:

@@ -1,9 +1,9 @@
-"""From a name to a model: which files the name stands for, what they hold, and the arrays in memory.
+"""From a name to a model: its files, their contents, and the arrays in memory.
 
     name -> checkpoint_files -> headers, checked against the config -> arrays, read one by one -> GPT2
 
-A checkpoint comes from a stranger, so everything is checked before it is used: the headers of the weights' files say
-every tensor's name, type and shape, and nothing large is allocated before all of them fit the config.
+A checkpoint is untrusted, so everything is checked before it is used: the headers of the weights files give every
+tensor's name, type and shape, and nothing large is allocated before all of them match the config.
 """
 
 import math
@@ -35,9 +35,9 @@ from .vocabulary import tokenizer_from_files
 def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any = "float32") -> tuple[GPT2, Tokenizer]:
     """The model and the tokenizer of a checkpoint.
 
-    If its config scales attention scores other than by 1 / sqrt(d_head), the weights of q include that factor.
+    If its config scales attention scores by another factor than 1 / sqrt(d_head), the weights of q include it.
     name: a built-in name ("fairytale", "small" to "xl", "gpt2" to "gpt2-xl"), a folder, or "owner/repo" on the hub.
-        Without one, the bundled checkpoint, "fairytale".
+        Default: the bundled checkpoint, "fairytale".
     revision: of a repository on the hub, a branch, a tag or a commit. dtype: of the arrays in memory, "float32", or
     "float64" for studies of exactness; the file may hold either, or float16, or bfloat16.
     Raises CheckpointError (a file), HubError (the network), MemoryError (too large) or ValueError (an argument).
@@ -96,7 +96,7 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
 def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
     """Raise CheckpointError if a file is replaced or written to in the meantime, which could mix two models.
 
-    This error takes the place of any other that the change may have caused.
+    It replaces any CheckpointError that the change may have caused.
     """
     before = {path: file_state(path) for path in files.values()}
     failure = None
@@ -168,7 +168,7 @@ def check_kind(tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def belongs_to_the_pass(name: str) -> bool:
-    """Whether to ignore an unexpected tensor would be to compute something other than what the checkpoint means.
+    """Whether an unexpected tensor belongs to the forward pass, so that ignoring it would change the result.
 
     True of a thirteenth block or a LoRA matrix; false of the causal masks in older files, which are not parameters, and
     of heads for other tasks, such as `score.weight`.
@@ -200,9 +200,9 @@ def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> 
 
 
 def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Multiply the weights of q by the factor that config.json asks of the scores, beyond the pass's 1 / sqrt(d_head).
+    """Multiply the weights of q by the config's scale of attention scores, beyond the pass's 1 / sqrt(d_head).
 
-    A score is q @ k, so a factor of q is one of the score. stanford-crfm's models also divide by the layer's number.
+    A score is q @ k, so scaling q scales the score. stanford-crfm's models also divide by the layer's number.
     """
     for layer in range(config.n_layer):
         scale = query_scale(config, settings, layer)
@@ -212,7 +212,7 @@ def scale_queries(config: GPT2Config, settings: Mapping[str, Any], arrays: Mappi
 
 
 def query_scale(config: GPT2Config, settings: Mapping[str, Any], layer: int) -> float:
-    """The factor that config.json asks of a layer's attention scores, in addition to 1 / sqrt(d_head)."""
+    """The config's scale of a layer's attention scores, beyond 1 / sqrt(d_head)."""
     scale = math.sqrt(config.d_head) if settings.get("scale_attn_weights") is False else 1.0
     return scale / (layer + 1) if settings.get("scale_attn_by_inverse_layer_idx") else scale
 
@@ -227,12 +227,12 @@ def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], plac
 
 
 def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:
-    """Whether an unembedding that the config calls tied is tied. If not, the file counts, as in transformers 5."""
+    """Whether the file's unembedding equals wte, as the config says. If not, the file wins, as in transformers 5."""
     return all(map(np.array_equal, read_rows(wte), read_rows(lm_head)))
 
 
 def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:
-    """One tensor's bytes as an array of this type."""
+    """One tensor as an array of this type."""
     array = allocate_parameter(tensor.name, tensor.shape, dtype)
     n_read = 0
     for rows in read_rows(tensor):

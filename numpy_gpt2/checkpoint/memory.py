@@ -1,6 +1,6 @@
 """Whether a model fits into memory, checked before it is read: the size of its weights, and the memory available.
 
-Linux reports the memory available in text files. On other systems nothing is refused, which leaves NumPy's own
+Linux reports the available memory in text files. On other systems nothing is checked, and NumPy raises its own
 MemoryError.
 """
 
@@ -42,9 +42,9 @@ def gigabytes(n_bytes: int) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """The bytes that this process can still allocate: the least of what machine, container and its own limit allow.
+    """The bytes that this process can still allocate: the minimum over the machine, containers and its own limit.
 
-    None if none of them is known. root: the root of the file system.
+    None if unknown. root: the root of the file system.
     """
     known = [*machine_memory(root), *group_memory(root), *address_space(root)]
     return max(min(known), 0) if known else None

@@ -115,7 +115,7 @@ def replace_files(folder: Path, complete: Path) -> None:
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
-    """Remove what killed writers have left behind. The caller holds the lock, so none of them is still alive."""
+    """Remove the remains of killed writers. The caller holds the lock, so no writer is still running."""
     for leftover in folder.glob(f".save-*{suffix}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -127,7 +127,7 @@ def interrupted_save(folder: Path) -> Path | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process saves into this folder. The system releases the lock when a process ends."""
+    """Wait until no other process saves into this folder. The system releases the lock when the process ends."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -142,10 +142,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write under another name, then rename, which is atomic: nobody ever sees half a file under this name."""
+    """Write to a temporary name, then rename atomically: no reader ever sees half a file under this name."""
     partial_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
-        with open(partial_path, "xb") as file:  # not a file or link that somebody else has put there
+        with open(partial_path, "xb") as file:  # never through an existing file or link
             file.write(data)
         if path.exists():
             partial_path.chmod(path.stat().st_mode)

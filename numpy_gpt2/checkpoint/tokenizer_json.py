@@ -1,4 +1,4 @@
-"""tokenizer.json, the format of the `tokenizers` library: all that transformers 5 writes of a tokenizer.
+"""tokenizer.json, the format of the `tokenizers` library and the only vocabulary file that transformers 5 writes.
 
 Source: https://github.com/huggingface/tokenizers
 """
@@ -41,7 +41,7 @@ def check_settings(contents: Mapping[str, Any], is_rebuilt: bool) -> None:
 
 
 def ids_in(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Token -> id, added tokens left out."""
+    """Token -> id, without added tokens."""
     return json_object_in(json_object_in(contents, "model"), "vocab")
 
 
@@ -56,7 +56,7 @@ def merges_in(contents: Mapping[str, Any]) -> list[str]:
 
 
 def preparation_in(contents: Mapping[str, Any]) -> Preparation:
-    """How a text is prepared before it is encoded."""
+    """The settings for preparing a text before it is encoded."""
     splitting = json_object_in(contents, "pre_tokenizer")
     return Preparation(bool(splitting.get("add_prefix_space")), splitting.get("use_regex") is not False,
                        normalizer(json_object_in(contents, "normalizer")))

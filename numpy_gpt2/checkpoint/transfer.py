@@ -1,7 +1,7 @@
-"""The bytes of one file from the hub, over HTTP: resumed after a break, within limits of time and size.
+"""Downloading one file from the hub over HTTP, resumed after interruptions, within limits of time and size.
 
-`huggingface_hub` provides the client, the tokens and the progress bar; the loop is ours. Its own stops at a reset
-connection, retries for minutes when its Xet storage does not answer, and discards a partial file.
+`huggingface_hub` provides the client, the tokens and the progress bar; the loop is ours. Its own loop stops at a reset
+connection, retries for minutes when its Xet storage does not answer, and discards partial files.
 """
 
 import os
@@ -67,12 +67,12 @@ def transfer_file(url: str, path: Path, size: int | None, file_name: str, is_ver
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """Open a file, but not through a symbolic link, which somebody else may have put there."""
+    """Open a file, but not through a symbolic link, which another user may have planted."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def receive(state: Transfer) -> None:
-    """Append what the server sends from the end of the file on, until the file is complete, or too long."""
+    """Request the rest of the file and append it, until the file is complete or too long."""
     file, size, position = state.file, state.size, state.file.tell()
     headers = {"Range": f"bytes={position}-"} if position else {}
     if position and not state.is_verifiable:

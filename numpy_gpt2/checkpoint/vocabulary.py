@@ -1,7 +1,7 @@
 """A checkpoint's vocabulary files, read and checked: the tokens, and the pairs that merge into one.
 
-tiktoken is given ids only, and takes them for the order of the merges. Whether it then merges as the files say is
-checked here; if not, the tokenizer merges with bpe.py.
+tiktoken gets only ids, and uses them as the order of the merges. Whether this gives the files' merges is checked here;
+if not, the tokenizer uses bpe.py.
 """
 
 import warnings
@@ -37,7 +37,7 @@ class Vocabulary:
 def tokenizer_from_files(files: Mapping[str, Path], configs: Configs | None = None) -> Tokenizer:
     """The Tokenizer of a checkpoint whose files are given by name: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
-    If all three are given, tokenizer.json counts, as in transformers. Of the other files, tokenizer_config.json,
+    If all three are given, tokenizer.json wins, as in transformers. Of the other files, tokenizer_config.json,
     special_tokens_map.json, added_tokens.json, config.json and generation_config.json are read if given. configs: the
     last two, if they have been read already.
     Raises CheckpointError, in one line that names the file, for anything but GPT-2's byte-level BPE.
@@ -111,7 +111,7 @@ def begin_and_ends(files: Mapping[str, Path], configs: Configs, settings: Tokeni
 
 
 def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> Vocabulary:
-    """What `tokenizer.json` says, or `vocab.json` and `merges.txt`, unchecked; the first if all three are given.
+    """The vocabulary in `tokenizer.json` or, without one, in `vocab.json` and `merges.txt`, unchecked.
 
     files: name in the checkpoint -> path. Raises CheckpointError.
     """

@@ -1,4 +1,4 @@
-"""The files that loading needs from a checkpoint, and what people have instead of them."""
+"""The files that loading needs from a checkpoint, and other formats that people have instead."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import CheckpointError, shown
 from .json_file import read_json_object
 
-# For each purpose the sets of files that serve it; the first complete set is used.
+# Alternative sets of files for one purpose; the first complete set is used.
 Wanted = tuple[tuple[str, ...], ...]
 
 
@@ -27,7 +27,7 @@ TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 GENERATION = optional("generation_config.json")
 BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
 
-# What people have instead of these files, and how to get them.
+# Other formats that people have instead of these files, and what to do.
 SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
 LORA = "a LoRA adapter: in PEFT, merge_and_unload() and save_pretrained() write a whole checkpoint"
 GGUF = "a file of llama.cpp: load the checkpoint that it was made from"

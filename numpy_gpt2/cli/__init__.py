@@ -1,1 +1,1 @@
-"""What the command lines share: arguments, exit statuses, tables, the progress bar."""
+"""Code shared by the command lines: arguments, exit statuses, tables, the progress bar."""

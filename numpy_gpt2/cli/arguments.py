@@ -1,4 +1,4 @@
-"""The arguments that command lines share, and the prompt or text that they name."""
+"""Arguments shared by the command lines, and reading the prompt or text that they name."""
 
 import argparse
 import codecs
@@ -22,15 +22,15 @@ from .exits import BadInput, bad_input, say
 
 LONGEST_TOKEN = 128  # bytes of GPT-2's longest
 LONGEST_PROMPT = 2**20  # bytes of a prompt that are read: far more tokens than a context holds
-TOO_LONG = ", or give --last to keep the end that fits"  # another way out, where a command has it
+TOO_LONG = ", or give --last to keep the end that fits"  # for commands that have this option
 
 PART = 2**20  # bytes of a long text that are read at a time
 
-BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it; no text does
+BYTE_ORDER_MARK = "\ufeff"  # some editors put it at the beginning of a file
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with one line for a mistake, which says what was probably meant; `--help` has the rest."""
+    """argparse with one-line errors that suggest what was probably meant; `--help` has the rest."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see python -m {self.prog} --help)")
@@ -49,7 +49,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return known, rest
 
     def refuse_words(self, known: argparse.Namespace, rest: list[str]) -> NoReturn:
-        """What is left over: of a text without quotation marks, all words but the first."""
+        """Raise BadInput for extra arguments: typically a prompt without quotation marks."""
         for action in self._actions:
             if action.dest in ("prompt", "text"):
                 words = [getattr(known, action.dest), *rest]
@@ -62,7 +62,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
     def check_options(self, words: list[str]) -> None:
-        """`--model gpt2` where a model is given without an option, `summary gpt2`: say so."""
+        """Raise BadInput for `--model gpt2` where the model is a positional argument, as in `summary gpt2`."""
         positionals = {f"--{action.metavar or action.dest}".lower() for action in self._actions
                        if not action.option_strings}
         for word in takewhile("--".__ne__, words):
@@ -83,32 +83,32 @@ def whole_number(smallest: int, largest: int = 10**18 - 1) -> Callable[[str], in
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """`--model NAME`, as every command line takes it."""
+    """Add `--model NAME`."""
     parser.add_argument("--model", default="fairytale", metavar="NAME",
                         help="fairytale (bundled, the default), gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
                              "an owner/repo on the hub, or a folder")
 
 
 def model_config(name: str) -> GPT2Config:
-    """The config of `--model`, read before the weights. Raises BadInput."""
+    """The config of a model, without its weights. Raises BadInput."""
     with bad_input():
         path = checkpoint_files(name, None, [CONFIG])["config.json"]
     return read_config(path, str(path))
 
 
 def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:
-    """`--special-tokens`, for command lines that encode a text."""
-    parser.add_argument("--special-tokens", action="store_true", help="the names of special tokens in the text, such "
-                        "as <|endoftext|>, mean those tokens; without this they are plain text")
+    """Add `--special-tokens`, for command lines that encode a text."""
+    parser.add_argument("--special-tokens", action="store_true", help="treat the names of special tokens in the "
+                        "text, such as <|endoftext|>, as those tokens, not as plain text")
 
 
 def special_tokens(args: argparse.Namespace) -> str | tuple[()]:
-    """What `allowed_special` is by the command line."""
+    """The value of `allowed_special` for these arguments."""
     return "all" if args.special_tokens else ()
 
 
 def announce_model(name: str, model: GPT2) -> None:
-    """Say on standard error which model is at work, and, by default, how to get another."""
+    """Print the model's name and size to standard error and, for the default model, how to choose another."""
     line = f"model: {name}, {sum(array.size for _, array in named_parameters(model)):,} parameters"
     if name == "fairytale":
         line += " (bundled; for OpenAI's GPT-2: --model gpt2)"
@@ -119,9 +119,9 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
                 last: bool = False) -> str:
     """The prompt from the command line, a file, or `-` (standard input). Raises BadInput.
 
-    No more is read than a context could hold, for a file may have no end; with `last`, all is read, and no more kept
-    than the end that n_positions tokens could hold. n_positions: the model's context, which an error names. Line ends
-    are read as in any text file, and the last one is not part of the prompt: editors and `echo` put it there.
+    Reads no more than a context could hold, since a file may be endless; with `last`, reads everything, but keeps only
+    the end that n_positions tokens could hold. n_positions: the model's context, for error messages. Line ends are
+    normalized, and the last one is dropped: editors and `echo` add it.
     """
     if prompt_file is None:
         return utf8_text(checked_length(os.fsencode(prompt or ""), "the prompt", n_positions), "the prompt")
@@ -139,7 +139,7 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
 
 
 def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
-    """A prompt's bytes. Raises BadInput where they are more than any context holds."""
+    """A prompt's bytes. Raises BadInput for more than any context holds."""
     if len(data) > LONGEST_PROMPT:
         if n_positions is None:
             raise BadInput(f"{source} must be at most {LONGEST_PROMPT:,} bytes. Got more: shorten it")
@@ -151,7 +151,7 @@ def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
 def prompt_file_or_pipe(prompt: str | None, prompt_file: str | None) -> str | None:
     """The file to read the prompt from: without a prompt or a file, standard input (-) if it is a pipe or a file.
 
-    A terminal, /dev/null and what is closed are none: whoever starts a command there gives it nothing to read.
+    A terminal, /dev/null or a closed stream counts as no input.
     """
     if prompt is not None or prompt_file is not None:
         return prompt_file
@@ -164,9 +164,9 @@ def prompt_file_or_pipe(prompt: str | None, prompt_file: str | None) -> str | No
 
 @contextmanager
 def notice_of_waiting(file: str) -> Iterator[None]:
-    """While standard input is read: after a second without its end, say what is waited for."""
+    """While standard input is read: after a second, say that the command is waiting for its end."""
     notice = Timer(1.0, say, ["note: reading standard input to its end"])
-    notice.daemon = True  # no reason to go on after Ctrl-C
+    notice.daemon = True  # so that it ends with Ctrl-C
     if file == "-":
         notice.start()
     try:
@@ -176,7 +176,7 @@ def notice_of_waiting(file: str) -> Iterator[None]:
 
 
 def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:
-    """What a file, or standard input (-), holds, `most` bytes of it, and what errors call it. Raises BadInput."""
+    """At most `most` bytes of a file or of standard input (-), and its name for errors. Raises BadInput."""
     return next(byte_parts(file, most)), name_of(file)
 
 
@@ -185,7 +185,7 @@ def name_of(file: str) -> str:
 
 
 def read_text(file: str) -> str:
-    """The text of a file, or of standard input (-), to the last byte: for what is measured, not continued.
+    """The whole text of a file or of standard input (-), byte for byte: to be measured, not continued.
 
     Raises BadInput."""
     return non_empty_text(*read_bytes(file))
@@ -199,7 +199,7 @@ def non_empty_text(data: bytes, source: str) -> str:
 
 
 def byte_parts(file: str, first: int) -> Iterator[bytes]:
-    """What a file, or standard input (-), holds: so many bytes at first, then PART at a time. Raises BadInput."""
+    """The bytes of a file or of standard input (-): `first` bytes, then PART at a time. Raises BadInput."""
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:
             yield opened.read(first)
@@ -227,7 +227,7 @@ def text_parts(parts: Iterable[bytes], source: str) -> Iterator[str]:
 def utf8_text(data: bytes, source: str) -> str:
     """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8.
 
-    A byte order mark at the beginning is dropped, and said.
+    A byte order mark at the beginning is dropped, with a note.
     """
     try:
         text = data.decode("utf-8")
@@ -243,16 +243,16 @@ def without_byte_order_mark(text: str, source: str) -> str:
 
 
 def check_file(option: str, path: Path, *endings: str) -> None:
-    """Before anything is computed: whether a file could be written there. Raises ValueError where it could not."""
+    """Raise ValueError, before anything is computed, if a file with one of these endings cannot be written there."""
     if path.suffix not in endings:
         listed = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise ValueError(f"{option} must be a file ending in {listed}. Got {str(path)!r}.")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{option} must be a file in a folder that is there. Got {str(path)!r}.")
+        raise ValueError(f"{option} must be a file in an existing folder. Got {str(path)!r}.")
 
 
 def check_plot(path: Path) -> None:
-    """The same for a picture, which also needs matplotlib. Raises ValueError."""
+    """`check_file` for a plot, which also needs matplotlib. Raises ValueError."""
     check_file("--plot", path, ".png", ".svg", ".pdf")
     try:
         import matplotlib  # noqa: F401

@@ -1,7 +1,7 @@
-"""How every `python -m numpy_gpt2.NAME` ends, and what it says on standard error.
+"""How every `python -m numpy_gpt2.NAME` exits, and its messages on standard error.
 
 Exit 0: done, or the reader closed the pipe. 1: a failure at run time (a corrupt file, the network, no memory, no disk).
-2: bad input. 130: Ctrl-C. In each case but the first, one line on standard error; a traceback only for our own bugs.
+2: bad input. 130: Ctrl-C. All but the first print one line to standard error; only our own bugs give a traceback.
 """
 
 import os
@@ -17,12 +17,12 @@ from .interrupts import obey_interrupts
 
 
 class BadInput(Exception):
-    """What the user gave cannot be used; the message is the whole line that says so."""
+    """An error in the user's input; the message is the line to print."""
 
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Where arguments are checked: a ValueError raised inside is the user's mistake, anywhere else it is ours."""
+    """Turn a ValueError into BadInput, where arguments are checked. Anywhere else a ValueError is our bug."""
     try:
         yield
     except ValueError as error:
@@ -30,28 +30,28 @@ def bad_input() -> Iterator[None]:
 
 
 def say(line: str, end: str = "\n") -> None:
-    """One line on standard error, where all goes that is not the result, and which may be closed without harm to it."""
+    """Print a line to standard error, for everything but results. A closed standard error does no harm."""
     try:
         print(line, end=end, file=sys.stderr, flush=True)
     except OSError:
-        sys.stderr = open(os.devnull, "w")  # Python would try once more when it exits
+        sys.stderr = open(os.devnull, "w")  # otherwise Python tries again at exit
 
 
 def run(main: Callable[[], Any]) -> NoReturn:
-    """Run a command line's main function and exit as this module's docstring says."""
+    """Run a command line's main function and exit with its status (see the module's docstring)."""
     sys.exit(exit_status(main))
 
 
 def exit_status(main: Callable[[], Any]) -> int:
-    """Run a main function; the exit status that it ends with, everything said that is to be said."""
+    """Run a main function, print its error if any, and return the exit status."""
     obey_interrupts()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, mode))
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+        sys.stdout.reconfigure(errors="replace")  # a terminal may be unable to show some characters
     try:
-        with np.errstate(all="ignore"), notes_on_stderr():  # numbers that are not finite are reported once, as an error
+        with np.errstate(all="ignore"), notes_on_stderr():  # non-finite numbers are reported once, as an error
             main()
             sys.stdout.flush()
         return 0
@@ -68,7 +68,7 @@ def exit_status(main: Callable[[], Any]) -> int:
         say(f"error: {error}")
         return 1
     except MemoryError as error:
-        say(f"error: not enough memory: {str(error) or 'ask for less, or use a smaller model'}")
+        say(f"error: not enough memory: {str(error) or 'shorten the input, or use a smaller model'}")
         return 1
     except OSError as error:
         say(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}")
@@ -78,7 +78,7 @@ def exit_status(main: Callable[[], Any]) -> int:
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Warnings about a checkpoint as one line each; all others as ever."""
+    """Print warnings about a checkpoint as one line each; leave all others as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CheckpointWarning)
         show = warnings.showwarning
@@ -94,5 +94,5 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 def abandon_stdout() -> None:
-    """Nobody reads, or nothing can be written: keep Python from trying once more, with a traceback, when it exits."""
+    """Redirect a broken standard output, so that Python does not try again, with a traceback, at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Ctrl-C while `python -m numpy_gpt2.NAME` still imports: it ends at once, with status 130 and without a traceback."""
+"""Ctrl-C while `python -m numpy_gpt2.NAME` is still importing: exit at once, with status 130 and no traceback."""
 
 import os
 import re
@@ -12,14 +12,14 @@ def leave(*_: Any) -> None:
 
 
 def leave_on_interrupt() -> None:
-    """Until `obey_interrupts`. Not where the package is a library, nor where whoever started us ignores Ctrl-C."""
+    """Exit on Ctrl-C until `obey_interrupts`; not in a library, nor if the parent process ignores Ctrl-C."""
     is_command = sys.argv[:1] == ["-m"] and re.search("(^| )-m ?numpy_gpt2", " ".join(sys.orig_argv))
     if is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
 
 
 def obey_interrupts() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt again, which `exits.py` turns into a status."""
+    """Make Ctrl-C a KeyboardInterrupt again, which `exits.py` turns into a status."""
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,7 +11,7 @@ from typing import Iterator, Sequence
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, width: int) -> Iterator[str]:
     """Aligned columns, no line longer than `width`. align: < (left) or > (right) for each column.
 
-    A left-aligned last column is prose and wraps. Where the columns do not fit, each cell gets a line of its own.
+    A left-aligned last column is prose and wraps. If the columns do not fit, each cell gets a line of its own.
     """
     cells = [header, *rows]
     columns = [max(display_width(row[i]) for row in cells) for i in range(len(header))]
@@ -43,7 +43,7 @@ def character_width(character: str) -> int:
 
 
 def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """The rows of a table that is too wide for the terminal: the first cell of each, then a line for every other."""
+    """A table that is too wide, as records: the first cell of each row, then a line for each other cell."""
     yield from wrapped(header[0], width)
     for row in rows:
         yield from wrapped(row[0], width)
@@ -74,5 +74,5 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u20
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters escaped, so that a checkpoint's escape sequence becomes a harmless \x1b."""
+    r"""The text with control characters escaped, so that an escape sequence becomes a harmless \x1b."""
     return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

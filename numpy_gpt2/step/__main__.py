@@ -22,18 +22,18 @@ from .walk import check_size, walk_through
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="numpy_gpt2.step", description="Walk through one forward pass: stop at every named "
-                            "array, look at it, and ask the next question. help, there, lists what you can do. "
-                            "Commands can come from a pipe.")
-    parser.add_argument("prompt", metavar="PROMPT", help="the text that is read; an empty one is the end of text")
+    parser = ArgumentParser(prog="numpy_gpt2.step", description="Walk through one forward pass: stop at named arrays "
+                            "and inspect them. At the prompt, help lists the commands, which can also come from "
+                            "a pipe.")
+    parser.add_argument("prompt", metavar="PROMPT", help="the text; an empty one stands for the end of text")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--until", default="*", metavar="NAME",
-                        help="the first stop: a stage (h.3.attn.pattern, or pattern, the first of them), or the first "
-                             "that a glob fits (h.3.attn.*); default: the first of all")
+                        help="the first stop: a stage (h.3.attn.pattern), the first with a short name (pattern), or "
+                             "the first that matches a glob (h.3.attn.*); default: the first stage")
     parser.add_argument("--next", action="store_true",
-                        help="read the prompt without a stop, take the likeliest token, and walk through its pass: one "
-                             "token, and the cache")
+                        help="process the prompt without a stop, choose the most likely token, and walk through its "
+                             "pass: one token, and the cache")
     return parser
 
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def likeliest_next(model: GPT2, tokenizer: Tokenizer, ids: list[int], cache: KVCache) -> int:
-    """Read the prompt into the cache; choose the token to follow, and say which."""
+    """Prefill the cache with the prompt, then choose and print the most likely next token."""
     token, = top_tokens(next_logits(model, np.array(ids), cache), tokenizer, k=1)
     print(f"prefill: {len(ids)} tokens are in the cache now; the likeliest to follow is "
           f"{quoted(tokenizer, token.id)}, with probability {token.probability:.3f}; its pass:")
@@ -72,7 +72,7 @@ def likeliest_next(model: GPT2, tokenizer: Tokenizer, ids: list[int], cache: KVC
 
 
 class EchoedInput(io.TextIOBase):
-    """Commands from a pipe or a file. They are shown as they are read, so that what is printed reads like a session."""
+    """Commands from a pipe or a file, echoed as they are read, so that the output reads like a session."""
 
     def __init__(self, commands: TextIO) -> None:
         self.commands = commands

@@ -23,7 +23,7 @@ class Commands(cmd.Cmd):
         self.whole_forms = {short: command for command, (short, _, _) in commands.items()}
 
     def ask(self) -> None:
-        """Read and carry out commands until one ends the asking. Ctrl-C clears a line that has been begun."""
+        """Read and run commands until one continues the pass. Ctrl-C clears a half-typed line."""
         while True:
             try:
                 return self.cmdloop()
@@ -65,14 +65,14 @@ class Commands(cmd.Cmd):
         self.write(table(("command", "short", "what it does"), rows, "<<<", terminal_size()[0]))
 
     def write(self, lines: Iterable[str]) -> None:
-        """To standard output, never more than a screenful."""
+        """Print to standard output, never more than a screenful."""
         width, height = terminal_size()
         for line in elided([part for line in lines for part in fitted(line, width)], height - 1):
             print(line)
 
 
 def half_typed() -> bool:
-    """Whether anything had been typed on the line that Ctrl-C has interrupted."""
+    """Whether Ctrl-C interrupted a line with something on it."""
     try:
         import readline
     except ImportError:  # Windows
@@ -81,6 +81,6 @@ def half_typed() -> bool:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Columns and lines, some even where a terminal says that it has none."""
+    """Columns and lines, at least 20 by 10 even if the terminal reports none."""
     width, height = shutil.get_terminal_size(fallback=(120, 24))
     return max(width, 20), max(height, 10)

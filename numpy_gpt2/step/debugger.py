@@ -7,21 +7,21 @@ from typing import Any, Sequence
 
 
 class Debugger(pdb.Pdb):
-    """Python's debugger, started by a tap, which should ask for nothing itself while this is `stepping`.
+    """Python's debugger, started by a tap, which should not prompt while this is `stepping`.
 
-    own_modules: the tap's. What runs there, or is called from there, is never stepped into.
+    own_modules: the tap's modules; code in them, or called from them, is never stepped into.
     """
 
     def __init__(self, own_modules: Sequence[str]) -> None:
-        super().__init__(nosigint=True)  # Ctrl-C means here what it means everywhere
+        super().__init__(nosigint=True)  # leave Ctrl-C as it is
         self.own_modules = own_modules
         self.stepping = False
         self.botframe: FrameType | None = None
 
     def enter(self, frames: Sequence[FrameType]) -> None:
-        """Stop at the next line of the first of these frames: the innermost call and, after it, those around it."""
+        """Stop at the next line of frames[0]. frames: the innermost call first, then its callers."""
         self.reset()
-        self.botframe = frames[-1]  # what called it is not shown
+        self.botframe = frames[-1]  # its callers are not shown
         for frame in frames:
             frame.f_trace = self.trace_dispatch
         self.set_next(frames[0])
@@ -29,7 +29,7 @@ class Debugger(pdb.Pdb):
         sys.settrace(self.trace_dispatch)
 
     def leave(self) -> None:
-        """Stop debugging, if it was started: the pass is over."""
+        """Stop debugging, if it was started."""
         if self.botframe is not None:
             sys.settrace(None)
         self.stepping = False
@@ -43,7 +43,7 @@ class Debugger(pdb.Pdb):
         return super().stop_here(frame)
 
     def interaction(self, *args: Any) -> None:
-        self.stepping = True  # a breakpoint may have brought us here, after the user had continued
+        self.stepping = True  # a breakpoint may have stopped after the user continued
         super().interaction(*args)
 
     def set_continue(self) -> None:

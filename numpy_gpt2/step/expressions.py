@@ -1,4 +1,4 @@
-"""What `print` takes, plain Python over the arrays of a pass, and what it answers."""
+"""The `print` command: evaluating Python over the arrays of a pass."""
 
 import re
 import reprlib
@@ -14,15 +14,15 @@ OPERATIONS = {operation.__name__: operation
               for operation in (softmax, activation, gelu, layer_norm, linear, split_heads, merge_heads)}
 IN_A_BLOCK = [stage.name.removeprefix("h.i.") for stage in STAGES if stage.name.startswith("h.i.")]
 
-BRIEF = reprlib.Repr()  # no more than a screen can show, however much there is
+BRIEF = reprlib.Repr()  # limits long values to what a screen can show
 BRIEF.maxlist = BRIEF.maxtuple = BRIEF.maxdict = BRIEF.maxset = BRIEF.maxfrozenset = BRIEF.maxdeque = 1000
 BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 20_000
 
 
 def evaluate(text: str, names: Mapping[str, Any], own: dict[str, Any]) -> str:
-    """The value of a Python expression over these names, as text; nothing for statements.
+    """The value of a Python expression over these names, as text; "" for statements.
 
-    own: what earlier statements have assigned; what these assign is added. Raises whatever Python does.
+    own: the variables assigned by earlier statements; new ones are added. Raises whatever the code raises.
     """
     try:
         code, has_value = compile(text, "<print>", "eval"), True
@@ -43,7 +43,7 @@ def evaluate(text: str, names: Mapping[str, Any], own: dict[str, Any]) -> str:
 
 
 def explained(error: Exception, text: str, to_come: Iterable[str]) -> str:
-    """Why an expression has no value, in a line. to_come: the stages that the pass has not reached."""
+    """The error in one line. to_come: the stages that the pass has not reached."""
     if isinstance(error, (NameError, SyntaxError)) and as_python(text):
         return as_python(text)
     message = str(error.args[0]) if isinstance(error, (KeyError, SyntaxError)) and error.args else str(error)
@@ -56,7 +56,7 @@ def explained(error: Exception, text: str, to_come: Iterable[str]) -> str:
 
 
 def as_python(text: str) -> str:
-    """How to write the first dotted name of a text, h.3.attn.q, in Python; empty if it has none."""
+    """A hint how to write the first dotted name in a text, h.3.attn.q, in Python; "" if it has none."""
     dotted = re.search(r"""(?<![\w."'])h\.(\d+)\.(\w[\w.]*)""", text)
     if not dotted:
         return ""

@@ -1,4 +1,4 @@
-"""The calls of model.py that are under way, and the lines in them that made the array which a tap is given."""
+"""The active calls in model.py, and the lines that computed the array passed to a tap."""
 
 import ast
 import inspect
@@ -9,13 +9,13 @@ from typing import Iterator
 
 from .. import model
 
-FILE = "numpy_gpt2/model.py"  # what a debugger takes too: break numpy_gpt2/model.py:120
-SOURCE = inspect.getsource(model)  # as Python has just read it: an edit while the walk is on moves no line
-STATEMENTS = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.stmt)]  # the outer before the inner
+FILE = "numpy_gpt2/model.py"  # works in a debugger too: break numpy_gpt2/model.py:120
+SOURCE = inspect.getsource(model)  # read at import, so that edits during the walk do not move lines
+STATEMENTS = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.stmt)]  # outer before inner
 
 
 def live_frames() -> Iterator[FrameType]:
-    """The calls in model.py that are under way, the innermost first: the one that calls the tap."""
+    """The active calls in model.py, the innermost first: the one that calls the tap."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals is vars(model):
@@ -24,10 +24,10 @@ def live_frames() -> Iterator[FrameType]:
 
 
 def making_lines() -> list[str]:
-    """The lines of model.py that made the array which the tap is given now, from top to bottom.
+    """The lines of model.py that computed the array now passed to the tap, from top to bottom.
 
-    They are the statement that calls the tap and, where this only hands a variable over, those above that assign it, in
-    whole or in part; where it is a parameter, the call that passed it in.
+    These are the statement that calls the tap and, if it passes a variable, the statements above that assign it, wholly
+    or in part; for a parameter, the call that passed it.
     """
     return lines_behind(*(frame.f_lineno for frame in islice(live_frames(), 2)))
 
@@ -48,12 +48,12 @@ def lines_behind(line: int, line_of_caller: int | None = None) -> list[str]:
 
 
 def statement_at(line: int, kind: type[ast.stmt] = ast.stmt) -> ast.stmt:
-    """The innermost statement, of a kind, that has this line."""
+    """The innermost statement of this kind that includes the line."""
     return [statement for statement in STATEMENTS if isinstance(statement, kind) and line in lines_of(statement)][-1]
 
 
 def given_to_taps(statement: ast.stmt) -> list[ast.expr]:
-    """What the calls `tap("name", value)` in a statement are given: the values."""
+    """The values in all calls `tap("name", value)` of a statement."""
     calls = [node.args for node in ast.walk(statement) if isinstance(node, ast.Call) and len(node.args) == 2]
     return [value for name, value in calls if isinstance(name, ast.Constant) and isinstance(name.value, str)]
 

@@ -1,4 +1,4 @@
-"""Text that fits a terminal: tables of numbers, of which the largest columns are shown, and lines of any alphabet."""
+"""Text that fits a terminal: tables of numbers, with only the largest columns if necessary, and lines of any script."""
 
 from itertools import accumulate
 from typing import Callable, Sequence
@@ -7,16 +7,16 @@ import numpy as np
 
 from ..cli.tables import character_width, display_width, wrapped
 
-HEADING = 8  # so much of a heading is shown where columns of numbers could be narrower
-GAP = "~"  # where something is left out
+HEADING = 8  # the least width of a heading, even if its column's numbers are narrower
+GAP = "~"  # marks what is left out
 
 
 def grid(title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable[[int, int], str], width: int,
          height: int, largest: tuple[str, np.ndarray] | None = None) -> list[str]:
     """A title, the columns' headings, and a line for each row: its name and its cells.
 
-    largest: what makes a column matter, "keys with the largest weights", and a number for each column: where not all
-    fit, the columns with the largest numbers are shown. Of rows, the first and the last are.
+    largest: a description, "keys with the largest weights", and a number for each column: if not all columns fit, those
+    with the largest numbers are shown. If not all rows fit, the first and the last are shown.
     """
     lines = fitted(title, width)
     shown_rows = middle_left_out(len(rows), height - len(lines) - (2 if largest else 1))
@@ -50,7 +50,7 @@ def fitting_columns(headings: Sequence[str], needed: int, room: int) -> tuple[in
 
 
 def middle_left_out(n: int, room: int) -> list[int | None]:
-    """The numbers up to n, or the first and the last of them, as many as there is room for, and a None between."""
+    """range(n) as a list or, if there is no room for it, the first and last numbers with a None between."""
     if n <= max(room, 1):
         return list(range(n))
     n_last = max(room // 2, 1)
@@ -59,13 +59,13 @@ def middle_left_out(n: int, room: int) -> list[int | None]:
 
 
 def elided(lines: Sequence[str], room: int) -> list[str]:
-    """The lines, or the first and the last of them, with one between that says how many are left out."""
+    """The lines or, if too many, the first and last ones, with one between that says how many are left out."""
     shown = middle_left_out(len(lines), room)
     return [f"... {len(lines) - len(shown) + 1} more" if i is None else lines[i] for i in shown]
 
 
 def fitted(line: str, width: int) -> list[str]:
-    """A line as several that fit, if it is too long: between words, or anywhere where characters have two columns."""
+    """A line split into lines that fit: between words, or anywhere if it has characters of two columns."""
     if display_width(line) <= width:
         return [line]
     if display_width(line) == len(line):
@@ -75,7 +75,7 @@ def fitted(line: str, width: int) -> list[str]:
 
 
 def beginning(text: str, width: int) -> str:
-    """As much of a text as fits."""
+    """The longest prefix of a text that fits."""
     return text[:sum(end <= width for end in accumulate(map(character_width, text)))]
 
 
@@ -84,6 +84,6 @@ def shortened(text: str, width: int) -> str:
 
 
 def padded(text: str, width: int, right: bool = False) -> str:
-    """The text with blanks after it, or before it, where it is to be on the right."""
+    """The text padded with blanks on the right, or on the left if `right`."""
     blanks = " " * (width - display_width(text))
     return blanks + text if right else text + blanks

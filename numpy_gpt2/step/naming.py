@@ -1,4 +1,4 @@
-"""How a user names what there is: a stage by its whole name, a part of it or a glob; a block or head by its number."""
+"""Names that users type: stages by full name, short name or glob; blocks and heads by number."""
 
 import difflib
 import re
@@ -8,25 +8,25 @@ from ..tap import fits
 
 
 class Refused(ValueError):
-    """A command that cannot be carried out; the message is the line that says why."""
+    """A command that cannot be executed; the message is the line to print."""
 
 
 def part_of(name: str) -> str:
-    """The part of the model in which a stage is: `h.3` for `h.3.attn.q`; outside the blocks the stage itself."""
+    """The block of a stage, `h.3` for `h.3.attn.q`; outside the blocks the stage itself."""
     block = re.match(r"h\.\d+", name)
     return block.group() if block else name
 
 
 def forms_of(name: str) -> tuple[str, ...]:
-    """How a stage may be called: q, attn.q, h.3.q, h.3.attn.q."""
+    """All names of a stage: q, attn.q, h.3.q, h.3.attn.q."""
     part, last = part_of(name), name.rpartition(".")[2]
     return (last,) if part == name else (last, name.removeprefix(f"{part}."), f"{part}.{last}", name)
 
 
 def short_names(names: Sequence[str], block: str) -> dict[str, str]:
-    """What each of these stages may be called from within a block; in another one, its name must have the block.
+    """{name that may be typed: stage} within a block; stages of other blocks need the block in the name.
 
-    Of two that end alike, the later one is meant.
+    Of two with the same ending, the later one wins.
     """
     near = [name for name in names if part_of(name) in (block, name)]
     whole = {form: name for name in names for form in forms_of(name)[-2:]}  # h.3.q, h.3.attn.q
@@ -38,7 +38,7 @@ def is_meant(name: str, glob: str) -> bool:
 
 
 def fitting_stages(glob: str, names: Sequence[str]) -> list[str]:
-    """The stages that a glob fits, by any of their forms. Raises Refused, with the nearest names, if there is none."""
+    """The stages that match a glob by any of their names. Raises Refused, with similar names, if there is none."""
     fitting = [name for name in names if is_meant(name, glob)]
     if not fitting:
         raise Refused(f"no stage here is called {glob!r}; {nearest(glob, names)}")
@@ -46,7 +46,7 @@ def fitting_stages(glob: str, names: Sequence[str]) -> list[str]:
 
 
 def chosen(argument: str, n: int, what: str) -> int:
-    """A number from 0 up to n, as the user gave it. Raises Refused."""
+    """The user's argument as a number from 0 to n - 1. Raises Refused."""
     if not argument.isdecimal() or len(argument) > len(str(n)) or int(argument) >= n:
         raise Refused(f"{what} must be a number from 0 to {n - 1}. Got {argument[:40]!r}.")
     return int(argument)

@@ -1,4 +1,4 @@
-"""An array of the forward pass as a few lines of text. What does not fit is left out, and the lines say so."""
+"""Previews of the arrays of a forward pass as a few lines of text, which say what is left out."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,17 +13,17 @@ from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
 from .grids import GAP, fitted, grid, middle_left_out
 
-N_LIKELIEST = 10  # so many tokens are shown for logits
+N_LIKELIEST = 10  # tokens shown for logits
 SHADES = ".:-=+*#%@"
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What a preview is fitted to: the tokens it names, the head that is shown, the width and height."""
+    """The context of a preview: the tokens, the selected head, the available width and height."""
 
     tokenizer: Tokenizer
     ids: Sequence[int]  # of all tokens so far
-    n_cached: int  # so many of them are in the cache; the others go through the pass
+    n_cached: int  # how many of them are in the cache; the others are new in this pass
     head: int
     width: int
     height: int
@@ -41,12 +41,12 @@ class Screen:
 
 
 def preview(name: str, value: np.ndarray, screen: Screen) -> list[str]:
-    """The lines that show the array announced as `name`. What they show depends on its axes alone."""
+    """The lines that show the array of stage `name`; the kind of preview depends on its axes."""
     return PREVIEWS[stage_of(name).shape](value, screen)
 
 
 def statistics(value: np.ndarray) -> str:
-    """Mean, deviation and extremes of what is finite, and how much is not."""
+    """Mean, standard deviation and extremes of the finite numbers, and how many are not finite."""
     finite = value[np.isfinite(value)]
     if finite.size == 0:
         return "nothing finite"
@@ -57,24 +57,24 @@ def statistics(value: np.ndarray) -> str:
     return text
 
 
-# What is shown of each kind of array ----------------------------------------------------------------------------------
+# A preview for each kind of array -------------------------------------------------------------------------------------
 
 
 def token_norms(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_new, n_embd]: the length of each token's vector."""
+    """[n_new, n_embd]: the norm of each token's vector."""
     norms = np.linalg.norm(value, axis=-1)  # [n_new]
     return screen.grid("norm of each token's vector", screen.new_tokens(), ["norm"], lambda i, j: f"{norms[i]:.2f}")
 
 
 def qkv_norms(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_new, 3*n_embd]: the length of each token's query, key and value."""
+    """[n_new, 3*n_embd]: the norms of each token's query, key and value."""
     norms = [np.linalg.norm(part, axis=-1) for part in np.split(value, 3, axis=-1)]  # three of [n_new]
     return screen.grid("norm of each token's query, key and value, all heads together", screen.new_tokens(),
                        ["q", "k", "v"], lambda i, j: f"{norms[j][i]:.2f}")
 
 
 def head_norms(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_head, n_new or n_all, d_head]: the length of each token's vector in each head."""
+    """[n_head, n_new or n_all, d_head]: the norm of each token's vector in each head."""
     norms = np.linalg.norm(value, axis=-1)  # [n_head, n_tokens]
     n_head, n_tokens = norms.shape
     return screen.grid("norm of each token's vector, by head", screen.all_tokens()[-n_tokens:],
@@ -97,7 +97,7 @@ def query_by_key(value: np.ndarray, screen: Screen) -> list[str]:
 
 
 def neurons(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_new, n_inner]: the fraction of neurons that is active in each token, and the strongest."""
+    """[n_new, n_inner]: the fraction of active neurons at each token, and the strongest ones."""
     fractions = np.mean(value > 0, axis=-1)  # [n_new]
     strongest = np.argsort(-value, axis=-1)[:, :3]  # [n_new, 3]
 
@@ -112,7 +112,7 @@ def neurons(value: np.ndarray, screen: Screen) -> list[str]:
 
 
 def likeliest(value: np.ndarray, screen: Screen) -> list[str]:
-    """[n_unembedded, vocab_size]: the likeliest tokens after the last one."""
+    """[n_unembedded, vocab_size]: the most likely tokens after the last position."""
     best = top_tokens(value[-1], screen.tokenizer, N_LIKELIEST)
 
     def cell(i: int, j: int) -> str:
@@ -134,7 +134,7 @@ PREVIEWS: dict[tuple[str, ...], Callable[[np.ndarray, Screen], list[str]]] = {
 
 
 def lens_predictions(model: GPT2, name: str, residual: np.ndarray, screen: Screen) -> list[str]:
-    """The three likeliest tokens after each new one, if the model stopped at this residual stream [n_new, n_embd]."""
+    """The three most likely tokens after each new one, by the logit lens on a residual stream [n_new, n_embd]."""
     @cache
     def best(i: int) -> list[TopToken]:  # only for the rows that are shown: the unembedding is expensive
         return top_tokens(residual_logits(model, residual[i]), screen.tokenizer, 3)

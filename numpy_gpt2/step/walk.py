@@ -1,6 +1,6 @@
-"""A walk through one forward pass: a tap that stops at each named array, shows it, and asks what to do.
+"""A walk through one forward pass: a tap that stops at named arrays, shows them, and reads commands.
 
-The pass itself is an ordinary `forward(model, ids, cache=cache, tap=walk)`; nothing in it knows of the walk.
+The pass itself is an ordinary `forward(model, ids, cache=cache, tap=walk)`.
 """
 
 import math
@@ -24,22 +24,22 @@ from .grids import elided, fitted
 from .naming import Refused, chosen, fitting_stages, forms_of, is_meant, nearest, part_of, short_names
 from .previews import Screen, lens_predictions, preview, statistics, thumbnails
 
-# For each command: its short form, what may follow it, and what it does.
+# For each command: its short form, its argument, and what it does.
 COMMANDS = {
-    "next": ("n", "", "go on to the next stage; an empty line does the same"),
-    "back": ("b", "", "look at the stage before this one; next comes forward again"),
-    "layer": ("l", "N", "go on to where block N begins"),
-    "until": ("u", "NAME", "go on to a stage (h.3.attn.z), to the next of a name (z), or to what a glob fits (h.5.*)"),
-    "continue": ("c", "", "go on to the end of the pass"),
-    "show": ("sh", "[NAME]", "this stage once more, or an earlier one; the last part of its name will do: show q"),
+    "next": ("n", "", "continue to the next stage; an empty line does the same"),
+    "back": ("b", "", "show the previous stage; next moves forward again"),
+    "layer": ("l", "N", "continue to the beginning of block N"),
+    "until": ("u", "NAME", "continue to a stage (h.3.attn.z), the next with a short name (z), or a glob (h.5.*)"),
+    "continue": ("c", "", "continue to the end of the pass"),
+    "show": ("sh", "[NAME]", "show this stage again, or an earlier one by any of its names: show q"),
     "print": ("p", "EXPR", 'Python over value (this stage), q, acts["h.0.attn.q"], softmax, np, model, ids, tokens'),
-    "heads": ("hd", "[N]", "all heads at once; with N, the head to show from here on"),
-    "logits": ("lg", "", "the logit lens here, what the model would predict if it stopped now"),
+    "heads": ("hd", "[N]", "all heads at once; with N, the head to show from now on"),
+    "logits": ("lg", "", "the logit lens: what the model would predict if it stopped now"),
     "tokens": ("t", "", "all tokens so far, with position and id"),
-    "where": ("w", "", "the place in the model, and in model.py"),
-    "pdb": ("db", "", "Python's debugger, in the call of model.py that the pass is in; its c comes back to the walk"),
-    "help": ("h", "[COMMAND]", "what you can do here; also ?"),
-    "quit": ("q", "", "end the walk here"),
+    "where": ("w", "", "the position in the model, and in model.py"),
+    "pdb": ("db", "", "Python's debugger, in the current call of model.py; its c returns to the walk"),
+    "help": ("h", "[COMMAND]", "list the commands; also ?"),
+    "quit": ("q", "", "end the walk"),
 }
 
 # A walk keeps every array of the pass and every stage's name. xl has 48 layers; small with a full context takes 2.3 GB.
@@ -48,17 +48,17 @@ MOST_BYTES = 4 * 10**9
 
 
 class WalkEnded(Exception):
-    """The user has left: the pass does not go on."""
+    """Raised to abandon the pass when the user quits."""
 
 
 def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at: str = "*",
                  cache: KVCache | None = None, commands: Sequence[str] = ()) -> np.ndarray | None:
-    """Walk through a forward pass: commands come from standard input, what they show goes to standard output.
+    """Walk through a forward pass, with commands from standard input and output to standard output.
 
-    ids: all tokens so far; those in the cache are not read again. stop_at: a glob; the first stage that it fits is the
-    first stop. commands: carried out before standard input is asked.
-    Returns the logits [n_new, vocab_size], or None where the user left before there were any.
-    Raises ValueError for a glob that fits no stage of this model, for a pass too large to keep, and for ids that
+    ids: all tokens so far; those in the cache are not processed again. stop_at: a glob for the first stop. commands:
+    executed before any from standard input.
+    Returns the logits [n_new, vocab_size], or None if the user quits first.
+    Raises ValueError for a glob that matches no stage of this model, for a pass too large to keep, and for ids that
     `forward` refuses.
     """
     if cache is None:
@@ -80,7 +80,7 @@ def walk_through(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], stop_at:
 
 
 class Walk(Commands):
-    """The tap that asks what to do."""
+    """The tap that stops, and the commands at its prompt."""
 
     prompt = "step> "
 
@@ -90,13 +90,13 @@ class Walk(Commands):
         self.tokenizer = tokenizer
         self.ids = list(ids)
         self.cache = cache
-        self.n_cached = cache.length  # as it was when the pass began
+        self.n_cached = cache.length  # before the pass
         self.names = stage_names(model.config)
-        self.acts = Recorder()  # what the pass has made so far
-        self.made: dict[str, list[str]] = {}  # which lines of model.py made each, then: in which calls
-        self.own: dict[str, Any] = {}  # what the user has assigned
-        self.at = ""  # the stage that is shown: where the pass is, or, after `back`, an earlier one
-        self.stop_at: str | None = "*"  # a glob; None is nowhere
+        self.acts = Recorder()  # the arrays so far
+        self.made: dict[str, list[str]] = {}  # the lines of model.py that computed each; last, the call stack
+        self.own: dict[str, Any] = {}  # the user's variables
+        self.at = ""  # the stage shown: the current one or, after `back`, an earlier one
+        self.stop_at: str | None = "*"  # a glob for the next stop; None: do not stop
         self.head = 0
         self.debugger = Debugger([__name__, "numpy_gpt2.tap"])
 
@@ -109,7 +109,7 @@ class Walk(Commands):
             self.do_show("")
             self.ask()
 
-    # Commands that move. Those that return True let the pass go on ----------------------------------------------------
+    # Commands that move; those that return True continue the pass -----------------------------------------------------
 
     def do_next(self, argument: str) -> bool:
         self.stop_at = "*"
@@ -152,7 +152,7 @@ class Walk(Commands):
         raise WalkEnded
 
     def still_to_come(self, glob: str) -> str:
-        """The glob. Raises Refused where it fits no stage of this model, or only such as have been passed."""
+        """The glob. Raises Refused if it matches no stage of this model, or only earlier ones."""
         latest = fitting_stages(glob, self.names)[-1]
         if latest in self.acts:
             raise Refused(f"{latest} has been passed; to see it again: show {latest}")
@@ -210,7 +210,7 @@ class Walk(Commands):
 
     def do_logits(self, argument: str) -> None:
         latest = [name for name in self.so_far() if ".resid_" in name][-1:]
-        streams = latest or self.so_far()  # it begins as wte, then wte + wpe
+        streams = latest or self.so_far()  # before block 0: wte, then wte + wpe
         residual = np.sum([self.acts[name] for name in streams], axis=0)  # [n_new, n_embd]
         self.write(lens_predictions(self.model, " + ".join(streams), residual, self.screen()))
 
@@ -230,15 +230,15 @@ class Walk(Commands):
                     *([f"{here}: {marked}"] if here != self.at else []), calls, line])
 
     def block(self) -> str:
-        """The block of the stage that is shown, h.3, or the last one before it."""
+        """The block of the stage shown, h.3, or the last one before it."""
         blocks = [part_of(name) for name in self.so_far() if part_of(name) != name]
         return blocks[-1] if blocks else ""
 
     def so_far(self) -> list[str]:
-        """The stages up to the one that is shown."""
+        """The stages up to the one shown."""
         return self.names[:self.names.index(self.at) + 1]
 
-    # What else is typed -----------------------------------------------------------------------------------------------
+    # Other input ------------------------------------------------------------------------------------------------------
 
     def emptyline(self) -> bool:
         return self.do_next("")
@@ -253,13 +253,13 @@ class Walk(Commands):
         return [form for form in forms if form.startswith(text)]
 
     def screen(self, n_above: int = 0) -> Screen:
-        """The room for a preview, below so many lines and above the next prompt."""
+        """The space for a preview between n_above lines and the next prompt."""
         width, height = terminal_size()
         return Screen(self.tokenizer, self.ids, self.n_cached, self.head, width, height - n_above - 1)
 
 
 def check_size(config: GPT2Config, n_new: int, n_all: int) -> None:
-    """Raise Refused where the arrays of a pass would be too many, or too large, to keep."""
+    """Raise Refused if a pass has too many layers, or arrays too large to keep."""
     if config.n_layer > MOST_LAYERS:
         raise Refused(f"a walk is through at most {MOST_LAYERS} layers. Got {config.n_layer}: use a smaller model.")
     sizes = [math.prod(stage.concrete_shape(config, n_new, n_all, n_new))

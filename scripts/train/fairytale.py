@@ -1,21 +1,21 @@
-"""Train the bundled checkpoint `fairytale`, a small GPT-2 on public-domain children's books, with this engine alone.
+"""Train the bundled checkpoint `fairytale`, a small GPT-2, on public-domain children's books, with this package alone.
 
     pip install -e '.[train]'
     python scripts/train/fairytale.py BOOKS --work build/fairytale --out build/fairytale/checkpoint
 
 BOOKS is a folder of Project Gutenberg's plain-text files (11.txt, 113.txt, ...). The run saves its state every hundred
-steps under --work and goes on from there when it is started again, to the same weights. It takes less than an hour on
-two cores that have nothing else to do. The extra `train` brings `tokenizers`, which learns the vocabulary; the card
-that is written beside the weights says what was measured on them.
+steps under --work and resumes from there, to the same weights. It takes less than an hour on two idle cores. The extra
+`train` installs `tokenizers`, which trains the vocabulary; the model card, written next to the weights, has the
+measurements.
 
-Matrices inside the blocks learn by Muon, everything else by AdamW (numpy_gpt2/training/optimizers.py). The first three
-quarters of the run read windows of half the context, which are cheaper. The learning rate warms up, keeps its height
-while there is much to learn, and falls in a line to 0.
+Muon trains the matrices inside the blocks, AdamW everything else (numpy_gpt2/training/optimizers.py). The first three
+quarters of the run use windows of half the context, which are cheaper. The learning rate warms up, stays constant, then
+falls linearly to 0.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: --threads does the sharing, and more than BLAS could
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: --threads parallelizes more than BLAS can
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -38,8 +38,8 @@ EOT_ID = 4095
 MODEL = GPT2Config(vocab_size=4096, n_positions=512, n_embd=192, n_layer=6, n_head=6, bos_token_id=EOT_ID,
                    eos_token_id=EOT_ID)
 
-BATCH_TOKENS, PART_TOKENS = 8192, 512  # of a step, and of what is read at a time: its arrays stay in the cache
-SHORT_CONTEXT, SHORT_FRACTION = 256, 0.75  # of the first part of the run
+BATCH_TOKENS, PART_TOKENS = 8192, 512  # per step, and per pass, whose arrays then stay in the processor's cache
+SHORT_CONTEXT, SHORT_FRACTION = 256, 0.75  # the context in the first part of the run, and that part's length
 WARMUP_STEPS, COOLDOWN_FRACTION = 100, 0.55
 MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 0.002, 0.05
 
@@ -48,7 +48,7 @@ MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 0.002, 0.05
 
 
 def train_vocabulary(stories, folder):
-    """Byte-level BPE laid out as GPT-2's: the 256 bytes, the merges in order, the end of text last."""
+    """Train byte-level BPE with GPT-2's order of ids: the 256 bytes, the merges in order, the end of text last."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -68,7 +68,7 @@ def train_vocabulary(stories, folder):
 
 
 def prepare(books_folder, work):
-    """The tokens of all stories, an end of text before each, as "train" and "held_out", and the held-out bytes."""
+    """The tokens of all stories, each after an end of text, as "train" and "held_out", and the held-out bytes."""
     prepared = work / "tokens.npz"
     if prepared.exists():
         with np.load(prepared) as file:
@@ -92,7 +92,7 @@ def prepare(books_folder, work):
 
 @lru_cache(maxsize=2)
 def window_starts(seed, epoch, n_tokens, context):
-    """Where the windows of one epoch start: the text cut at a random offset into windows, in random order."""
+    """The starts of one epoch's windows: the text split from a random offset on, in random order."""
     rng = np.random.default_rng([seed, epoch, context])
     return rng.permutation(np.arange(rng.integers(context), n_tokens - context, context))
 
@@ -100,7 +100,7 @@ def window_starts(seed, epoch, n_tokens, context):
 def batch(tokens, seed, step, context):
     """The windows of one step, [n_windows, context + 1]. It depends on nothing but its arguments, so runs resume."""
     n_windows = BATCH_TOKENS // context
-    per_epoch = (len(tokens) // context - 2) // n_windows  # whole steps that every epoch has, whatever its offset
+    per_epoch = (len(tokens) // context - 2) // n_windows  # whole steps per epoch, whatever its offset
     epoch, place = divmod(step, per_epoch)
     starts = window_starts(seed, epoch, len(tokens), context)[place * n_windows:(place + 1) * n_windows]
     return np.stack([tokens[start:start + context + 1] for start in starts])
@@ -110,12 +110,12 @@ def batch(tokens, seed, step, context):
 
 
 def rate_at(step, steps):
-    """The fraction of the peak learning rate: a short warm-up, a plateau, a line down to 0."""
+    """The fraction of the peak learning rate: a short warm-up, a plateau, a linear decay to 0."""
     return min(1, (step + 1) / WARMUP_STEPS, (steps - step) / (COOLDOWN_FRACTION * steps))
 
 
 def train(data, work, steps, seed, threads):
-    """Train, or go on training: the model after `steps` steps."""
+    """Train, or resume training: the model after `steps` steps."""
     config = TrainingConfig(steps, PART_TOKENS // SHORT_CONTEXT, MODEL.n_positions, BATCH_TOKENS // PART_TOKENS,
                             ADAMW_RATE, MUON_RATE, WEIGHT_DECAY, seed=seed)
     run = start(initial_model(MODEL, seed), config)

@@ -1,6 +1,6 @@
-"""The card of the bundled checkpoint: what it is, what was measured on the very files that are shipped, and samples.
+"""The model card of the bundled checkpoint: a description, measurements on the shipped files, and samples.
 
-    python scripts/train/fairytale_card.py numpy_gpt2/fairytale --work build/fairytale    # write the card anew
+    python scripts/train/fairytale_card.py numpy_gpt2/fairytale --work build/fairytale    # rewrite the card
 """
 
 import argparse
@@ -63,14 +63,14 @@ Temperature 0.8, top-k 40; the prompt is in bold.
 
 
 def sample(model, tokenizer, prompt, seed):
-    """One continuation as a quotation in Markdown, the command that writes it below."""
+    """One continuation as a Markdown quotation, followed by the command that generates it."""
     pieces = stream_text(model, tokenizer, prompt, SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=seed)
     lines = (f"**{prompt}**" + "".join(pieces)).split("\n")
     return "\n".join(f"> {line}".rstrip() for line in [*lines, "", f"(seed {seed})"])
 
 
 def write_card(folder, data, recipe):
-    """Measure the checkpoint as it is in the folder, rounded to float16, and write README.md beside it."""
+    """Measure the checkpoint in the folder, rounded to float16, and write its README.md."""
     model, tokenizer = load(folder)
     n_bytes, n_positions = int(data["held_out_bytes"]), model.config.n_positions
     overlapping = score_tokens(model, data["held_out"], stride=n_positions // 2)

@@ -1,8 +1,8 @@
-"""From Project Gutenberg's plain-text books to stories for the training of the bundled checkpoint.
+"""Extract stories from Project Gutenberg's plain-text books, to train the bundled checkpoint.
 
 A book becomes a list of stories (a tale of a collection, a chapter of a novel): licence, title pages, headings, notes
-and line wrapping go; quotation marks and dashes become the ones on a keyboard. Paragraphs are joined by an empty line,
-verse keeps its lines.
+and line wrapping are removed; quotation marks and dashes become ASCII. Paragraphs are joined by an empty line, verse
+keeps its lines.
 
     python scripts/train/fairytale_corpus.py ../shared/corpus            # a table: book, stories, characters kept
     python scripts/train/fairytale_corpus.py ../shared/corpus --show 11  # the stories of one book
@@ -12,20 +12,20 @@ import argparse
 import re
 from pathlib import Path
 
-HELD_OUT_BOOKS = ("1937", "3454")  # whole books: a held-out chapter of a trained novel would leak its names
+HELD_OUT_BOOKS = ("1937", "3454")  # whole books: a held-out chapter shares its names with the rest of the novel
 
-# Where the book begins and ends inside the file. Two generations of Project Gutenberg's own markers.
+# Where the book begins and ends in the file: two generations of Project Gutenberg's markers.
 BOOK_STARTS = re.compile(r"\*\*\* ?START OF TH.*?\*\*\*|\*END\*? ?THE SMALL PRINT!.*?\*END\*", re.DOTALL)
 BOOK_ENDS = re.compile(r"\n\W*(End of (The |this )?Project Gutenberg|\*\*\* ?END OF TH|Project Gutenberg Etext of)",
                        re.IGNORECASE)
 
-# A heading that opens matter which is not a story, up to the next heading; and one after which no story comes.
+# Headings of sections that are not stories, up to the next heading; and headings after which no story comes.
 NOT_A_STORY = re.compile(r"\W*(contents|preface|introduction|to the reader|to my|dedicat|list of|illustrations|note|"
                          r"gloss|transcriber|author's note|how to get into|oyez|household tales by)", re.IGNORECASE)
 END_OF_STORIES = re.compile(r"\W*(notes and references|notes|footnotes|appendix|index|oyez-oyez-oyez)\W*$",
                             re.IGNORECASE)
 
-# What is left of a title page or an advertisement; and a last paragraph that names the source of a tale.
+# Remains of title pages and advertisements; and last paragraphs that name the source of a tale.
 NOT_PROSE = re.compile(r"\b8vo\b|\bIllustrations\b|To face p\.|Copyright|\.{5}")
 SOURCE = re.compile(r"\W*(\(\d+\)|\d+\.|from|adapted|translated|taken|told|the end\b)",
                     re.IGNORECASE)
@@ -36,7 +36,7 @@ KEYBOARD = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "—":
 
 
 def book_body(text):
-    """What stands between Project Gutenberg's header and its footer."""
+    """The text between Project Gutenberg's header and footer."""
     start = BOOK_STARTS.search(text)
     if start is None:
         raise ValueError("no Project Gutenberg header was found")
@@ -72,7 +72,7 @@ def clean_book(text, shortest=400):
     body = book_body(text.replace("\r\n", "\n")).translate(KEYBOARD)
     body = re.sub(r"\[[^\]]{0,2000}\]|Line-Art Drawing|\(\d+\)", "", body)  # [Illustration], [Footnote ...], (12)
     body = re.sub(r"^[ \t]*(\*[ \t]*)+$|[ \t]+$", "", body, flags=re.MULTILINE)  # rows of stars, trailing spaces
-    stories, told = [[]], False  # told: whether the heading in force opens a story
+    stories, told = [[]], False  # told: whether the current heading opens a story
     for gap, paragraph in re.findall(r"(\n*)((?:[^\n]+\n?)+)", body):
         lines = paragraph.rstrip("\n").split("\n")
         cut_off = stories[-1] and not stories[-1][-1].endswith(SENTENCE_ENDS)  # by a picture, in mid-sentence

@@ -1,11 +1,11 @@
-"""Draw the READMEs' pictures of the pages of `python -m numpy_gpt2.explore` and `python -m numpy_gpt2.score --html`.
+"""Take the READMEs' screenshots of `python -m numpy_gpt2.explore` and `python -m numpy_gpt2.score --html`.
 
-Needs Debian's chromium and the extra `browser`. Run from anywhere; the pictures lie in numpy_gpt2/explore/pictures:
+Needs Debian's chromium and the extra `browser`. Run from anywhere; writes to numpy_gpt2/explore/pictures:
 
     explore.png        the page up to the logit lens
     attention.png      the attention of all heads and of one
-    intervention.png   the served page with an intervention: the logit lens, with what was before
-    scored_text.png    the beginning of the experiments' tale, coloured by surprise
+    intervention.png   the live page with an intervention: the logit lens, next to the unmodified pass's
+    scored_text.png    the beginning of the experiments' text, coloured by surprisal
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One file of a checkpoint changed again and again, guided by coverage. What fuzz_checkpoints.py --seconds runs."""
+"""Coverage-guided fuzzing of single files of a checkpoint, run by fuzz_checkpoints.py --seconds."""
 
 import json
 import random
@@ -21,7 +21,7 @@ ODD_VALUES = [None, True, -1, 0, 1.5, 2**31, 2**63, 2**64, 1e308, "", "F16", "I3
 
 
 def fuzz(state: Path, seconds: int) -> None:
-    """Run libFuzzer, which ends the process itself. An input is a byte that chooses a file, then what stands in it."""
+    """Run libFuzzer, which ends the process. An input is a byte that chooses a file, then the file's contents."""
     import atheris
     with atheris.instrument_imports(include=["numpy_gpt2"]):
         from numpy_gpt2 import CheckpointError, load_model, load_tokenizer
@@ -29,10 +29,10 @@ def fuzz(state: Path, seconds: int) -> None:
     from checkpoint_forms import CONFIG, as_bytes, good, headers_of, written
     from hostile_folders import check_refusal
 
-    warnings.simplefilter("ignore", CheckpointWarning)  # to show one, Python opens the file that it is about
+    warnings.simplefilter("ignore", CheckpointWarning)  # showing one opens its source file
     place = state / "current"
     shutil.rmtree(place, ignore_errors=True)
-    targets = []  # for each choice: what loads the file, the file, what is good in it, and the data if that is a header
+    targets = []  # for each choice: the loader, the file, its valid content, and the data after it if that is a header
     layouts = {"whole": {}, "json": {"has_tokenizer_json": True},
                "shards": {"is_sharded": True, "dtype": "BF16", "config": replace(CONFIG, tie_word_embeddings=False)}}
     for kind, options in layouts.items():
@@ -86,7 +86,7 @@ def fuzz(state: Path, seconds: int) -> None:
 
 
 def with_another_value(text: bytes, rng: random.Random) -> bytes:
-    """JSON with one of its values replaced, left out, or under another name, or with one more. Raises ValueError."""
+    """JSON with one value replaced, removed, renamed or added. Raises ValueError."""
     value = json.loads(text)
     places = list(places_in(value))
     if not places:
@@ -110,7 +110,7 @@ def with_another_value(text: bytes, rng: random.Random) -> bytes:
 
 
 def places_in(value: object):
-    """(holder, key) of everything that JSON holds, however deep."""
+    """(container, key) of every value in the JSON, at any depth."""
     if isinstance(value, (dict, list)):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key

@@ -1,15 +1,15 @@
-"""Attack `load` with checkpoints as strangers might write them.
+"""Fuzz `load` with malformed and hostile checkpoints.
 
     python scripts/verify/fuzz_checkpoints.py --folders 10000
     pip install -e '.[fuzz]' && python scripts/verify/fuzz_checkpoints.py --seconds 3600
 
---folders draws whole folders from tests/hostile_folders.py (hypothesis), each with one to three things wrong. --seconds
-changes one file at a time, its bytes or its JSON, and goes on from what reached new lines of the code (atheris, which
-is libFuzzer for Python; Linux, and Python 3.11 to 3.13). Its inputs stay in --state, where a later run takes them up.
+--folders draws whole folders from tests/hostile_folders.py (hypothesis), each with one to three errors. --seconds
+mutates one file at a time, its bytes or its JSON, guided by coverage (atheris, libFuzzer for Python; Linux, and Python
+3.11 to 3.13). Its corpus stays in --state, for later runs to continue.
 
-Each must end as a model, or as a CheckpointError of one line that names the file: within 2 seconds of work, with at
-most 1.15 times the model's size in float32 and 120 MB, and with no file opened by a name outside the folder. Whatever
-ends in another way is kept in --state, and the exit status is 1. The figures are measured by means that Linux has.
+Each must end with a model, or a CheckpointError of one line that names the file: within 2 seconds of CPU time, with at
+most 1.15 times the model's size in float32 plus 120 MB, and without opening a file outside the folder. All others are
+kept in --state, and the exit status is 1. Needs Linux, to measure time and memory.
 """
 
 import argparse
@@ -31,15 +31,15 @@ from fuzz_watch import STUCK, Watch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-HARD_LIMIT = 2 * 2**30  # bytes that a process may ask for, so that the machine survives what goes wrong
-BATCH = 500  # folders for one process
+HARD_LIMIT = 2 * 2**30  # bytes that a process may allocate, to protect the machine
+BATCH = 500  # folders per process
 
 
 # Whole folders --------------------------------------------------------------------------------------------------------
 
 
 def try_folders(state: Path, seed: int, n_folders: int) -> None:
-    """Draw folders and load each; print how many ended how, and the largest figures, as JSON. Runs in a process."""
+    """Draw folders and load each; print the counts by outcome and the maxima as JSON. Runs in a child process."""
     import hypothesis
     from checkpoint_forms import as_bytes, good, headers_of, written
     from hostile_changes import a_file
@@ -77,7 +77,7 @@ def try_folders(state: Path, seed: int, n_folders: int) -> None:
 
 
 def keep(state: Path, problem: str) -> None:
-    """Put the current folder where it can be looked at."""
+    """Keep the current folder for inspection."""
     kept = state / "failed" / str(time.time_ns())
     kept.parent.mkdir(exist_ok=True)
     os.rename(state / "current", kept)
@@ -85,7 +85,7 @@ def keep(state: Path, problem: str) -> None:
 
 
 def attack_with_folders(state: Path, n_folders: int, first_seed: int) -> bool:
-    """Whether all of so many folders ended as they must."""
+    """Load n folders in child processes and print the totals. Returns whether all ended as they must."""
     totals: Counter[str] = Counter()
     slowest, largest = 0.0, 0
     for batch, start in enumerate(range(0, n_folders, BATCH)):
@@ -113,7 +113,7 @@ def run_self(state: Path, arguments: list[str], **options: object) -> subprocess
 
 
 def attack_with_bytes(state: Path, seconds: int) -> bool:
-    """Whether libFuzzer found nothing. Its own lines go to state/libfuzzer.log."""
+    """Run libFuzzer in a child process, logging to state/libfuzzer.log. Returns whether it found nothing."""
     log = state / "libfuzzer.log"
     with open(log, "a") as file:
         start = file.tell()
@@ -132,9 +132,9 @@ def attack_with_bytes(state: Path, seconds: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folders", type=int, metavar="N", help="draw so many folders")
-    parser.add_argument("--seconds", type=int, metavar="S", help="fuzz so long, guided by coverage")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the folders (default: 0)")
+    parser.add_argument("--folders", type=int, metavar="N", help="the number of folders to draw")
+    parser.add_argument("--seconds", type=int, metavar="S", help="how long to fuzz, guided by coverage")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the folders (default: 0)")
     parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir(), "numpy_gpt2-fuzz"), metavar="FOLDER",
                         help="default: %(default)s")
     parser.add_argument("--try", type=int, nargs=2, dest="batch", help=argparse.SUPPRESS)  # what the children run

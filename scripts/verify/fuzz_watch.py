@@ -1,4 +1,4 @@
-"""What loading a checkpoint may cost, and a watch that measures it by means that Linux has."""
+"""The limits on loading a checkpoint, and a watch that measures it (on Linux)."""
 
 import os
 import sys
@@ -6,19 +6,19 @@ import time
 from pathlib import Path
 
 MOST_SECONDS = 2
-MOST_BYTES = 120e6  # the models here have some kilobytes, so that 1.15 times their size is nothing
-STUCK = 120  # seconds after which a process is killed: to open a pipe is to wait for ever
+MOST_BYTES = 120e6  # the models here have a few kilobytes, so that 1.15 times their size is negligible
+STUCK = 120  # seconds after which a process is killed: opening a pipe, for one, blocks forever
 
 
 class Watch:
-    """Measures what a block of code takes, and notes the names by which it opens files.
+    """Measures the time and memory of a block of code, and records the names of the files that it opens.
 
-    Python tells of what it opens. safetensors does not, but it is only given paths that are opened here as well.
+    An audit hook sees the files that Python opens. It misses safetensors', but Python opens the same paths as well.
     """
 
     def __init__(self) -> None:
         self.names: list[str] | None = None
-        self.usual: set[str] = set()  # what is opened whatever the files say, to learn how much memory there is
+        self.usual: set[str] = set()  # opened in every load, to find out the available memory
         self.slowest, self.largest = 0.0, 0
         sys.addaudithook(self.hear)
 
@@ -39,7 +39,7 @@ class Watch:
         self.slowest, self.largest = max(self.slowest, self.seconds), max(self.largest, self.bytes)
 
     def complaint(self, folder: Path) -> str:
-        """What was wrong with the last block, if anything."""
+        """The limit that the last block exceeded, or ""."""
         imports = (sys.prefix, sys.base_prefix)
         outside = {name for name in self.opened if Path(name).parent != folder and not name.startswith(imports)}
         outside -= self.usual
@@ -53,6 +53,6 @@ class Watch:
 
 
 def memory(key: str) -> int:
-    """This process's memory in bytes: VmRSS, what it has, or VmHWM, the most that it had."""
+    """This process's memory in bytes: VmRSS (resident) or VmHWM (peak resident)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

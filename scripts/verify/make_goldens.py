@@ -1,11 +1,11 @@
-"""Write tests/goldens/: small random GPT-2s, and what transformers computes with them.
+"""Write tests/goldens/: small random GPT-2s, and transformers' results for them.
 
     pip install -e '.[parity]' && python scripts/verify/make_goldens.py
 
-For every config a folder as transformers' save_pretrained writes it (config.json, model.safetensors) with, beside
-them, expected.npz: ids, logits, all hidden states and the greedy continuation, in float32 and in float64. For sampling
-one file, sampling.npz: logits, and the same logits after transformers' own processors, for many settings.
-tests/test_goldens.py compares, without torch. Deterministic by SEED; made_with.json says which versions made them.
+For every config a folder written by transformers' save_pretrained (config.json, model.safetensors), plus expected.npz:
+ids, logits, all hidden states and the greedy continuation, in float32 and in float64. For sampling one file,
+sampling.npz: logits, and the same logits after transformers' processors, for many settings. tests/test_goldens.py
+compares, without torch. Deterministic, by SEED; made_with.json records the versions.
 """
 
 import json
@@ -59,7 +59,7 @@ SAMPLING_SETTINGS = [
 
 
 def random_gpt2(settings: dict, rng: np.random.Generator) -> GPT2LMHeadModel:
-    """Every parameter moved away from its first value, so that each bias and each gain has a part in the result."""
+    """A model with noise added to every parameter, so that each bias and gain affects the result."""
     model = GPT2LMHeadModel(transformers.GPT2Config(**settings))
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -76,7 +76,7 @@ def expected(model: GPT2LMHeadModel, ids: torch.Tensor) -> dict[str, np.ndarray]
         greedy = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=N_GREEDY,
                                 eos_token_id=-1, pad_token_id=0, return_dict_in_generate=True, output_logits=True)
     top_two = torch.stack(greedy.logits).topk(2).values
-    assert (top_two[..., 0] - top_two[..., 1]).min() > 1e-3, "a near tie: greedy ids would hang on rounding"
+    assert (top_two[..., 0] - top_two[..., 1]).min() > 1e-3, "a near tie: greedy ids would depend on rounding"
     return {"logits": output.logits.numpy(), "hidden_states": torch.stack(output.hidden_states).numpy(),
             "greedy_ids": greedy.sequences[:, ids.shape[1]:].numpy()}
 
@@ -95,7 +95,7 @@ def write_model(name: str, settings: dict, rng: np.random.Generator) -> None:
 
 
 def processors(settings: dict) -> LogitsProcessorList:
-    """transformers' processors, in the order in which its generate() puts them."""
+    """transformers' processors, in the order of its generate()."""
     chain = LogitsProcessorList()
     if "repetition_penalty" in settings:
         chain.append(RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]))
@@ -111,7 +111,7 @@ def processors(settings: dict) -> LogitsProcessorList:
 
 
 def write_sampling(rng: np.random.Generator) -> None:
-    n_tokens = 53  # a prime, so that no sum of equal probabilities falls on a top_p
+    n_tokens = 53  # a prime, so that no sum of equal probabilities equals a top_p
     peaked = rng.standard_normal(n_tokens)
     peaked[7] = 12
     rows = {

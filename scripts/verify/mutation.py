@@ -1,13 +1,13 @@
-"""What scripts/verify/mutation.sh has found, read from the folder `mutants` that mutmut keeps in the current folder.
+"""The results of scripts/verify/mutation.sh, read from mutmut's folder `mutants` in the current folder.
 
-    python scripts/verify/mutation.py report               figures by module; survivors that are not explained
-    python scripts/verify/mutation.py forget-survivors     so that `mutmut run` tries them again
+    python scripts/verify/mutation.py report               counts by module; survivors that are not explained
+    python scripts/verify/mutation.py forget-survivors     make `mutmut run` try them again
 
-A survivor is explained in mutation_survivors.txt beside this file by an entry of this form, with a blank line after it.
-It is found again by its function and the changed line, wherever these have moved to:
+A survivor is explained by an entry in mutation_survivors.txt in this folder, followed by a blank line. Entries are
+matched by function and changed line, wherever these have moved to:
 
     sampling.keep_top_k
-    - the line as it stands in the module
+    - the line in the module
     + the line as mutmut changed it
     Why no test can tell them apart.
 """
@@ -26,13 +26,13 @@ PACKAGE = "numpy_gpt2"
 EXPLAINED = Path(__file__).with_name("mutation_survivors.txt")
 COLUMNS = ("mutants", "killed", "equivalent", "survived", "not tried")
 KIND_OF_STATUS = {"killed": "killed", "timeout": "killed", "segfault": "killed", "suspicious": "killed",
-                  "survived": "survived", "no tests": "survived"}  # whatever else ends a run is no verdict
+                  "survived": "survived", "no tests": "survived"}  # any other status is no verdict
 
-Change = tuple[str, ...]  # module.function, then the lines taken out (-) and put in (+)
+Change = tuple[str, ...]  # module.function, then the removed (-) and added (+) lines
 
 
 def modules() -> Iterator[SourceFileMutationData]:
-    """What mutmut knows of each module: `exit_code_by_key`, the verdict on each mutant by its name."""
+    """mutmut's data on each module: `exit_code_by_key` has the verdict on each mutant by name."""
     for path in sorted(Path("mutants", PACKAGE).rglob("*.meta")):
         data = SourceFileMutationData(path=path.relative_to("mutants").with_suffix("").as_posix())
         data.load()
@@ -40,7 +40,7 @@ def modules() -> Iterator[SourceFileMutationData]:
 
 
 def forget_survivors() -> None:
-    """Take back the verdict on all survivors, who may have met their test since."""
+    """Delete the verdicts on all survivors, so that new tests are tried on them."""
     for data in modules():
         for name, exit_code in data.exit_code_by_key.items():
             if exit_code is not None and status_by_exit_code[exit_code] != "killed":

@@ -1,22 +1,22 @@
-"""Is it transformers' GPT-2? The largest difference over many random checkpoints, and a whole context of small's size.
+"""Does it compute what transformers computes? The largest difference over random checkpoints, and at small's size.
 
     pip install -e '.[parity]' && python scripts/verify/parity.py
 
-Each config draws its sizes, tied or untied, n_inner, epsilon, a batch and a length from 1 token to the whole context,
-and weights of which each has a part in the result. transformers saves the checkpoint, numpy_gpt2 loads it, and both
-compute, in float32 and in float64. A difference is the largest between two arrays, as a fraction of the largest number
-in the reference's.
+Each config draws its sizes, tied or untied, n_inner, epsilon, a batch, a length from 1 token to the whole context, and
+weights that all affect the result. transformers saves the checkpoint, numpy_gpt2 loads it, and both compute, in float32
+and in float64. A difference is the largest absolute one between two arrays, as a fraction of the reference's largest
+absolute value.
 
     prompt          the logits of a whole prompt
-    hidden states   what enters each block, and what leaves the last; the logits as well (with a tap)
+    hidden states   each block's input, the last one's output, and the logits (with a tap)
     cached steps    the logits of single tokens, each library with its own cache after the prompt
-    large scores    the logits where queries and keys are so large that exp(score) would overflow
+    large scores    the logits with queries and keys so large that exp(score) would overflow
     one by one      numpy_gpt2 alone: the logits of a batch, and of its rows by themselves
-    float32         numpy_gpt2 alone: its float32 against its float64, an estimate of what rounding does
-    theirs          the same of transformers, to compare the estimate with
+    float32         numpy_gpt2 alone: its float32 against its float64, an estimate of rounding errors
+    theirs          the same for transformers, for comparison
     small           the logits of 1,024 tokens with random weights of small's size, 124M parameters
 
-The limits are DESIGN's: 1e-4 in float32, 1e-10 in float64. Beyond one, the exit status is 1.
+The limits are 1e-4 in float32 and 1e-10 in float64. If one is exceeded, the exit status is 1.
 """
 
 import argparse
@@ -37,7 +37,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 from experiment import Parser, print_table  # noqa: E402
 
 LIMITS = {"float32": 1e-4, "float64": 1e-10}
-OVERFLOW = {"float32": 100, "float64": 800}  # a score whose exponential is beyond the type: 88.8 and 709.8 suffice
+OVERFLOW = {"float32": 100, "float64": 800}  # scores whose exponential overflows: 88.8 and 709.8 would suffice
 OWN = ("float32", "theirs")  # the cases that have no column of their own in float64
 CASES = ("prompt", "hidden states", "cached steps", "large scores", "one by one", *OWN, "small")
 
@@ -85,11 +85,11 @@ def main():
     print_record(record, args.configs)
 
 
-# What is compared -----------------------------------------------------------------------------------------------------
+# The comparisons ------------------------------------------------------------------------------------------------------
 
 
 def compare(record, number, settings, rng, folder):
-    """All cases with one random checkpoint, which is written to the folder."""
+    """Record all cases for one random checkpoint, written to the folder."""
     config = describe(number, settings)
     theirs = random_checkpoint(settings, rng, folder)
     n_tokens = settings["n_positions"]
@@ -112,12 +112,12 @@ def compare(record, number, settings, rng, folder):
         record.add("one by one", dtype, difference(rows, logits[dtype][0]), config)
     for case, (single, double) in zip(OWN, zip(logits["float32"], logits["float64"])):
         record.add(case, "float32", difference(single.astype(np.float64), double), config)
-    if n_tokens > 1:  # a single score's share is 1, however large it is
+    if n_tokens > 1:  # the attention weight of a single key is 1, however large its score
         compare_large_scores(record, theirs, int(rng.integers(settings["n_layer"])), ids, folder, config)
 
 
 def hidden_difference(ours, ids, reference):
-    """Of every state that transformers tells, and of the logits, with a tap: the readable lines run."""
+    """The largest difference of all hidden states that transformers returns, and of the logits, with a tap."""
     acts = Recorder(["h.*.resid_pre", "ln_f", "logits"])
     forward(ours, ids, tap=acts)
     names = [*(f"h.{i}.resid_pre" for i in range(ours.config.n_layer)), "ln_f", "logits"]
@@ -126,7 +126,7 @@ def hidden_difference(ours, ids, reference):
 
 
 def cached_difference(ours, theirs, ids, n_prompt):
-    """Of the logits of all tokens after the prompt, which are read one by one."""
+    """The largest difference of the logits of all tokens after the prompt, decoded one by one."""
     our_cache, their_cache = KVCache(ours, batch=ids.shape[:1]), transformers.DynamicCache(config=theirs.config)
     our_steps, their_steps = [], []
     for chunk in np.split(ids, range(n_prompt, ids.shape[1]), axis=1):  # [n_batch, n_prompt], then [n_batch, 1] each
@@ -137,9 +137,9 @@ def cached_difference(ours, theirs, ids, n_prompt):
 
 
 def compare_large_scores(record, theirs, layer, ids, folder, config):
-    """Queries and keys of one block times a factor that gives it such a score as exp cannot take.
+    """Scale the queries and keys of one block until exp(score) would overflow.
 
-    Of one block only: with large scores the shares hang on the last digits, block after block ever more so.
+    Only one block: with large scores the attention weights amplify rounding errors, from block to block.
     """
     plain = largest_score(load_model(folder, dtype="float64"), layer, ids)
     if plain <= 0:
@@ -177,7 +177,7 @@ def compare_small(record, rng, folder):
 
 
 def difference(array, reference):
-    """The largest difference, as a share of the reference's largest number."""
+    """The largest absolute difference, as a fraction of the reference's largest absolute value."""
     assert (array.shape, array.dtype) == (reference.shape, reference.dtype)
     return float(np.abs(array - reference).max() / np.abs(reference).max())
 
@@ -186,9 +186,9 @@ def difference(array, reference):
 
 
 def random_settings(rng):
-    """Any config that numpy_gpt2 supports, as small as it may be, under transformers' names."""
+    """A random small config that numpy_gpt2 supports, under transformers' names."""
     n_head = int(rng.integers(1, 6))
-    n_embd = n_head * int(rng.integers(8 // n_head + 1, 17))  # over two or three numbers a layer norm is nearly a step
+    n_embd = n_head * int(rng.integers(8 // n_head + 1, 17))  # fewer make a layer norm nearly a step function
     return {
         "vocab_size": int(rng.integers(2, 400)), "n_positions": int(rng.integers(1, 400)),
         "n_embd": n_embd, "n_head": n_head, "n_layer": int(rng.integers(1, 5)),
@@ -197,12 +197,12 @@ def random_settings(rng):
         "layer_norm_epsilon": float(rng.choice([1e-6, 1e-5, 1e-3, 1e-1])),
         "tie_word_embeddings": bool(rng.random() < 0.5),
         "scale_attn_weights": bool(rng.random() < 0.7), "scale_attn_by_inverse_layer_idx": bool(rng.random() < 0.3),
-        "attn_implementation": str(rng.choice(["sdpa", "eager"])),  # transformers' own two ways to compute the same
+        "attn_implementation": str(rng.choice(["sdpa", "eager"])),  # transformers' two implementations
     }
 
 
 def random_checkpoint(settings, rng, folder):
-    """transformers' model, every parameter moved from its first value, saved to the folder."""
+    """transformers' model with noise added to every parameter, saved to the folder."""
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings)).eval()
     generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
     for name, parameter in theirs.named_parameters():
@@ -213,7 +213,7 @@ def random_checkpoint(settings, rng, folder):
     return theirs
 
 
-# What is said ---------------------------------------------------------------------------------------------------------
+# The report -----------------------------------------------------------------------------------------------------------
 
 
 def describe(number, settings):
@@ -221,7 +221,7 @@ def describe(number, settings):
 
 
 def print_record(record, n_configs):
-    """The table, the configs of the largest differences, a line that sums it up; exit status 1 beyond a limit."""
+    """Print the table, the configs of the largest differences, and a summary; exit with 1 if a limit is exceeded."""
     print(f"numpy_gpt2 against transformers {transformers.__version__}, torch {torch.__version__}, "
           f"NumPy {np.__version__}\n")
     rows = [[case, record.n[case], *(shown(record.largest.get((case, dtype))) for dtype in LIMITS)]

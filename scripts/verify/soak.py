@@ -1,16 +1,16 @@
-"""Does it go on and on? Minutes of generation in one process, then several processes at once.
+"""A soak test: minutes of generation in one process, then several processes at once.
 
     python scripts/verify/soak.py --minutes 10 --processes 8
 
 In one process, with the bundled checkpoint: texts, batches and scores with prompts and options drawn at random (every
-option of sampling, stop strings, several samples, prompt lookup, prompts up to the whole context), some left half-read,
-and between them arguments that are refused. Each round ends as it must, and:
+option of sampling, stop strings, several samples, prompt lookup, prompts up to the whole context), some abandoned
+halfway, interleaved with invalid arguments. Each round must end as expected, and:
 
-    memory    what the process holds at the end is what it held after the first tenth of the time, up to --megabytes
-    seeds     the same prompts, options and seeds give at the end the texts that they gave at the start
+    memory    at the end the process holds no more than after the first tenth of the time, within --megabytes
+    seeds     the same prompts, options and seeds give the same texts at the end as at the start
 
-Then so many processes start at once, each `python -m numpy_gpt2.generate`: all finish, with one text.
-The exit status is 1 where something fails. Memory is measured by means that Linux has.
+Then several processes run `python -m numpy_gpt2.generate` at once: all must finish, with the same text.
+The exit status is 1 if anything fails. Needs Linux, to measure memory.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def make_parser():
     parser.add_argument("--minutes", type=float, default=10, metavar="M", help="of generation (default: %(default)s)")
     parser.add_argument("--processes", type=whole_number(0), default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--megabytes", type=whole_number(1), default=32, metavar="MB",
-                        help="by which memory may differ (default: %(default)s)")
+                        help="the allowed growth of memory (default: %(default)s)")
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S", help="default: %(default)s")
     return parser
 
@@ -63,7 +63,7 @@ def main():
 
 
 def soak(args):
-    """Generate for so many minutes, say what came of it, and return what was wrong."""
+    """Generate for so many minutes, print the results, and return the problems."""
     model, tokenizer = load("fairytale")
     story = STORY.read_text(encoding="utf-8")
     rng = np.random.default_rng(args.seed)
@@ -105,7 +105,7 @@ def fixed_texts(model, tokenizer):
 
 
 def random_prompt(tokenizer, story, rng):
-    """Nothing, a few words, signs of any kind, or a part of the story up to the whole context of 512 tokens."""
+    """Nothing, a few words, random characters, or a part of the story up to the whole context of 512 tokens."""
     kind = int(rng.integers(4))
     if kind == 0:
         return ["", " ", "\n", "The king", "Once upon a time, in a land far away,"][int(rng.integers(5))]
@@ -117,18 +117,18 @@ def random_prompt(tokenizer, story, rng):
 
 
 def random_sampling(rng):
-    """Each setting on or off, any value."""
+    """Random sampling settings, each on or off."""
     values = {"temperature": float(rng.choice([0, 0.3, 0.8, 1.5, 10])), "top_k": int(rng.integers(1, 200)),
               "top_p": float(rng.uniform(0.1, 1)), "min_p": float(rng.uniform(0, 0.5)),
               "repetition_penalty": float(rng.uniform(0.5, 2)), "seed": int(rng.integers(2**32))}
     return {name: value for name, value in values.items() if rng.random() < 0.5}
 
 
-# Rounds: each (model, tokenizer, story, rng) -> how many tokens it made or read ---------------------------------------
+# Rounds: each (model, tokenizer, story, rng) -> the number of tokens generated or read --------------------------------
 
 
 def texts(model, tokenizer, story, rng):
-    """One text or several, with stop strings at times."""
+    """One text or several, sometimes with stop strings."""
     stops = [story[i:i + 2] for i in rng.integers(0, len(story) - 2, int(rng.integers(3)))]
     streams = stream_samples(model, tokenizer, random_prompt(tokenizer, story, rng), int(rng.integers(1, 5)),
                              int(rng.integers(0, 80)), stop_strings=stops, **random_sampling(rng))
@@ -139,7 +139,7 @@ def texts(model, tokenizer, story, rng):
 
 
 def texts_left_half_read(model, tokenizer, story, rng):
-    """As who closes the window does."""
+    """Texts abandoned halfway."""
     streams = stream_samples(model, tokenizer, random_prompt(tokenizer, story, rng), 3, 60, **random_sampling(rng))
     next(streams[1], None)
     return max(len(stream.ids) for stream in streams)
@@ -152,14 +152,14 @@ def drafts(model, tokenizer, story, rng):
     plain = list(generate_tokens(model, ids, n_new, temperature=0))
     drafted = list(generate_tokens(model, ids, n_new, temperature=0, prompt_lookup_num_tokens=int(rng.integers(1, 20))))
     differ = [i for i, (one, other) in enumerate(zip(plain, drafted)) if one != other]
-    if differ:  # only where rounding decides between two tokens
+    if differ:  # allowed only at a near tie
         first, second = np.sort(forward(model, ids + plain[:differ[0]])[-1])[:-3:-1]
         assert first - second < 1e-3, "drafts changed the text"
     return len(plain) + len(drafted)
 
 
 def batches(model, tokenizer, story, rng):
-    """Prompts of one length, side by side, at times to the end of the context."""
+    """A batch of prompts of one length, sometimes to the end of the context."""
     ids = rng.integers(0, model.config.vocab_size, (int(rng.integers(1, 4)), int(rng.integers(400, 513))))
     return sum(step.size for step in generate_tokens(model, ids, 60, **random_sampling(rng)))
 
@@ -172,7 +172,7 @@ def scores(model, tokenizer, story, rng):
 
 
 def errors(model, tokenizer, story, rng):
-    """What is refused, or fails in the middle."""
+    """Invalid arguments, and a failure in the middle of a pass."""
     def broken_tap(name, value):
         return value[..., :-1] if name == "h.3.attn.pattern" else value
 
@@ -199,7 +199,7 @@ ROUNDS = [texts, texts_left_half_read, drafts, batches, scores, errors]
 
 
 def start_at_once(n):
-    """Start n commands, wait for all, say what came of it, and return what was wrong."""
+    """Start n commands, wait for all, print the results, and return the problems."""
     if n == 0:
         return []
     command = [sys.executable, "-m", "numpy_gpt2.generate", PROMPT, "--seed", "1", "--max-new-tokens", "100"]

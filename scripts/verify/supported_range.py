@@ -1,20 +1,20 @@
-"""Does it work on all that it says it supports? The tests with every Python and NumPy, the wheel and the sdist.
+"""Run the tests on every supported Python and NumPy, with the wheel and the sdist.
 
     python scripts/verify/supported_range.py
     python scripts/verify/supported_range.py --python /opt/python3.15/bin/python3 -- tests/test_ops.py -k softmax
 
-Builds the sdist, and the wheel from the sdist. Then, for every combination, an environment of its own in a temporary
-folder: install, write a few tokens from an empty folder, and run the tests against what was installed. They lie in a
-copy of the checkout whose numpy_gpt2 is a link to the installed one, so that no other can be meant. What stands after
-`--` is handed to pytest in place of all default tests. The combinations:
+Builds the sdist, and the wheel from the sdist. Then, for every combination, creates a temporary virtual environment,
+installs the package, generates a few tokens from an empty folder, and runs the tests against the installed package.
+They run in a copy of the checkout whose numpy_gpt2 is a link to the installed one, so that no other can be imported.
+Arguments after `--` go to pytest instead of the default tests. The combinations:
 
-    newest    every Python from 3.10 on that is found (or --python), with the newest of all it needs
-    numpy     the same with NumPy 1.26, where it exists for that Python
-    lowest    the oldest Python, with the lowest version of all that setup.cfg admits
-    sdist     the same Python with the newest of all, from the sdist instead of the wheel
+    newest    every Python from 3.10 on that is found (or --python), with the newest version of each dependency
+    numpy     the same with NumPy 1.26, if it exists for that Python
+    lowest    the oldest Python, with the lowest version of each dependency that setup.cfg allows
+    sdist     the oldest Python with the newest versions, from the sdist instead of the wheel
 
-One line each; exit status 1 if one fails, with its last lines on standard error. No NumPy is built here: where it has
-no wheel for a Python, the line says so.
+Prints a line for each; exit status 1 if one fails, with its last lines on standard error. NumPy is never built from
+source: if it has no wheel for a Python, the line says so.
 """
 
 import argparse
@@ -57,21 +57,21 @@ def main():
 
 
 def found_pythons():
-    """The newest of each minor version from 3.10 on, on the path and in pyenv, the oldest first."""
+    """The newest patch release of each minor version from 3.10 on, on the path and in pyenv, the oldest first."""
     folders = [*map(Path, os.get_exec_path()), *Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(
         "versions/*/bin")]
     found = {}
     for path in (path for folder in folders for path in folder.glob("python3.*")):
         if re.fullmatch(r"python3\.\d+", path.name):
             asked = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True)
-            version = tuple(map(int, asked.stdout.split()))  # a shim of pyenv's may lead nowhere: no output
+            version = tuple(map(int, asked.stdout.split()))  # a pyenv shim may lead nowhere: no output
             if version >= (3, 10):
                 found[version[:2]] = max(found.get(version[:2], ((), "")), (version, str(path)))
     return [path for _, (_, path) in sorted(found.items())]
 
 
 def combinations(pythons, wheel, sdist):
-    """(python, kind, what to install, which versions of what it needs)"""
+    """Tuples (python, kind, what to install, pinned versions of dependencies)."""
     for python in pythons:
         yield python, "newest", wheel, []
     for python in pythons:
@@ -89,11 +89,11 @@ def lowest_versions():
             if requirement and not requirement.startswith("#")]
 
 
-# Building and trying --------------------------------------------------------------------------------------------------
+# Building and testing -------------------------------------------------------------------------------------------------
 
 
 def run(*command, **options):
-    """A command with its output as text, both streams in one. No variable of ours may lead into the checkout."""
+    """Run a command, both output streams as one text, without environment variables that lead into the checkout."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           encoding="utf-8", errors="replace", env=environment, **options)
@@ -117,15 +117,15 @@ def make_environment(folder, python):
     """A fresh environment; returns the path of its Python."""
     process = run(python, "-m", "venv", folder)
     if process.returncode != 0:
-        sys.exit(f"error: {python} makes no environment: {process.stdout[-2000:]}")
+        sys.exit(f"error: {python} cannot create an environment: {process.stdout[-2000:]}")
     return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
 def try_one(scratch, tree, python, kind, package, pinned, tests):
-    """Install, write, test; print a line. Whether all went well."""
+    """Install, generate, test, and print a line. Returns whether all went well."""
     empty = scratch / "empty folder"
     empty.mkdir(exist_ok=True)
-    pinned_file = scratch / "pinned.txt"  # as requirements: of what it cannot find, pip says less as a constraint
+    pinned_file = scratch / "pinned.txt"  # as requirements: pip says less about constraints that it cannot meet
     pinned_file.write_text("\n".join(pinned) + "\n")
     inside = make_environment(scratch / "environment", python)
     try:
@@ -152,7 +152,7 @@ def try_one(scratch, tree, python, kind, package, pinned, tests):
 
 
 def say(text):
-    """A part of a combination's line."""
+    """Print a part of a combination's line."""
     print(text, end="", flush=True)
 
 

@@ -1,15 +1,15 @@
-"""Are the tokens those of Hugging Face's tokenizers? Random Unicode strings, token for token, and every code point.
+"""Compare tokens with Hugging Face's tokenizers: random Unicode strings, token for token, and every code point.
 
     pip install -e '.[parity]' && python scripts/verify/tokens.py --vocabulary path/to/folder
 
-The bundled vocabulary is tried, and, with --vocabulary, one more: a folder with vocab.json and merges.txt.
+Tests the bundled vocabulary and, with --vocabulary, one more: a folder with vocab.json and merges.txt.
 
-Both libraries split a text by what is a letter, a number and white space, each with tables of its own of one version of
-Unicode. First every code point is asked what it is, by means of a vocabulary whose tokens show where a text was split.
-Where the two say something else, it is listed. Then come the strings: code points of all planes, letters, digits and
-marks of every script, emoji sequences, directional marks, controls, unassigned code points, white space of every kind,
-long runs, and plain English between them. Strings with a code point of the list may differ, and are counted apart; any
-other must be the same in both, and must come back from its tokens. One that is not is told, and the exit status is 1.
+Both libraries split a text by letters, numbers and white space, each with its own tables of some version of Unicode.
+First every code point is classified, with a vocabulary whose tokens show where a text was split; differences between
+the two libraries are listed. Then come the strings: code points of all planes, letters, digits and marks of every
+script, emoji sequences, directional marks, controls, unassigned code points, white space of every kind, long runs, and
+plain English between them. Strings with a listed code point may differ, and are counted separately; any other must have
+the same tokens in both, and decode to itself. Those that do not are printed, and the exit status is 1.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def both_of_folder(folder):
 
 
 def both_of_pairs(pairs):
-    """Our tokenizer and theirs, with the 256 bytes and these merges."""
+    """Our tokenizer and theirs, of the 256 bytes and these merges."""
     tokens = [*ALPHABET, *(left + right for left, right in pairs), END_OF_TEXT]
     ids = {token: i for i, token in enumerate(tokens)}
     end_of_text = {END_OF_TEXT: AddedToken(ids[END_OF_TEXT])}
@@ -96,12 +96,12 @@ def both_of_pairs(pairs):
 
 # Every code point -----------------------------------------------------------------------------------------------------
 
-SIGNS = {"a": "a letter", "1": "a number", "!": "another sign"}  # each goes together with its like
-AT_ONCE = 256  # code points in one text, which is taken apart only where the libraries differ
+SIGNS = {"a": "a letter", "1": "a number", "!": "another sign"}  # each joins its own kind
+AT_ONCE = 256  # code points per text, which is bisected only if the libraries differ
 
 
 def unlike_code_points():
-    """{code point: what it is to numpy_gpt2, what it is to tokenizers}, where the two differ.
+    """{code point: (its class in numpy_gpt2, its class in tokenizers)} for those that differ.
 
     The vocabulary merges each sign with any byte. So "a" and a character merge where both are letters, and only there.
     """
@@ -122,13 +122,13 @@ def unlike_code_points():
 
 
 def kind(tokenizer, ids):
-    """What a character is to the library that gave these ids."""
+    """A character's class in the library that gave these ids."""
     merged = [token[:1] for token in map(tokenizer.token_bytes, ids) if len(token) > 1]
     return SIGNS[merged[0].decode()] if merged else "white space"
 
 
 def print_unlike(unlike):
-    """A line for every run of neighbours that the two libraries take for the same two things."""
+    """A line for each run of consecutive code points with the same two classes."""
     runs = []
     for character, kinds in unlike.items():
         if runs and ord(character) == ord(runs[-1][-1]) + 1 and kinds == unlike[runs[-1][-1]]:
@@ -183,7 +183,7 @@ def make_alphabets():
 
 
 def random_text(rng, alphabets):
-    """A few stretches, each of one kind of characters; at times one character again and again."""
+    """A few runs, each of one kind of characters; sometimes of one character repeated."""
     kinds = list(alphabets.values())
     parts = []
     for _ in range(int(rng.integers(1, 7))):

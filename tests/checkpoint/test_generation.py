@@ -89,7 +89,7 @@ def test_an_end_that_the_model_does_not_have_is_said(tmp_path, end, said):
 
 @pytest.mark.parametrize("key", NOT_APPLIED)
 def test_a_setting_that_is_not_applied_is_said_and_its_neutral_values_are_not(tmp_path, key):
-    said = f"ignored, though transformers' generate applies it by itself: {key} {shown(CHANGING[key])}."
+    said = f"ignored, though transformers' generate applies it by default: {key} {shown(CHANGING[key])}."
     assert said_of(write(tmp_path, {key: CHANGING[key]}, None)) == [f"config.json: {said}"]
     ends = {"eos_token_id": 10}
     assert said_of(write(tmp_path, {}, ends | {key: CHANGING[key]})) == [f"generation_config.json: {said}"]
@@ -101,7 +101,7 @@ def test_a_setting_that_is_not_applied_is_said_and_its_neutral_values_are_not(tm
 def test_several_are_said_in_one_line(tmp_path):
     settings = {"eos_token_id": 10, "suppress_tokens": [7], "min_new_tokens": 5, "temperature": 0.5, "do_sample": True}
     assert said_of(write(tmp_path, {}, settings)) == [
-        "generation_config.json: ignored, though transformers' generate applies it by itself: suppress_tokens [7], "
+        "generation_config.json: ignored, though transformers' generate applies it by default: suppress_tokens [7], "
         "min_new_tokens 5."]
 
 
