@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Iterator
 
 from .checkpoint.loading import load
+from .checkpoint.memory import available_memory, gigabytes
 from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_argument,
                             add_special_tokens_argument, announce_model, model_config, prompt_file_or_pipe,
                             read_prompt, special_tokens, utf8_text, whole_number)
@@ -110,6 +111,7 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
     elif len(ids) > n_positions:
         raise BadInput(f"the prompt must be at most {n_positions:,} tokens, the model's context. Got {len(ids):,}: "
                        f"shorten it{TOO_LONG}")
+    check_samples_fit(model, args.num_samples, min(len(ids) + args.max_new_tokens, n_positions))
     with bad_input():
         streams = stream_samples(model, tokenizer, prompt, args.num_samples, generation_config=config,
                                  allowed_special=special_tokens(args))
@@ -128,6 +130,17 @@ def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: Genera
         say(f"note: the text ends where the model's context of {model.config.n_positions:,} tokens does")
     if args.stats:
         say(statistics(len(ids), streams, started, first_piece or time.perf_counter()))
+
+
+def check_samples_fit(model: GPT2, n_samples: int, n_tokens: int) -> None:
+    """Raise MemoryError if the keys, values and logits of all samples, which are drawn together, would not fit."""
+    config = model.config
+    of_cache = 2 * config.n_layer * config.n_embd * n_tokens * model.wte.itemsize
+    of_logits = 24 * config.vocab_size  # logits, probabilities, and their sums in float64
+    needed, available = n_samples * (of_cache + of_logits), available_memory()
+    if available is not None and needed > available:
+        raise MemoryError(f"{n_samples:,} samples of {n_tokens:,} tokens take {gigabytes(needed)}, and "
+                          f"{gigabytes(available)} is available: lower --num-samples or --max-new-tokens")
 
 
 def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .checkpoint.loading import load, load_tokenizer
+from .checkpoint.memory import check_memory
 from .checkpoint.saving import save
 from .cli.arguments import ArgumentParser, announce_model, check_plot, read_text, whole_number
 from .cli.exits import bad_input, say
@@ -18,12 +20,13 @@ from .cli.exits import run as run_command
 from .cli.tables import table
 from .config import GPT2Config
 from .decoding import stream_text
+from .errors import check_number
 from .scoring import score_tokens
 from .tokenizer import Tokenizer
 from .training.loop import Run, best_step, diverged, frozen_names, initial_model, start, training_step
 from .training.memory import check_training_memory
 from .training.plot import draw
-from .training.saved_run import check_folder, description, finish_run, is_finished, resume, save_run
+from .training.saved_run import check_folder, description, finish_run, is_finished, only_run, resume, save_run
 from .training.settings import TrainingConfig
 from .training.windows import split_tail
 from .weights import GPT2, parameter_shapes
@@ -96,6 +99,7 @@ def main() -> None:
     with bad_input():
         if args.plot:
             check_plot(args.plot)
+        check_number("--save-every", args.save_every, 0, math.inf, "0 (after every step) or more seconds")
         check_folder(args.out)
         tokenizer = load_tokenizer(args.model)
     ids = np.concatenate([tokenizer.with_bos(tokenizer.encode(read_text(text))) for text in args.texts])
@@ -112,27 +116,26 @@ def main() -> None:
             return say(f"{args.out} holds this run, finished. To train further: the same command with --model "
                        f"{args.out} and another --out")
     args.out.mkdir(parents=True, exist_ok=True)
-    with bad_input():
-        if resume(run, args.out, about):
-            say(f"{args.out}: resuming after step {run.step} of {config.steps}")
-            if run.step == best_step(run):  # the run may have stopped before saving these weights
-                save(model, args.out, tokenizer=tokenizer)
-    announce_model("a new one" if args.from_scratch else args.model, model)
-    passes = config.steps * tokens_per_step(config) / len(train_ids)
-    say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out; {config.steps:,} steps of "
-        f"{tokens_per_step(config):,} tokens, {passes:.1f} passes over the text")
-
-    try:
-        take_steps(run, train_ids, held_out, tokenizer, about, args)
-    except KeyboardInterrupt:
-        if run.is_whole:  # otherwise interrupted during an update: the last saved state is used
-            save_run(run, args.out, about)
-        say("stopped: run the same command again to resume")
-        raise
-    best = best_step(run)
-    if best is None:
-        save(run.model, args.out, tokenizer=tokenizer)
-    finish_run(run, args.out, about)
+    with ExitStack() as until_finished:
+        with bad_input():
+            until_finished.enter_context(only_run(args.out))
+            if resume(run, args.out, about):
+                say(f"{args.out}: resuming after step {run.step} of {config.steps}")
+        announce_model("a new one" if args.from_scratch else args.model, model)
+        passes = config.steps * tokens_per_step(config) / len(train_ids)
+        say(f"{len(train_ids):,} tokens to train on, {len(held_out):,} held out; {config.steps:,} steps of "
+            f"{tokens_per_step(config):,} tokens, {passes:.1f} passes over the text")
+        try:
+            take_steps(run, train_ids, held_out, tokenizer, about, args)
+        except KeyboardInterrupt:
+            if run.is_whole:  # otherwise interrupted during an update: the last saved state is used
+                save_run(run, args.out, about)
+            say("stopped: run the same command again to resume")
+            raise
+        best = best_step(run)
+        if best is None:
+            save(run.model, args.out, tokenizer=tokenizer)
+        finish_run(run, args.out, about)
     print_losses(run)
     if best is not None:
         say(f"{args.out}: {kept(run, best)}")
@@ -152,6 +155,7 @@ def starting_model(args: Any, tokenizer: Tokenizer) -> GPT2:
     end = tokenizer.eos_ids[0] if tokenizer.eos_ids else None
     config = GPT2Config(tokenizer.vocab_size, context, args.n_embd, args.n_layer, args.n_head,
                         bos_token_id=tokenizer.bos_id, eos_token_id=end)
+    check_memory(config, np.dtype(np.float32))  # before a billion layers are made, one by one
     return initial_model(config, args.seed)
 
 
@@ -193,25 +197,28 @@ def take_steps(run: Run, ids: np.ndarray, held_out: np.ndarray, tokenizer: Token
     if run.step == 0:
         measure(run, held_out, tokenizer)
     with tqdm(total=run.config.steps, initial=run.step, unit="step", disable=None) as bar:
-        while run.step < run.config.steps:
-            started = time.perf_counter()
-            loss = training_step(run, ids)
-            speed = n_tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
-            bar.update()
+        while True:
             is_last = run.step == run.config.steps
-            if is_last or run.step % eval_every == 0:
+            is_due = run.step > 0 and (is_last or run.step % eval_every == 0)
+            if is_due and run.step not in run.held_out_losses:  # a resumed run may have stopped before this
                 bar.clear()
                 try:
                     measure(run, held_out, tokenizer)
                 except FloatingPointError as error:
                     raise diverged(run, "the logits are not finite") from error
             is_best = run.step == best_step(run)
-            if is_last or is_best or time.monotonic() - saved >= args.save_every:
+            if is_last or is_best or run.step > 0 and time.monotonic() - saved >= args.save_every:
                 save_run(run, args.out, about)
                 saved = time.monotonic()
             if is_best:
                 save(run.model, args.out, tokenizer=tokenizer)
+            if is_last:
+                return
+            started = time.perf_counter()
+            loss = training_step(run, ids)
+            speed = n_tokens / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
 
 
 def measure(run: Run, held_out: np.ndarray, tokenizer: Tokenizer) -> None:

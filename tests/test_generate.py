@@ -376,6 +376,15 @@ def test_ctrl_c_keeps_what_was_written_and_exits_130():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(os.name == "nt", reason="ulimit of POSIX")
+def test_samples_beyond_the_memory_are_refused_before_the_first_text():
+    limited = f"ulimit -v 6000000; exec {shlex.join(COMMAND)} Hi --num-samples 10000 --max-new-tokens 250"
+    process = subprocess.run(["bash", "-c", limited], capture_output=True, timeout=60, encoding="utf-8")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert re.search(r"^error: not enough memory: 10,000 samples of 25\d tokens take 2\d\.\d\d GB, and \S+ GB is "
+                     "available: lower --num-samples or --max-new-tokens$", process.stderr.splitlines()[-1])
+
+
 def test_a_full_disk_is_one_line_and_exit_1():
     with open("/dev/full", "wb") as full:
         process = subprocess.run([*COMMAND, "Once", "--max-new-tokens", "3"], stdout=full, stderr=subprocess.PIPE)

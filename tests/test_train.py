@@ -16,7 +16,7 @@ import pytest
 import numpy_gpt2
 from numpy_gpt2 import forward, named_parameters
 from numpy_gpt2 import train as command
-from numpy_gpt2.training.saved_run import FILE, RECORD
+from numpy_gpt2.training.saved_run import FILE, LOCK, PARTIAL, RECORD, only_run
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.train"]
 SMALL = ["--from-scratch", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--context", "16", "--steps", "6",
@@ -113,6 +113,28 @@ def test_a_run_stopped_before_its_best_weights_were_saved_still_keeps_them(overf
     assert train(text, "--out", out, *OVERFIT).returncode == 0
     for name, array in weights(whole).items():  # up to rounding: this process has more threads
         np.testing.assert_allclose(weights(out)[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("stopped_at", [2, 6])
+def test_a_run_stopped_before_an_evaluation_makes_it_when_it_resumes(overfitted, tmp_path, monkeypatch, stopped_at):
+    text, _, process = overfitted
+    out = tmp_path / "out"
+    measure = command.measure
+
+    def stopping(run, *others):
+        if run.step == stopped_at:
+            raise KeyboardInterrupt
+        measure(run, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["train", str(text), "--out", str(out), *OVERFIT])
+        patched.setattr(command, "measure", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            command.main()
+    again = train(text, "--out", out, *OVERFIT)
+    assert again.returncode == 0, again.stderr
+    assert [row.split()[0] for row in again.stdout.splitlines()] == [row.split()[0] for row in
+                                                                     process.stdout.splitlines()]
 
 
 def test_a_finished_run_says_so_and_what_to_do(overfitted):
@@ -242,6 +264,8 @@ def assert_refused(process, status, message):
     (["--plot", "loss.txt"], "--plot must be a file ending in .png, .svg or .pdf"),
     (["--from-scratch", "--n-head", "3"], "n_embd must be a multiple of n_head"),
     (["--model", "nowhere"], "nowhere"),
+    (["--save-every", "nan"], "--save-every must be 0 .* or more seconds. Got nan"),
+    (["--save-every=-1"], "--save-every must be 0 .* or more seconds. Got -1"),
 ])
 def test_a_mistake_is_one_line_and_nothing_is_made(story, tmp_path, arguments, message):
     assert_refused(train(story, "--out", tmp_path / "out", *arguments), 2, message)
@@ -277,6 +301,25 @@ def test_the_folder_of_another_run_is_left_alone(story, tmp_path):
 def test_a_model_that_has_diverged_is_said_where_it_is_measured(story, tmp_path):
     process = train(story, "--out", tmp_path / "out", *SMALL, "--rate", "1e30", "--muon-rate", "1e30", "--clip", "0")
     assert_refused(process, 1, "of 6: the logits are not finite: restart with lower rates than 1e.30")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_a_second_run_in_a_folder_is_refused_and_leaves_the_first_alone(story, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / PARTIAL).write_bytes(b"what the first is writing")
+    with only_run(out):
+        files = sorted(os.listdir(out))
+        assert_refused(train(story, "--out", out, *SMALL), 2, "folder that no other run is writing to. Got .*/out'")
+        assert sorted(os.listdir(out)) == files
+    assert train(story, "--out", out, *SMALL).returncode == 0
+    assert not {PARTIAL, LOCK} & {*os.listdir(out)}
+
+
+def test_a_new_model_beyond_all_memory_is_refused_before_it_is_made(story, tmp_path):
+    process = train(story, "--out", tmp_path / "out", "--from-scratch", "--n-layer", 10**9)
+    assert_refused(process, 1, "not enough memory: the weights as float32 take .* GB")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_is_said_before_the_start(story, tmp_path):

@@ -136,13 +136,13 @@ def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place
     for name, shape in named_shapes(config):
         tensor = tensors.get(name)
         if tensor is None:
-            raise CheckpointError(f"{place}: tensor {name!r}: expected shape {shape} by config.json, "
+            raise CheckpointError(f"{place}: tensor {name!r}: expected shape {shape}, from config.json, "
                                   "found no such tensor.")
         if tensor.shape == shape[::-1] != shape and ".c_" in name:
             raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape}, as GPT-2 stores it (inputs "
                                   f"first), found {tensor.shape}: transpose the c_attn, c_proj and c_fc weights.")
         if tensor.shape != shape:
-            raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape} by config.json, "
+            raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected shape {shape}, from config.json, "
                                   f"found {shown(tensor.shape)}.")
         if tensor.dtype not in STORED_TYPES:
             raise CheckpointError(f"{tensor.path}: tensor {name!r}: expected type {', '.join(STORED_TYPES)}, "
@@ -151,7 +151,7 @@ def check_tensors(config: GPT2Config, tensors: Mapping[str, StoredTensor], place
     for name in tensors.keys() - expected:
         if belongs_to_the_pass(name):
             raise CheckpointError(f"{tensors[name].path}: tensor {shown(name)}: expected no such tensor in a GPT-2 "
-                                  f"of {config.n_layer} layers by config.json.")
+                                  f"with the {config.n_layer} layers of config.json.")
 
 
 def check_kind(tensors: Mapping[str, StoredTensor]) -> None:

@@ -20,6 +20,7 @@ from .loop import Run
 
 FILE = "training_run.npz"
 PARTIAL = f".{FILE}.partial"  # while it is being written
+LOCK = f".{FILE}.lock"  # while a process trains into the folder
 RECORD = "training_run.json"  # of a finished run: its settings and losses
 
 
@@ -96,16 +97,35 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
     return True
 
 
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into the folder meanwhile. Raises ValueError if one does already."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(folder / LOCK, "wb") as file:  # the system releases the lock when a process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError("--out must be a folder that no other run is writing to. "
+                             f"Got {str(folder)!r}: wait for that run, or give another folder.") from error
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
 def check_folder(folder: Path) -> None:
     """Raise ValueError unless the folder is new, empty, or a run's, so that nothing is overwritten.
 
-    Removes the partial file of a run that was killed while writing.
+    The partial file of a run that was killed while writing does not count: the next save overwrites it.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder. Got {str(folder)!r}, which is a file.")
-    (folder / PARTIAL).unlink(missing_ok=True)
     is_of_a_run = (folder / FILE).exists() or (folder / RECORD).exists()
-    if folder.is_dir() and any(folder.iterdir()) and not is_of_a_run:
+    if folder.is_dir() and {*os.listdir(folder)} - {PARTIAL, LOCK} and not is_of_a_run:
         raise ValueError("--out must be a new folder, or that of a run to resume. "
                          f"Got {str(folder)!r}, which holds something else.")
 

@@ -116,7 +116,8 @@ def test_a_shape_of_ten_thousand_axes_makes_no_long_line(tmp_path):
     (header, data), = headers_of(GOOD["whole"]).values()
     header["wpe.weight"]["shape"] += [1] * 10_000
     message = refusal(folder_of(tmp_path / "place", files_of(model=safetensors(header, data))))
-    assert message.endswith("tensor 'wpe.weight': expected shape (4, 4) by config.json, found (4, 4, 1, 1, 1, 1, ...).")
+    assert message.endswith("tensor 'wpe.weight': expected shape (4, 4), from config.json, "
+                            "found (4, 4, 1, 1, 1, 1, ...).")
 
 
 def test_of_two_tensors_of_one_name_the_last_counts_for_the_check_and_the_reading(tmp_path):

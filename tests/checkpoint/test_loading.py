@@ -487,7 +487,7 @@ def test_a_line_break_in_a_tensor_name_does_not_break_the_line(tmp_path):
 def test_a_missing_tensor_is_named_with_its_shape(tmp_path):
     message = refusal(write_folder(tmp_path, random_model(TINY), tensors={"h.1.mlp.c_fc.weight": None}))
     assert message == (f"{tmp_path / 'model.safetensors'}: tensor 'h.1.mlp.c_fc.weight': "
-                       "expected shape (4, 16) by config.json, found no such tensor.")
+                       "expected shape (4, 16), from config.json, found no such tensor.")
 
 
 def test_a_wrong_shape_is_named_with_both(tmp_path):

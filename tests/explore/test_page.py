@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, Recorder, Tokenizer, ablate, chain, forward, named_parameters, patch,
-                        random_model, score_tokens)
+                        random_model, replace_weights, score_tokens)
 from numpy_gpt2.explore import page
 from numpy_gpt2.explore.page import MAX_TOKENS, page_data, prompt_ids
 from numpy_gpt2.lens import direct_logit_attribution, logit_lens, top_tokens
@@ -247,6 +247,15 @@ def test_ids_that_the_model_does_not_have_are_the_user_s_mistake():
 
 
 # The form -------------------------------------------------------------------------------------------------------------
+
+
+def test_of_equal_logits_the_lower_id_comes_first():
+    wte = np.zeros_like(MODEL.wte)
+    wte[:, 0] = np.arange(len(wte)) % 7
+    model = replace_weights(MODEL, {"wte.weight": wte})
+    logits = forward(model, [1, 2, 3])[-1].tolist()
+    expected = sorted(range(len(logits)), key=lambda token_id: (-logits[token_id], token_id))
+    assert page_data(model, TOKENIZER, [1, 2, 3], "any")["likeliest"] == expected[:page.N_NAMED]
 
 
 def test_numbers_have_the_decimals_that_are_documented():

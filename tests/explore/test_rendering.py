@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import SIZES, random_model
 from numpy_gpt2.explore.page import page_data
-from numpy_gpt2.explore.rendering import (DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, read, render, script_safe_json, sha256,
-                                          template)
+from numpy_gpt2.explore.rendering import (DATA, FOLDER, SCRIPTS, SERVED_SCRIPTS, content_security_policy, read, render,
+                                          script_safe_json, sha256, template)
 from test_page import MODEL, NASTY, TOKENIZER, bytes_tokenizer
 
 
@@ -37,6 +37,12 @@ class Scripts(HTMLParser):
             self.scripts[-1] += text
 
 
+@pytest.fixture(autouse=True)
+def made_anew():
+    """No test is given a page that was made before it."""
+    template.cache_clear()
+
+
 def parsed(page):
     parser = Scripts()
     parser.feed(page)
@@ -49,6 +55,24 @@ def test_no_text_in_the_data_can_end_the_element_that_holds_them(text):
     safe = script_safe_json({text: [text]})
     assert json.loads(safe) == {text: [text]}
     assert safe.isascii() and not re.search("[<>&]", safe)
+
+
+def test_the_data_are_compact_and_never_what_json_does_not_have():
+    assert script_safe_json({"a": [1, 2], "b": "<&>"}) == r'{"a":[1,2],"b":"\u003c\u0026\u003e"}'
+    with pytest.raises(ValueError):
+        script_safe_json({"a": float("nan")})
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_the_page_is_its_parts_one_after_the_other(served):
+    page = render({"server": 1} if served else {"other": 1})
+    assert page == template(served).replace(DATA, '{"server":1}' if served else '{"other":1}')
+    style, = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    assert style == "\n" + read("page.css")
+    names = SCRIPTS + SERVED_SCRIPTS if served else SCRIPTS
+    scripts = [(FOLDER / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in names]
+    assert parsed(page).scripts[1] == '\n"use strict";\n\n' + "\n".join(scripts)
+    assert content_security_policy(served) in page and content_security_policy() == content_security_policy(False)
 
 
 def test_the_data_come_out_of_the_page_as_they_went_in():

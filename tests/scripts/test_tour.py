@@ -13,8 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "scripts" / "tour.py"
 NOTEBOOK = TOUR.with_suffix(".ipynb")
-# As setup.cfg has it.
-COMMAND, = re.findall(r"jupytext (--to notebook .*) scripts/tour\.py$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+
+
+def jupytext_options():
+    """As a comment of setup.cfg has them. (Read when they are needed: a source distribution's has no comments.)"""
+    options, = re.findall(r"jupytext (--to notebook .*) scripts/tour\.py$", (ROOT / "setup.cfg").read_text(),
+                          re.MULTILINE)
+    return options
 
 
 def cells():
@@ -35,7 +40,7 @@ PROSE = [text for kind, text in cells() if kind == "markdown"]
 def test_the_notebook_has_the_cells_of_the_script_and_no_outputs():
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]] == list(cells()), (
-        f"make it again: jupytext {COMMAND} scripts/tour.py")
+        f"make it again: jupytext {jupytext_options()} scripts/tour.py")
     for cell in notebook["cells"]:
         assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
 
@@ -84,8 +89,8 @@ def test_as_a_script_it_prints_its_headings_and_nothing_that_cannot_be_printed(t
 def test_the_command_makes_the_notebook(tmp_path):
     pytest.importorskip("jupytext", reason="needs the extra `notebook`")
     (tmp_path / "tour.py").write_bytes(TOUR.read_bytes())
-    subprocess.run([sys.executable, "-m", "jupytext", *shlex.split(COMMAND), "tour.py"], cwd=tmp_path, check=True,
-                   capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "jupytext", *shlex.split(jupytext_options()), "tour.py"], cwd=tmp_path,
+                   check=True, capture_output=True, timeout=60)
     made, kept = (json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "tour.ipynb", NOTEBOOK))
     for notebook in (made, kept):
         assert notebook["metadata"]["kernelspec"]["name"] == "python3"
