@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,10 @@ settings.register_profile("explore", deadline=None, max_examples=300, suppress_h
 settings.register_profile("mutation", deadline=None, max_examples=10, derandomize=True,
                           phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("numpy_gpt2")
+
+# Where a shell has started the tests in the background, they ignore Ctrl-C, and the commands that they run would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

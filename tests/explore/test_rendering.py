@@ -72,7 +72,7 @@ def test_the_page_is_its_parts_one_after_the_other(served):
     names = SCRIPTS + SERVED_SCRIPTS if served else SCRIPTS
     scripts = [(FOLDER / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in names]
     assert parsed(page).scripts[1] == '\n"use strict";\n\n' + "\n".join(scripts)
-    assert content_security_policy(served) in page
+    assert content_security_policy(served) in page and content_security_policy() == content_security_policy(False)
 
 
 def test_the_data_come_out_of_the_page_as_they_went_in():

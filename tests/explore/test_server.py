@@ -440,7 +440,7 @@ def test_an_error_after_the_first_line_is_the_last_line(served, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_422(served):
-    explosions = [{"kind": "scale", "stage": "mlp.post", "layer": layer, "factor": 1e9} for layer in range(6)] * 3
+    explosions = [{"kind": "scale", "stage": "mlp.post", "layer": 0, "factor": 1e9}] * 6  # beyond float32
     status, (line,) = posted(served, "/run", prompt=PROMPT, interventions=explosions)
     assert (status, "not finite" in line["error"]) == (422, True)
 
