@@ -1,16 +1,15 @@
-"""The backward pass: how the loss changes with each weight, and with each named array of the forward pass.
+"""The backward pass: the gradient of the loss with respect to each weight and each named array of the forward pass.
 
-The mirror of model.py and ops.py: each function there has its derivative here, in the order in which gradients flow:
+It mirrors model.py and ops.py: each function there has its derivative here, in the order in which gradients flow:
 
     cross_entropy -> unembed -> layer_norm -> block, block, ... (mlp, then attention) -> embed
 
-`d_x` is the gradient with respect to x, and has x's shape: how much the loss grows for each unit that each number of x
-does. Given the gradient of what a forward function returned, and what that function read, its `..._backward` returns
-the gradient of what it was given, then those of its weights, in the weights' own classes. It takes two rules: the chain
-rule, and that a value used twice gets the sum of two gradients.
+`d_x` is the gradient of the loss with respect to x, and has x's shape. Given the gradient of a forward function's
+output, and its inputs, its `..._backward` returns the gradient of its input, then those of its weights, in the weights'
+classes. Two rules suffice: the chain rule, and that a value used twice gets the sum of two gradients.
 
-`tap` announces each gradient under the name of its array (see tap.py) and hands it back. Shapes leave out leading batch
-axes, as in model.py; where all tokens of a batch are put one below the other, the axis is called n_rows.
+`tap` gets each gradient under the name of its array (see tap.py), and returns it. Shapes leave out leading batch axes,
+as in model.py; n_rows is the number of tokens of the whole batch.
 
 Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", 1986.
 """
@@ -37,12 +36,12 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     """The mean cross-entropy of the targets, in nats, and its gradient with respect to every weight.
 
     ids [n_tokens], with any leading batch axes. targets, of the same shape: the id that each position should predict,
-        or -100 for a position that does not count. None is the next token, and nothing at the last position.
-    tap: of the forward pass. gradient_tap: is given the gradient of each array under the array's name, and what it
-        returns flows on. Where `tap` put another array in place, the gradient passes as if it had not.
-    Returns a float, and a GPT2 whose arrays are gradients. Where `lm_head` is tied, its part is in `wte`.
-    Raises ValueError for ids or targets that are not tokens of this model, and where no target counts.
-    Memory: the gradients, and all activations; scores and pattern only where a tap wants them.
+        or -100 to ignore a position. None means the next token, and ignores the last position.
+    tap: for the forward pass. gradient_tap: gets the gradient of each array under the array's name; what it returns is
+        propagated. If `tap` replaced an array, the gradient passes through unchanged.
+    Returns a float, and a GPT2 whose arrays are gradients. If `lm_head` is tied, its gradient is added to `wte`'s.
+    Raises ValueError for ids or targets that are not tokens of this model, and if all targets are ignored.
+    Memory: the gradients, and all activations; scores and pattern only if a tap uses them.
     """
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
@@ -51,24 +50,24 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
 
     def keep(name: str, value: np.ndarray) -> np.ndarray:
         value = checked_tap(name, value)
-        activations[name] = value  # by reference: nobody changes an array once a tap has seen it
+        activations[name] = value  # by reference: an array never changes after its tap
         return value
 
     keep.globs = READ if tap is no_tap else (*READ, *getattr(tap, "globs", "*"))  # type: ignore[attr-defined]
     loss, d_logits = cross_entropy(forward(model, ids, tap=keep), targets)  # [n_tokens, vocab_size]
-    del activations["logits"]  # as large as its gradient, and nobody reads it any more
+    del activations["logits"]  # as large as its gradient, and not needed any more
     return loss, backpropagate(model, ids, activations, d_logits, gradient_tap=gradient_tap)
 
 
 @np.errstate(under="ignore")  # tiny numbers become 0, as in the forward pass
 def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.ndarray, *,
                   gradient_tap: Tap = no_tap) -> GPT2:
-    """The gradient of any number computed from the logits, with respect to every weight: a GPT2 of gradients.
+    """The gradient of any scalar computed from the logits, with respect to every weight: a GPT2 of gradients.
 
     activations: of a pass over ids without a cache, under the names of STAGES: a Recorder, or a dict.
-    d_logits [n_tokens, vocab_size]: the number's gradient at the logits. For the logit of token t at the last position
-        that is 0 everywhere but d_logits[-1, t] = 1. gradient_tap: as for `loss_and_gradients`.
-    Raises ValueError for activations that are not of such a pass.
+    d_logits [n_tokens, vocab_size]: the scalar's gradient with respect to the logits. For the logit of token t at the
+        last position it is 0 except d_logits[-1, t] = 1. gradient_tap: as for `loss_and_gradients`.
+    Raises ValueError for activations of any other pass.
     """
     ids = check_ids(model, ids)
     check_activations(activations, d_logits, model.config, ids.shape)
@@ -91,7 +90,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
 
 
 def unembed_backward(d_logits: np.ndarray, hidden: np.ndarray, lm_head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """logits = hidden @ lm_head.T: gives d_hidden [n_tokens, n_embd] and d_lm_head [vocab_size, n_embd]."""
+    """logits = hidden @ lm_head.T: returns d_hidden [n_tokens, n_embd] and d_lm_head [vocab_size, n_embd]."""
     d_hidden = as_rows(d_logits) @ lm_head  # [n_rows, n_embd]
     d_lm_head = as_rows(d_logits).T @ as_rows(hidden)  # [vocab_size, n_embd]
     return d_hidden.reshape(hidden.shape), d_lm_head
@@ -101,7 +100,7 @@ def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
                         epsilon: float) -> tuple[np.ndarray, LayerNorm]:
     """y = n weight + bias, n = (x - mean) / deviation: d_x = (d_n - mean(d_n) - n mean(d_n n)) / deviation.
 
-    The terms taken off: what a change of x does to the mean and the deviation. d_y, x [n_tokens, n_embd].
+    The subtracted terms are the effects of x through the mean and the deviation. d_y, x [n_tokens, n_embd].
     Source: Ioffe and Szegedy, "Batch Normalization", section 3; the derivation is the same along another axis.
     """
     centered = x - row_mean(x)
@@ -115,7 +114,7 @@ def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
 
 def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Activations,
                    tap: ArrayTap) -> tuple[np.ndarray, Block]:
-    """x + mlp(ln_2(x)), before it x + attention(ln_1(x)): d_x passes each sum unchanged, and a second part joins it."""
+    """x + mlp(ln_2(x)), then x + attention(ln_1(x)): each sum passes d_x on unchanged, and its branch adds a part."""
     d_x = tap("resid_post", d_x)  # [n_tokens, n_embd]
     d_normed, d_mlp = mlp_backward(d_x, weights.mlp, config.activation_function, acts, tap)
     d_normed = tap("ln_2", d_normed)
@@ -129,7 +128,7 @@ def block_backward(d_x: np.ndarray, weights: Block, config: GPT2Config, acts: Ac
 
 def mlp_backward(d_out: np.ndarray, weights: MLP, activation: str, acts: Activations,
                  tap: ArrayTap) -> tuple[np.ndarray, MLP]:
-    """Back through both linear layers: [n_tokens, n_embd] -> [n_tokens, n_inner] -> [n_tokens, n_embd]."""
+    """d_x [n_tokens, n_embd] and the weights' gradients, through both linear layers."""
     d_post, d_c_proj = linear_backward(tap("mlp.out", d_out), acts["mlp.post"], weights.c_proj)  # [n_tokens, n_inner]
     d_post = tap("mlp.post", d_post)
     d_pre = tap("mlp.pre", activation_backward(activation, d_post, acts["mlp.pre"]))
@@ -139,7 +138,7 @@ def mlp_backward(d_out: np.ndarray, weights: MLP, activation: str, acts: Activat
 
 def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts: Activations,
                        tap: ArrayTap) -> tuple[np.ndarray, Attention]:
-    """Back through the heads: [n_tokens, n_embd] -> three of [n_head, n_tokens, d_head] -> [n_tokens, n_embd]."""
+    """d_x [n_tokens, n_embd] and the weights' gradients, through d_q, d_k and d_v, each [n_head, n_tokens, d_head]."""
     d_out = tap("attn.out", d_out)
     q, k_all, v_all = acts["attn.q"], acts["attn.k_all"], acts["attn.v_all"]  # each [n_head, n_tokens, d_head]
     d_merged, d_c_proj = linear_backward(d_out, merge_heads(acts["attn.z"]), weights.c_proj)  # [n_tokens, n_embd]
@@ -154,10 +153,10 @@ def attention_backward(d_out: np.ndarray, weights: Attention, n_head: int, acts:
         visible = np.s_[..., :start + n_queries, :]
         d_q[queries], d_k_of_block, d_v_of_block = attend_backward(
             d_z[queries], q[queries], k_all[visible], v_all[visible], acts, scores_tap)
-        d_k[visible] += d_k_of_block  # a key gets a part from each query that sees it
+        d_k[visible] += d_k_of_block  # a key's gradient sums over the queries that see it
         d_v[visible] += d_v_of_block
 
-    d_v = tap("attn.v", tap("attn.v_all", d_v))  # without a cache, the new tokens are all there are
+    d_v = tap("attn.v", tap("attn.v_all", d_v))  # without a cache, v_all is v
     d_k = tap("attn.k", tap("attn.k_all", d_k))
     d_q = tap("attn.q", d_q)
     d_qkv = np.concatenate([merge_heads(d_q), merge_heads(d_k), merge_heads(d_v)], axis=-1)  # [n_tokens, 3*n_embd]
@@ -169,11 +168,11 @@ def attend_backward(d_z: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray
                     tap: ArrayTap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """z = softmax(q @ k.T / sqrt(d_head)) @ v: d_q [n_head, n_queries, d_head], d_k and d_v [n_head, n_all, d_head].
 
-    Scores and pattern that were not kept are computed again, which takes less time than to write and read them.
+    Scores and pattern are recomputed unless they were kept, which is faster than writing and reading them.
     Source: Dao et al., "FlashAttention", appendix B.2.
     """
     if "attn.scores" in acts:
-        pattern, used = softmax(acts["attn.scores"]), acts["attn.pattern"]  # what a tap put in its place was used
+        pattern, used = softmax(acts["attn.scores"]), acts["attn.pattern"]  # `used` may be a tap's replacement
     else:
         again: dict[str, np.ndarray] = {}
         attend(q, k, v, again.setdefault)
@@ -188,14 +187,14 @@ def attend_backward(d_z: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray
 
 
 def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """d_x = y (d_y - sum(d_y y)), where y = softmax(x): one probability can rise only if others fall. [..., n]."""
+    """d_x = y (d_y - sum(d_y y)), where y = softmax(x): a probability can rise only if others fall. [..., n]."""
     d_x = d_y - np.einsum("...i,...i->...", d_y, y)[..., np.newaxis]
     d_x *= y
     return d_x
 
 
 def activation_backward(name: str, d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d_y times the slope of the MLP's nonlinearity at x, by its name in the config. [..., n]."""
+    """d_y times the derivative of the MLP's nonlinearity at x, by its name in the config. [..., n]."""
     if name == "relu":
         return d_y * (x > 0)
     if name == "gelu":
@@ -204,7 +203,7 @@ def activation_backward(name: str, d_y: np.ndarray, x: np.ndarray) -> np.ndarray
 
 
 def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d_y times the slope of gelu: (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
+    """d_y times the derivative of gelu, (1 + t) / 2 + x / 2 (1 - t^2) sqrt(2 / pi) (1 + 3 0.044715 x^2). [..., n].
 
     t is tanh(inner), inner = sqrt(2 / pi) (x + 0.044715 x^3), and (1 - t^2) d_inner its derivative.
     """
@@ -217,7 +216,7 @@ def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def gelu_erf_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d_y times the slope of gelu_erf: the normal probability below x, plus x times the density at x. [..., n]."""
+    """d_y times the derivative of gelu_erf: the normal CDF at x, plus x times the density at x. [..., n]."""
     if x[..., 0].size > STRIP:
         return in_strips(gelu_erf_backward, d_y, x)
     density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
@@ -235,7 +234,7 @@ def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np
 
 
 def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: np.ndarray, tap: ArrayTap) -> None:
-    """wte[ids] + wpe[positions]: the sum of what came of each row that was read, added to d_wte and d_wpe in place."""
+    """wte[ids] + wpe[positions]: the gradients of each row's uses, summed and added to d_wte and d_wpe in place."""
     d_token_embedding = tap("wte", d_x)  # [n_tokens, n_embd]
     d_position_embedding = tap("wpe", d_x.reshape(-1, *d_x.shape[-2:]).sum(axis=0))  # [n_tokens, n_embd], for all rows
     d_wpe[:ids.shape[-1]] = d_position_embedding
@@ -245,5 +244,5 @@ def embed_backward(d_x: np.ndarray, ids: np.ndarray, d_wte: np.ndarray, d_wpe: n
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
-    """All tokens of a batch, one below the other: [..., n] -> [n_rows, n]."""
+    """All tokens of a batch as rows: [..., n] -> [n_rows, n]."""
     return x.reshape(-1, x.shape[-1])

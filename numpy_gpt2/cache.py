@@ -11,12 +11,12 @@ class KVCache:
     """Keys and values of every layer, preallocated for `n_positions` tokens, of which the first `length` are filled.
 
     In a causal model, the keys and values of a token depend on that token and those before it, so they never change.
-    They are computed once and kept; a pass for one more token computes that token alone, and attends to what is kept.
+    They are computed once and cached; a pass over one more token computes only that token, and attends to the cache.
 
         cache.k, cache.v    [n_layer, *batch, n_head, n_positions, d_head], in the weights' type
 
-    n_positions: how many tokens to make room for, at most the model's context (the default). batch: the leading axes of
-    the ids that will be given. Raises ValueError if either is invalid.
+    n_positions: the capacity in tokens, at most the model's context (the default). batch: the leading axes of the ids.
+    Raises ValueError if either is invalid.
     """
 
     def __init__(self, model: GPT2, n_positions: int | None = None, batch: tuple[int, ...] = ()) -> None:
@@ -28,7 +28,7 @@ class KVCache:
         self.n_positions = check_int("n_positions", n_positions, 1, config.n_positions)
         self.length = 0
         shape = (config.n_layer, *self.batch, config.n_head, self.n_positions, config.d_head)
-        self.k = allocate_channel_major(shape, model.wte.dtype)  # zeros, in a memory order of their own
+        self.k = allocate_channel_major(shape, model.wte.dtype)  # zeros, in a special memory order
         self.v = allocate_channel_major(shape, model.wte.dtype)
 
     def check_room(self, model: GPT2, batch: tuple[int, ...], n_new: int) -> None:
@@ -47,10 +47,10 @@ class KVCache:
                              "Make a larger one (at most the model's context), or crop it.")
 
     def append(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write one layer's new keys and values; return views of all that layer has.
+        """Write one layer's new keys and values; return views of all keys and values of that layer.
 
-        k, v [*batch, n_head, n_new, d_head] -> two of [*batch, n_head, length + n_new, d_head].
-        `length` stays: every layer of a pass writes at the same positions, and `transform` moves it once, at its end.
+        k, v [*batch, n_head, n_new, d_head] -> two of [*batch, n_head, length + n_new, d_head]. `length` does not
+        change: every layer of a pass writes at the same positions, and `transform` advances it at the end.
         """
         end = self.length + k.shape[-2]
         write_channel_major(self.k[layer, ..., self.length:end, :], k)
@@ -58,11 +58,11 @@ class KVCache:
         return self.k[layer, ..., :end, :], self.v[layer, ..., :end, :]
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens, in place: the next ones are written over the rest."""
+        """Keep only the first `length` tokens, in place; later tokens overwrite the rest."""
         self.length = check_int("length", length, 0, self.length)
 
     def repeat(self, n: int) -> "KVCache":
-        """A new cache of batch (n, *batch), holding n copies of this one: for n samples that share one prompt."""
+        """A new cache of batch (n, *batch) with n copies of this one, for n samples of one prompt."""
         repeated = KVCache(self.model, self.n_positions, (check_int("n", n, 1), *self.batch))
         repeated.k[..., :self.length, :] = self.k[:, np.newaxis, ..., :self.length, :]
         repeated.v[..., :self.length, :] = self.v[:, np.newaxis, ..., :self.length, :]

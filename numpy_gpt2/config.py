@@ -1,4 +1,4 @@
-"""The settings of a GPT-2, under the names of the hub's `config.json`, the released sizes; those of a generation."""
+"""The settings of a GPT-2, under the names in the hub's `config.json`; the released sizes; settings of generation."""
 
 import difflib
 import json
@@ -10,13 +10,13 @@ import numpy as np
 
 from .errors import check_int, check_number, shown
 
-# The largest number that any setting may be. Far above every GPT-2, and low enough that a file with a nonsensical size
-# is refused with a sentence rather than with an attempt to allocate it.
+# The largest value of any setting: far above every GPT-2, but low enough that a nonsensical size is refused with a
+# message instead of an attempt to allocate it.
 LARGEST_SETTING = 2**31 - 1
 LARGEST_FLOAT, SMALLEST_FLOAT = sys.float_info.max, 5e-324  # finite, above 0
 
-# Settings that change the arithmetic, and the values that this forward pass has. (How attention scales its scores is a
-# matter of the weights: checkpoint/loading.py puts it into them.)
+# Settings that change the computation, and their supported values. (checkpoint/loading.py folds the scale of attention
+# scores into the weights.)
 SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
     "scale_attn_weights": (True, False),
@@ -25,11 +25,11 @@ SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, [], None),
 }
 
-# transformers' other names of settings. Where a config.json has both, these count, as they do there.
+# transformers' aliases of settings. If a config.json has both names, the alias wins, as in transformers.
 ALIASES = {"num_attention_heads": "n_head", "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
            "max_position_embeddings": "n_positions"}
 
-# Name in a config.json -> the one name for it in ops.py.
+# Name in a config.json -> name in ops.py.
 ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new",
                "gelu_python_tanh": "gelu_new", "gelu_accurate": "gelu_new",
                "gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}
@@ -37,14 +37,14 @@ ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fa
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """The shape of one GPT-2. Everything else about it follows from these numbers.
+    """The architecture of one GPT-2: its sizes and settings.
 
-    Raises ValueError, naming the setting, where a number makes no model.
+    Raises ValueError, naming the setting, for an invalid value.
     Source: transformers' `GPT2Config`, whose names and defaults these are.
     """
 
-    vocab_size: int = 50257  # rows of wte: how many different tokens there are
-    n_positions: int = 1024  # rows of wpe: how many tokens the model can look back on, itself included
+    vocab_size: int = 50257  # rows of wte: the number of different tokens
+    n_positions: int = 1024  # rows of wpe: the context, the longest text that the model can attend to
     n_embd: int = 768  # width of the residual stream
     n_layer: int = 12
     n_head: int = 12
@@ -52,8 +52,8 @@ class GPT2Config:
     activation_function: str = "gelu_new"  # of the MLP: "gelu_new" (the tanh form), "gelu" (by erf) or "relu"
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # whether the unembedding is wte itself
-    bos_token_id: int | None = 50256  # <|endoftext|>, which separates texts: it begins a text
-    eos_token_id: int | tuple[int, ...] | None = 50256  # ... and ends one. Some fine-tunes have several
+    bos_token_id: int | None = 50256  # the token that begins a text: <|endoftext|>, which separates texts
+    eos_token_id: int | tuple[int, ...] | None = 50256  # the token that ends a text; some fine-tunes have several
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
@@ -90,9 +90,9 @@ class GPT2Config:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "GPT2Config":
-        """The config that a hub `config.json` describes, defaults filled in as transformers does.
+        """The config of a hub `config.json`, with transformers' defaults for missing settings.
 
-        Raises ValueError, naming key and value, for a setting that this forward pass does not have.
+        Raises ValueError, naming key and value, for a setting that this forward pass does not support.
         """
         for name, supported in SUPPORTED.items():
             value = settings.get(name, supported[0])
@@ -107,7 +107,7 @@ class GPT2Config:
         return settings_html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The hub's `config.json` of this config, which transformers reads."""
+        """The contents of a hub `config.json`, which transformers can read."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": self.n_positions, **own}
 
@@ -127,10 +127,10 @@ class GenerationConfig:
     max_new_tokens: None continues to the end of the context.
     temperature: 0 is greedy; 1 keeps the probabilities; higher values flatten them.
     top_k, top_p, min_p, repetition_penalty: see sampling.py; off by default (0, 1, 0 and 1).
-    num_return_sequences: the number of samples of each prompt, which is read only once.
+    num_return_sequences: the number of samples of each prompt, which is processed only once.
     seed: the same seed samples the same tokens; sample 0 does not depend on the number of samples.
     eos_token_id: one or more ids that end a row; None means the checkpoint's, -1 none.
-    stop_strings: for `stream_text`: the text ends before the first of these to appear.
+    stop_strings: for `stream_text`: the text ends before the first of these that appears.
     prompt_lookup_num_tokens: for greedy generation of one row, draft at most this many tokens from the text itself
         (prompt_lookup.py): the same ids, faster where the text repeats itself. 0 is off.
     Raises ValueError for an invalid value. Names are those of transformers' `GenerationConfig`.
@@ -180,7 +180,7 @@ class GenerationConfig:
 
 
 class GenerationSettings(TypedDict, total=False):
-    """The fields of `GenerationConfig` by keyword, for type checkers; two have a place in the signatures themselves."""
+    """The fields of `GenerationConfig` by keyword, for type checkers; two are in the signatures themselves."""
 
     temperature: float
     top_k: int | None

@@ -1,4 +1,4 @@
-"""The generation loop: from a prompt to tokens, and from tokens to text as it is made.
+"""The generation loop: from a prompt to tokens, and from tokens to streamed text.
 
     for token in generate_tokens(model, ids, max_new_tokens=40, temperature=0.8, seed=0): ...
     for piece in stream_text(model, tokenizer, "Once upon a time", stop_strings=["The end"]): ...
@@ -43,22 +43,22 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
                     generation_config: GenerationConfig = GenerationConfig(), vocab_size: int | None = None,
                     top_log_probs: int = 0, logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (),
                     tap: Tap = no_tap, **settings: Any) -> Stream[Any]:
-    """Draw tokens one after another: an iterator over ids, one a step, with their log-probabilities (see `Stream`).
+    """Sample tokens one by one: an iterator over ids, one per step, with their log-probabilities (see `Stream`).
 
-    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens]; each step gives an int, or an array
+    ids: the prompt, [n_tokens] or with leading batch axes [*batch, n_tokens]; each step yields an int, or an array
         [*batch]; with num_return_sequences=n an array [n, *batch]. A row that has ended repeats its end until all have.
-        Also a list of prompts of several lengths: those of equal length are drawn together, each as if alone.
-    max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields are settings by keyword too. At
-        most as many as fit into the context after the (longest) prompt, and one more.
-    vocab_size: draw only from the first so many ids, where the tokenizer knows fewer than the model.
-    top_log_probs: how many of the likeliest tokens to remember at each step, in the stream's `top_ids`.
+        Or a list of prompts of different lengths: those of equal length are batched, with the same results as alone.
+    max_new_tokens, generation_config, settings: see `GenerationConfig`, whose fields can also be given by keyword. At
+        most as many new tokens as fit into the context after the (longest) prompt, plus one.
+    vocab_size: sample only from the first vocab_size ids, if the tokenizer has fewer than the model.
+    top_log_probs: how many of the most likely tokens to record at each step, in the stream's `top_ids`.
     logits_processor: a function or several, called in turn at each step, after the repetition penalty and before the
         temperature: ids so far, the prompt included, [*rows, n_so_far], and logits [*rows, vocab_size] -> new logits,
-        -inf for a token that must not be drawn. (For prompts of several lengths, once for each length.)
+        -inf for a token that must not be drawn. (With prompts of different lengths, once per length.)
     tap: an activation hook, given the arrays of every pass (tap.py).
 
-    Raises ValueError for arguments that make no sense, TypeError for an unknown setting, before anything is computed;
-    in the loop, FloatingPointError for logits that are not finite, ValueError for what a processor may not return.
+    Raises ValueError for invalid arguments, TypeError for an unknown setting, before anything is computed; in the loop,
+    FloatingPointError for logits that are not finite, ValueError for an invalid result of a logits processor.
     """
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
@@ -102,10 +102,10 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
 
 
 def as_prompts(ids: Any) -> list[Any]:
-    """The prompt or batch alone in a list, but one prompt after another where they have several lengths."""
+    """A list of one prompt or batch; prompts of different lengths become separate elements."""
     try:
         np.asarray(ids)
-    except ValueError:  # NumPy makes no array of rows of several lengths
+    except ValueError:  # rows of different lengths
         padded, mask = pad_ids(ids)
         return [row[counts] for row, counts in zip(padded, mask)]
     return [ids]
@@ -118,7 +118,7 @@ def as_ids(eos_token_id: int | Sequence[int] | None) -> list[int]:
 
 def _steps(model: GPT2, prompt: np.ndarray, generators: np.ndarray, n_steps: int, eos_ids: list[int], process: Process,
            tap: Tap, n_top: int, is_greedy: bool) -> Generator[Drawn, None, Any]:
-    """The loop itself, with arguments that have been checked. Returns the finish reasons.
+    """The loop itself, with checked arguments. Returns the finish reasons.
 
     prompt [*batch, n_prompt]; generators [*rows], where rows are the batch, or several samples of it, (n, *batch).
     """
@@ -138,7 +138,7 @@ def _steps(model: GPT2, prompt: np.ndarray, generators: np.ndarray, n_steps: int
     for step in range(n_steps):
         processed = process(logits, history)
         if is_greedy:
-            token = np.argmax(processed, axis=-1)  # [*rows], the lowest id of equals
+            token = np.argmax(processed, axis=-1)  # [*rows], the lowest id on ties
         else:
             draws = np.array([generator.random() for generator in generators.flat])
             token = sample(processed, draws.reshape(rows))  # [*rows]
@@ -153,11 +153,11 @@ def _steps(model: GPT2, prompt: np.ndarray, generators: np.ndarray, n_steps: int
             break
         history = np.concatenate([history, token[..., np.newaxis]], axis=-1)  # [*rows, n_so_far]
         logits = next_logits(model, token[..., np.newaxis], cache, tap)
-    return np.where(ended, "eos", "length").tolist()  # a plain string where there are no batch axes
+    return np.where(ended, "eos", "length").tolist()  # a plain string without batch axes
 
 
 def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_tap) -> np.ndarray:
-    """Read new tokens and score the one to follow: [*batch, n_new] -> [*batch, vocab_size].
+    """Process new tokens and return the logits of the next one: [*batch, n_new] -> [*batch, vocab_size].
 
     Only the last position is unembedded: the product with the whole vocabulary is the most expensive step of the pass.
     """
@@ -168,11 +168,11 @@ def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_
 def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: int | None = None, *,
                 generation_config: GenerationConfig = GenerationConfig(), allowed_special: Collection[str] = (),
                 **options: Unpack[GenerationOptions]) -> TextStream:
-    """The continuation of a prompt, in pieces of text as they are made. An empty prompt starts from the end of text.
+    """Stream the continuation of a prompt in pieces of text. An empty prompt starts from the end of text.
 
-    What may begin one of the stop_strings is held back until it is decided. allowed_special: names of special tokens,
-    or "all", that are no plain text in the prompt, as for `Tokenizer.encode`. Other options and errors as for
-    `generate_tokens`; only ids that the tokenizer knows are drawn.
+    Text that may be the beginning of a stop string is held back until that is decided. allowed_special: names of
+    special tokens to recognize in the prompt, or "all", as for `Tokenizer.encode`. Other options and errors as for
+    `generate_tokens`; only ids that the tokenizer has are sampled.
     """
     return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, generation_config=generation_config,
                           allowed_special=allowed_special, **options)[0]
@@ -183,7 +183,7 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
                    allowed_special: Collection[str] = (), top_log_probs: int = 0,
                    logits_processor: LogitsProcessor | Sequence[LogitsProcessor] = (), tap: Tap = no_tap,
                    **settings: Unpack[GenerationSettings]) -> list[TextStream]:
-    """Several continuations of one prompt, a stream for each: drawn together, and read in any order, or by threads."""
+    """Several continuations of one prompt, generated as a batch; a stream for each, to read in any order or thread."""
     check_int("num_return_sequences", num_return_sequences, 1)
     n_samples = num_return_sequences if num_return_sequences > 1 else None
     config = generation_config.updated(num_return_sequences=n_samples, **settings)

@@ -1,4 +1,4 @@
-"""What can go wrong outside the program: the exceptions, and how an error, or a value in one, becomes a single line."""
+"""The package's exceptions, argument checks, and how an error or a value in it becomes a single line."""
 
 import operator
 import reprlib
@@ -8,31 +8,31 @@ import numpy as np
 
 
 class CheckpointError(Exception):
-    """A checkpoint's file is not what it should be. One line: the file, the tensor or key, what was seen, expected."""
+    """An invalid file of a checkpoint. One line: the file, the tensor or key, what was expected and found."""
 
 
 class HubError(Exception):
-    """The hub could not be reached, or refused. One line: what happened, and the ways out."""
+    """The hub could not be reached, or refused a request. One line: what happened, and what to do."""
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint loads, but not all in it means what its writer may think. One line, as for CheckpointError."""
+    """A checkpoint loads, but some of its settings may not have the intended effect. One line, as CheckpointError."""
 
 
 SHORTENED = reprlib.Repr()
 SHORTENED.maxlevel = 2
 SHORTENED.maxstring = SHORTENED.maxother = 100
-shown = SHORTENED.repr  # a value from a file, for an error's one line: its writer may have made it long, or deep
+shown = SHORTENED.repr  # a value in an error message: one from a file may be very long or deeply nested
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message, cut where it is very long, without line breaks and whatever else a terminal would obey."""
+    """An error's message on one line, at most 1,000 characters, without control characters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(error)[:1000])
     return " ".join(printable.split())
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """The value as an int, from low to high (None: as large as you like). Raises ValueError, whatever else it is."""
+    """The value as an int from low to high (None: no limit). Raises ValueError for anything else."""
     try:
         number = operator.index(value)
     except TypeError:  # a float, a text, None
@@ -44,9 +44,9 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def check_number(name: str, value: Any, low: float, high: float, meaning: str) -> float:
-    """The argument as a Python float (a NumPy scalar would turn logits into float64), from low to high. ValueError.
+    """The value as a Python float (a NumPy scalar would turn logits into float64). Raises ValueError.
 
-    meaning: what it must be, in the words of the error.
+    low, high: the allowed range. meaning: that range in words, for the error.
     """
     number = float(value) if isinstance(value, np.floating) else value  # in float32, the largest float64 is inf
     if not isinstance(number, (int, float, np.integer)) or isinstance(value, bool) or not low <= number <= high:

@@ -1,7 +1,7 @@
-"""HTML for notebooks: what `_repr_html_` shows of models, activations and scores, and `show_attention`.
+"""HTML for notebooks: `_repr_html_` of models, activations and scores, and `show_attention`.
 
-Plain HTML and SVG: no script, no style sheet, nothing from the network. Colours are the notebook's own or see-through:
-it reads well in a light theme and in a dark one. Every text is escaped, unless it is `Markup` already.
+Plain HTML and SVG: no script, no style sheet, nothing from the network. Colours are the notebook's own or translucent,
+for light and dark themes. All text is escaped, unless it is already `Markup`.
 """
 
 import html
@@ -9,17 +9,17 @@ from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-MOST_TOKENS = 128  # of an attention map: more would not be legible
+MOST_TOKENS = 128  # of an attention map: more would be illegible
 SIDE, LARGEST_CELL = 560, 26  # of an attention map and of one of its cells, in pixels
 LONGEST_LABEL = 14  # characters
 INK = "#2f7bc8"  # of an attention weight of 1; a weight of 0 is transparent
-FAINTEST = 5e-4  # an attention weight below this is not drawn: it would be written 0.000
+FAINTEST = 5e-4  # attention weights below this are not drawn: they would be shown as 0.000
 CELL = "padding:0 1em 0 0;white-space:nowrap"
-WHITESPACE = {" ": "·", "\n": "↵", "\t": "⇥"}  # signs that can be seen
+WHITESPACE = {" ": "·", "\n": "↵", "\t": "⇥"}  # visible substitutes
 
 
 class Markup(str):
-    """HTML, which a notebook shows: its text is `str(markup)`."""
+    """HTML that a notebook displays; `str(markup)` is its source."""
 
     def _repr_html_(self) -> str:
         return str(self)
@@ -29,19 +29,19 @@ class Markup(str):
 
 
 def element(tag: str, *children: Any, **attributes: Any) -> Markup:
-    """<tag attributes>children</tag>. In names of attributes, `_` is written for `-`."""
+    """<tag attributes>children</tag>. `_` in attribute names becomes `-`."""
     written = "".join(f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
                       for name, value in attributes.items())
     return Markup(f"<{tag}{written}>{joined(children)}</{tag}>")
 
 
 def joined(children: Iterable[Any]) -> Markup:
-    """The children one after another; what is not Markup is escaped."""
+    """Concatenate the children, escaping those that are not Markup."""
     return Markup("".join(child if isinstance(child, Markup) else html.escape(str(child)) for child in children))
 
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Markup:
-    """Rows under a header. Numbers are to the right, all else to the left."""
+    """Rows under a header, with numbers right-aligned, everything else left-aligned."""
     lines = [element("tr", *(element("th", title, style=f"{CELL};text-align:left") for title in header))]
     for row in rows:
         lines.append(element("tr", *(element("td", written(one), style=f"{CELL};text-align:{side(one)}")
@@ -54,14 +54,14 @@ def side(cell: Any) -> str:
 
 
 def written(cell: Any) -> Any:
-    """A number as people read it: 1,234, 0.123."""
+    """A number formatted for reading: 1,234, 0.123."""
     if side(cell) == "left":
         return cell
     return f"{cell:,}" if isinstance(cell, (int, np.integer)) else f"{cell:.4g}"
 
 
 def fold(summary: Any, *content: Any) -> Markup:
-    """What opens when its summary is clicked, or chosen by keyboard."""
+    """A summary that expands to the content when clicked."""
     inside = element("div", *content, style="margin-left:1.2em")
     return element("details", element("summary", summary, style="cursor:pointer"), inside)
 
@@ -74,12 +74,12 @@ def shape_text(array: np.ndarray) -> str:
 
 
 def weights_html(weights: Any) -> Markup:
-    """A model or a part of it: names, shapes and counts, each part folded."""
+    """A model or a part of it: names, shapes and counts, each part collapsed."""
     return fold(f"{type(weights).__name__}, {count(weights):,} parameters", parts_of(weights))
 
 
 def parts_of(weights: Any) -> Markup:
-    """The arrays of a part as a table, and below it the parts that it consists of."""
+    """The arrays of a part as a table, then its sub-parts."""
     arrays, parts = [], []
     for name, value in vars(weights).items():
         if isinstance(value, np.ndarray):
@@ -102,7 +102,7 @@ def settings_html(config: Any) -> Markup:
 
 
 def count(value: Any) -> int:
-    """The parameters of a model or a part, a tied array once."""
+    """The number of parameters of a model or a part, counting a tied array once."""
     arrays: dict[int, int] = {}
 
     def visit(value: Any) -> None:
@@ -123,7 +123,7 @@ def count(value: Any) -> int:
 
 
 def activations_html(title: str, activations: Mapping[str, np.ndarray]) -> Markup:
-    """Recorded arrays: names, shapes and a few statistics, those of a block folded."""
+    """Recorded arrays: names, shapes and a few statistics, each block collapsed."""
     n_numbers = sum(array.size for array in activations.values())
     summary = f"{title}: {len(activations)} arrays, {n_numbers:,} numbers"
     sections: dict[str, list[str]] = {}
@@ -145,7 +145,7 @@ STATISTICS = ("name", "shape", "mean", "std", "min", "max")
 
 
 def statistics_of(name: str, array: np.ndarray) -> tuple[Any, ...]:
-    """Of the finite numbers: attention scores have -inf, too."""
+    """A row of STATISTICS, over the finite numbers: attention scores also have -inf."""
     finite = array[np.isfinite(array)]
     if finite.size == 0:
         return (name, shape_text(array), "", "", "", "")
@@ -155,13 +155,13 @@ def statistics_of(name: str, array: np.ndarray) -> tuple[Any, ...]:
 
 
 def stage_html(stage: Any) -> Markup:
-    """One line of the table of stages, unfolded."""
+    """One entry of STAGES as a table."""
     return table(("stage", stage.name), [("equation", stage.equation), ("shape", f"[{', '.join(stage.shape)}]"),
                                          ("what it is", stage.sentence)])
 
 
 def scores_html(scores: Any) -> Markup:
-    """The measures of a text, and how often its tokens were the likeliest."""
+    """The measures of a text, and how often its tokens were the most likely."""
     rows: list[tuple[str, Any]] = [("tokens scored", scores.n_counted)]
     if scores.n_counted:
         counted = np.ones(scores.log_probs.shape, bool) if scores.mask is None else scores.mask
@@ -175,11 +175,11 @@ def scores_html(scores: Any) -> Markup:
 
 
 def show_attention(acts: Mapping[str, np.ndarray], layer: int, head: int, tokens: Sequence[str]) -> Markup:
-    """One head's attention weights as a heat map, for a notebook to show: a row for each query, a column for each key.
+    """One head's attention weights as a heat map in a notebook: a row for each query, a column for each key.
 
     acts: a Recorder, or a mapping with "h.{layer}.attn.pattern" [n_head, n_new, n_all]. tokens: the texts of all n_all
-    tokens, at most MOST_TOKENS. Point at a cell for its weight.
-    Raises KeyError where the pattern was not recorded, ValueError for a head, tokens or a shape that do not fit.
+    tokens, at most MOST_TOKENS. Hover over a cell for its weight.
+    Raises KeyError if the pattern was not recorded, ValueError for an invalid head, tokens or shape.
     """
     pattern = acts[f"h.{layer}.attn.pattern"]
     if pattern.ndim != 3:
@@ -219,7 +219,7 @@ def show_attention(acts: Mapping[str, np.ndarray], layer: int, head: int, tokens
 
 
 def label(token: str) -> str:
-    """A token as people can see it, cut where it is long."""
+    """A token with visible white space, shortened to LONGEST_LABEL characters."""
     signs = "".join(WHITESPACE.get(character, character if character.isprintable() else f"U+{ord(character):04X}")
                     for character in token)
     return signs if len(signs) <= LONGEST_LABEL else f"{signs[:LONGEST_LABEL - 1]}…"

@@ -5,7 +5,7 @@
 
     forward(model, ids, tap=acts)
     logit_lens(model, acts, layer=3)                                      # the prediction before block 3
-    direct_logit_attribution(model, acts, token_id)                       # each head's and MLP's part in a logit
+    direct_logit_attribution(model, acts, token_id)                       # the contributions of heads and MLPs
 
     saliency(model, ids, -1, token_id)                                    # each input token's effect on a logit
     attribution_patching(model, clean, corrupted, logit_difference(a, b)) # all patches at once, to first order
@@ -37,14 +37,14 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
     name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
     value: an array or a number that broadcasts to the stage's whole array, or a function from the whole array to such
         a value. It is converted to the array's dtype.
-    positions: only these, on axis -2. They are positions in the context, from 0: with 4 tokens in the cache, 4 is the
-        fifth token. Those outside a pass are left alone. -1 is the last token of a pass. None means all. (In a text of
-        several windows, `score_tokens` begins each at position 0.)
+    positions: only these, on axis -2. They are positions in the context, from 0: with 4 tokens in the cache, the first
+        new token has position 4. Positions outside a pass are ignored. -1 is the last token of a pass. None means all.
+        (`score_tokens` begins each window of a long text at position 0.)
     heads: only these, on axis -3. Negative indices count from the end; None means all.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
-    Raises ValueError for a name that matches no stage, or heads where a stage has none; before the pass, for a block or
-    a position that the model does not have; in the pass, for a value that does not broadcast or a head out of range.
+    Raises ValueError for a name that matches no stage, or heads for a stage without heads; before the pass, for a block
+    or a position that the model does not have; in the pass, for a value that does not broadcast or a head out of range.
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
@@ -75,7 +75,7 @@ def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
 
 
 def describe(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> None:
-    """Tell `tap_of_pass` and `watches` in tap.py what a tap is about."""
+    """Attach the attributes that `tap_of_pass` and `watches` in tap.py read."""
     tap.globs, tap.positions, tap.at_position = globs, positions, at_position
 
 
@@ -91,12 +91,12 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: int | Seque
                 positions: int | Sequence[int] | None = None) -> Tap:
     """A tap that replaces a stage's array, or part of it, with its mean over all tokens of some texts.
 
-    So what a head or an MLP adds in every text stays, which `ablate` removes, and what it makes of one text is lost.
+    Unlike `ablate`, this keeps what a head or an MLP adds on average, and removes only what depends on the text.
 
-    texts: the ids of each, which are read in one pass. The rest as for `patch`; each stage, head and channel has a mean
-    of its own. Raises ValueError as `patch` and `forward` do, for no texts, and for "attn.scores" and "attn.pattern":
-    their rows, as long as the text, have no mean.
-    Source: Wang et al., "Interpretability in the Wild", section 2.2, 2022 (there with a mean for each position).
+    texts: the ids of each, processed in one pass. Other arguments as for `patch`; each stage, head and channel has its
+    own mean. Raises ValueError as `patch` and `forward` do, for no texts, and for "attn.scores" and "attn.pattern",
+    whose rows depend on the length of the text.
+    Source: Wang et al., "Interpretability in the Wild", section 2.2, 2022 (which uses a mean per position).
     """
     for stage in stages_of(name):
         if stage.shape[-1] == "n_all":
@@ -119,7 +119,7 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: int | Seque
 
 
 def chain(*taps: Tap) -> Tap:
-    """Compose taps, each given what the one before returned: `chain(patch(...), acts)` records the patched arrays."""
+    """Compose taps; each gets what the previous one returned: `chain(patch(...), acts)` records the patched arrays."""
     def at_position(first_position: int) -> Tap:
         links = [checked(getattr(tap, "at_position", lambda _: tap)(first_position)) for tap in taps]
 
@@ -147,7 +147,7 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
 
 
 def chosen_positions(positions: int | Sequence[int], first: int, n: int) -> np.ndarray:
-    """Which of n tokens, of which the first has position `first`, have one of these positions: a boolean mask [n]."""
+    """A boolean mask [n] of the n tokens from position `first` on: true at these positions."""
     wanted = np.ravel(positions)
     wanted = np.where(wanted < 0, first + n + wanted, wanted)
     return np.isin(np.arange(first, first + n), wanted)
@@ -168,7 +168,7 @@ class TopToken(NamedTuple):
     """A token and its probability."""
 
     id: int
-    text: str  # as from `Tokenizer.token_text`: bytes that are not whole characters are shown as such
+    text: str  # from `Tokenizer.token_text`, which escapes bytes that are not whole characters
     probability: float
 
 
@@ -194,7 +194,7 @@ def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
 def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any]:
     """The k most likely tokens in descending order: a list of TopToken for logits [vocab_size], nested for more axes.
 
-    Ids that the tokenizer does not know are left out, but their probability still counts.
+    Ids without a token are left out, but their probability still counts.
     Raises FloatingPointError for logits that are NaN or +inf.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
@@ -218,15 +218,16 @@ class Attribution(NamedTuple):
 
 
 def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, position: int = -1) -> Attribution:
-    """What the embeddings, each head, each MLP and the biases contribute to the logit of `token_id` at one position.
+    """The contributions of the embeddings, heads, MLPs and biases to the logit of `token_id` at one position.
 
     The input of ln_f is a sum of parts, and everything after it is linear except the division by the layer norm's
     scale. With the scale fixed at its value in this pass, the logit is a sum over the parts too.
 
-    acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and `resid_post` of the last block. Leading batch
-        axes precede [n_parts]. (If `attn.out` or the residual stream was patched, the parts do not sum to it.)
+    acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and the last block's `resid_post`. Leading batch
+    axes
+        precede [n_parts]. (If `attn.out` or the residual stream was patched, the parts do not sum to the logit.)
     names: "wte", "wpe"; for every block "h.i.attn.head.j", "h.i.attn.c_proj.bias" and "h.i.mlp.out" (with its bias);
-        "ln_f.bias". Only direct effects count: a head's effect through later heads and MLPs is counted as theirs.
+        "ln_f.bias". These are direct effects: a head's effect through later heads and MLPs is attributed to those.
     Raises ValueError for a token or position that is out of range.
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
     """
@@ -283,8 +284,8 @@ Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> value, gr
 def logit_difference(token_id: int, other_id: int | None, position: int = -1) -> Metric:
     """The metric of most patching studies: the logit of one token minus that of another, at one position.
 
-    other_id: None subtracts nothing, which leaves the one logit.
-    Summed over the rows of a batch. When called, it raises ValueError for a token or position that is out of range.
+    other_id: None for the logit of one token alone. The metric is summed over the rows of a batch. When called, it
+    raises ValueError for a token or position that is out of range.
     """
     others = [] if other_id is None else [other_id]
 
@@ -351,11 +352,11 @@ def attribution_patching(model: GPT2, clean: Any, corrupted: Any, metric: Metric
 
 
 def integrated_gradients(model: GPT2, ids: Any, metric: Metric, baseline: Any = 0.0, n_steps: int = 32) -> np.ndarray:
-    """The effect of each token on the metric, such that the effects sum to that of all tokens together: [n_tokens].
+    """Each token's effect on the metric [n_tokens]; the effects sum to that of all tokens together.
 
-    The token embeddings are moved along a straight line from `baseline` (a number or an array) to their actual values.
-    A token's attribution is its displacement times the mean gradient along the line, by Gauss-Legendre quadrature with
-    n_steps passes. They sum to metric(tokens) - metric(baseline), up to the quadrature error.
+    The token embeddings move along a straight line from `baseline` (a number or an array) to their actual values. A
+    token's attribution is its displacement times the mean gradient along the line, by Gauss-Legendre quadrature with
+    n_steps passes. Attributions sum to metric(tokens) - metric(baseline), up to the quadrature error.
     Raises ValueError for n_steps below 1.
     Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", section 3, 2017.
     """

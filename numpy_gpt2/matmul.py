@@ -1,4 +1,4 @@
-"""How matrix products call BLAS, and where and in which order arrays lie in memory: no shape or value depends on it."""
+"""Matrix products through BLAS, and the memory order of arrays, for speed: shapes and values do not depend on it."""
 
 import ctypes
 import re
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-# BLAS copies the matrices of a product into an order of its own before it multiplies them. For one row it does not, and
-# for many rows the copy is cheap beside the arithmetic. For a few rows it takes most of the time, and is faster where
-# the weight comes first, in slices whose copies stay in the processor's cache.
+# BLAS packs (copies) the matrices of a product into its own order before it multiplies them. For one row it does not,
+# and for many rows packing is cheap compared with the arithmetic. For a few rows packing takes most of the time; it is
+# faster with the weight as the first operand, in slices whose copies stay in the processor's cache.
 FEW_ROWS = 16
 SLICE = 384  # outputs at a time
-COPY_BLOCK = 32  # positions at a time, where a copy changes the memory order
+COPY_BLOCK = 32  # positions at a time, in copies that change the memory order
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 GIGABYTE = 2**30
@@ -21,7 +21,7 @@ GIGABYTE = 2**30
 def matrix_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """x @ weight: x [..., n_in], weight [n_in, n_out] -> [..., n_out].
 
-    Fastest where the inputs of each output are adjacent in memory, as `allocate_parameter` places them.
+    Fastest if each output's weights are adjacent in memory, as `allocate_parameter` stores them.
     """
     if x.ndim > 2:  # one product for the whole batch reads each weight once
         rows = x.reshape(-1, x.shape[-1])  # [n_rows, n_in]
@@ -43,8 +43,8 @@ def product_of_few_rows(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def allocate_parameter(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An uninitialised array for one parameter of a checkpoint.
 
-    The matrix [n_in, n_out] of a linear layer is stored as [n_out, n_in], each output's weights adjacent, like
-    the rows of `lm_head`: a product with one row reads it from end to end, and one with a few is up to twice as fast.
+    The matrix [n_in, n_out] of a linear layer is stored as [n_out, n_in], each output's weights adjacent, like the rows
+    of `lm_head`: a product with one row reads it sequentially, and one with a few rows is up to twice as fast.
     """
     if re.search(r"\.c_\w+\.weight$", name):
         return np.empty(shape[::-1], dtype).T
@@ -54,8 +54,8 @@ def allocate_parameter(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndar
 def allocate_channel_major(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Zeros [..., n_positions, d_head], stored in memory as [..., d_head, n_positions].
 
-    One token's query meets a thousand keys in a product that only reads them. With a channel's positions adjacent, it
-    reads runs of thousands of bytes, 1.4 times as fast as runs of d_head numbers.
+    In decoding, one query is multiplied by a thousand keys, which takes as long as reading them. With the positions of
+    a channel adjacent, it reads runs of thousands of bytes, 1.4 times as fast as runs of d_head numbers.
     """
     *leading, n_positions, d_head = shape
     return np.swapaxes(np.zeros((*leading, d_head, n_positions), dtype), -1, -2)
@@ -64,17 +64,17 @@ def allocate_channel_major(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def write_channel_major(buffer: np.ndarray, x: np.ndarray) -> None:
     """buffer[...] = x, for x [..., n_positions, d_head] in C order and a buffer in channel-major order.
 
-    In blocks of positions, which use each cache line of x in full before it is evicted, 4 times as fast as at once.
+    In blocks of positions, so that each cache line of x is fully used before it is evicted: 4 times as fast as at once.
     """
     for i in range(0, x.shape[-2], COPY_BLOCK):
         buffer[..., i:i + COPY_BLOCK, :] = x[..., i:i + COPY_BLOCK, :]
 
 
 def reuse_freed_memory() -> None:
-    """Let new arrays take the memory of freed ones, for the rest of the process: for loops over large arrays.
+    """Let new arrays reuse the memory of freed ones, for the rest of the process: for loops over large arrays.
 
-    By default glibc returns the memory of a large array to the system, which hands it out again page by page, each one
-    cleared: up to a third of the time of a backward pass. Other C libraries are left as they are.
+    By default glibc returns the memory of a large array to the system, which hands it out again page by page, zeroed:
+    up to a third of the time of a backward pass. Other C libraries are left unchanged.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         for limit in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):

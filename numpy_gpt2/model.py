@@ -2,9 +2,9 @@
 
     ids -> embed -> block, block, ... (attention, then mlp) -> layer_norm -> unembed -> logits
 
-The same lines serve long prompts and single tokens, with or without a cache or a tap. Comments give the shape wherever
-it changes, without the leading batch axes, which all but `wpe` carry along. `tap` is an activation hook (tap.py): it is
-given each array by name, read-only, and the array that it returns, if it returns one, is used from there on.
+The same lines process long prompts and single tokens, with or without a cache or a tap. Comments give the shape where
+it changes, without the leading batch axes, which all arrays but `wpe` have. `tap` is an activation hook (tap.py): it
+gets each array by name, read-only, and the array that it returns, if any, is used from there on.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3, and OpenAI's gpt-2.
 """
@@ -22,8 +22,8 @@ from .ops import activation, layer_norm, linear, softmax
 from .tap import ArrayTap, Tap, checked, no_tap, scoped, tap_of_pass, watches
 from .weights import GPT2, MLP, Attention, Block
 
-# Queries that attention handles at a time, which changes no result. Smaller blocks would make the matrix products too
-# small for BLAS; larger ones would waste work on scores that the mask discards.
+# How many queries attention processes at a time, which does not change the result. Smaller blocks would make the matrix
+# products too small for BLAS; larger ones would waste work on scores that the mask discards.
 QUERY_BLOCK = 128
 
 
@@ -40,7 +40,7 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
 
 
 def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
-    """All of the pass but the unembedding: ids [n_new] -> [n_new, n_embd]. Arguments and errors as for `forward`."""
+    """The pass without the unembedding: ids [n_new] -> [n_new, n_embd]. Arguments and errors as for `forward`."""
     ids = check_ids(model, ids)
     *batch, n_new = ids.shape
     if cache is None:
@@ -49,7 +49,7 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
         raise TypeError(f"cache must be a KVCache. Got {type(cache).__name__}; activations are recorded with tap=.")
     cache.check_room(model, tuple(batch), n_new)
     array_tap = checked(tap_of_pass(tap, model.config, cache.length))
-    with np.errstate(under="ignore"):  # tiny numbers become 0, even where the caller has NumPy raise for that
+    with np.errstate(under="ignore"):  # tiny numbers become 0, even if the caller's np.errstate raises
         x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
         for layer, weights in enumerate(model.h):
             x = block(x, weights, model.config, cache, layer, scoped(array_tap, f"h.{layer}."))
@@ -59,7 +59,7 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
 
 
 def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: ArrayTap) -> np.ndarray:
-    """What each token is, plus where it is: ids [n_new] -> [n_new, n_embd]."""
+    """Token embedding plus position embedding: ids [n_new] -> [n_new, n_embd]."""
     positions = np.arange(first_position, first_position + ids.shape[-1])  # [n_new]
     token_embedding = tap("wte", model.wte[ids])  # [n_new, n_embd]
     position_embedding = tap("wpe", model.wpe[positions])  # [n_new, n_embd], once for all rows of a batch
@@ -67,7 +67,7 @@ def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: ArrayTap) -> n
 
 
 def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
-    """Attention, then the MLP: each reads the residual stream x [n_new, n_embd] and adds to it."""
+    """Attention, then the MLP; each reads the residual stream x [n_new, n_embd] and adds to it."""
     x = tap("resid_pre", x)
     normed = tap("ln_1", layer_norm(x, weights.ln_1.weight, weights.ln_1.bias, config.layer_norm_epsilon))
     x = tap("resid_mid", x + attention(normed, weights.attn, config.n_head, cache, layer, tap))
@@ -76,9 +76,9 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
 
 
 def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
-    """Each token mixes the values of the tokens up to itself, by how well their keys match its query.
+    """Each token averages the values of the tokens up to itself, weighted by how well their keys match its query.
 
-    x [n_new, n_embd] -> [n_new, n_embd]. The tokens in the cache are attended to as well; the new ones are added to it.
+    x [n_new, n_embd] -> [n_new, n_embd]. Attends to the tokens in the cache as well, and appends the new ones to it.
     """
     n_new, n_embd = x.shape[-2:]
     qkv = tap("attn.qkv", linear(x, weights.c_attn.weight, weights.c_attn.bias))  # [n_new, 3*n_embd]
@@ -91,11 +91,11 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
 
     z = np.empty_like(q)  # [n_head, n_new, d_head], in q's type and memory order: merging its heads copies nothing
     scores_tap = tap if watches(tap, "attn.scores") or watches(tap, "attn.pattern") else no_tap
-    n_at_once = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap gets scores and pattern for all queries at once
+    n_at_once = QUERY_BLOCK if scores_tap is no_tap else n_new  # a tap gets the scores of all queries at once
     for start in range(0, n_new, n_at_once):
         stop = min(start + n_at_once, n_new)
         queries = slice(start, stop)
-        visible = slice(cache.length + stop)  # the keys up to the last of these queries: those of the queries come last
+        visible = slice(cache.length + stop)  # the keys up to the last query's own
         z[..., queries, :] = attend(q[..., queries, :], k_all[..., visible, :], v_all[..., visible, :], scores_tap)
     z = tap("attn.z", z)
     return tap("attn.out", linear(merge_heads(z), weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
@@ -104,25 +104,25 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.ndarray:
     """softmax(q @ k.T / sqrt(d_head), -inf where key_position > query_position) @ v, in every head.
 
-    q [n_head, n_query, d_head], k and v [n_head, n_key, d_head] -> [n_head, n_query, d_head]. The last keys are
-    those of the queries' own tokens: query i has the position of key n_key - n_query + i.
+    q [n_head, n_query, d_head], k and v [n_head, n_key, d_head] -> [n_head, n_query, d_head]. The last keys belong
+    to the queries' own tokens: query i is at the position of key n_key - n_query + i.
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.
     """
     n_query, d_head = q.shape[-2:]
-    scaled = q / math.sqrt(d_head)  # so that scores do not grow with d_head
+    scaled = q / math.sqrt(d_head)  # keeps the variance of scores independent of d_head
     scores = scaled @ np.swapaxes(k, -1, -2)  # [n_head, n_query, n_key]
-    if n_query > 1:  # a single query is the latest token: it sees every key
+    if n_query > 1:  # a single query is the latest token, which sees every key
         position = np.arange(n_query)  # of queries and of their own keys; all earlier keys are visible
         later = position > position[:, np.newaxis]  # [n_query, n_query]: key_position > query_position
         scores[..., -n_query:] = np.where(later, -np.inf, scores[..., -n_query:])
     scores = tap("attn.scores", scores)
-    out = scores if tap is no_tap else None  # in place, unless a tap may have kept the scores
+    out = scores if tap is no_tap else None  # in place, unless a tap may hold the scores
     pattern = tap("attn.pattern", softmax(scores, out=out))  # [n_head, n_query, n_key]
     return pattern @ v  # [n_head, n_query, d_head]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
-    """[n_new, n_embd] -> [n_head, n_new, d_head]: head i has channels i*d_head up to (i+1)*d_head."""
+    """[n_new, n_embd] -> [n_head, n_new, d_head]: head i gets the channels from i*d_head to (i+1)*d_head."""
     *leading, n_embd = x.shape
     x = x.reshape(*leading, n_head, n_embd // n_head)  # [n_new, n_head, d_head]
     return np.swapaxes(x, -3, -2)
@@ -136,16 +136,16 @@ def merge_heads(z: np.ndarray) -> np.ndarray:
 
 
 def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) -> np.ndarray:
-    """Each token by itself: [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]."""
+    """Transform each token independently: [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]."""
     pre = tap("mlp.pre", linear(x, weights.c_fc.weight, weights.c_fc.bias))  # [n_new, n_inner]
     post = tap("mlp.post", activation(activation_function, pre))
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
-    """A score for every token of the vocabulary as the next one: [n, n_embd] -> logits [n, vocab_size].
+    """The logits of the next token: [n, n_embd] -> [n, vocab_size].
 
-    first_position: of the n tokens, for a tap of certain positions.
+    first_position: the position of the first of the n tokens, for taps that select positions.
     """
     with np.errstate(under="ignore"):
         logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
@@ -153,7 +153,7 @@ def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: 
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:
-    """The ids as an integer array. Raises ValueError for ids that are none; NumPy would accept some, such as -1."""
+    """The ids as an integer array. Raises ValueError for invalid ids, some of which NumPy would accept, such as -1."""
     array = as_array(ids)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"ids must be a list of one token id or more. Got shape {array.shape}.")
@@ -169,7 +169,7 @@ def check_ids(model: GPT2, ids: Any) -> np.ndarray:
 
 
 def as_array(ids: Any) -> np.ndarray:
-    """The ids as NumPy takes them. Raises ValueError for text, and for prompts of several lengths."""
+    """The ids as a NumPy array. Raises ValueError for text, and for prompts of different lengths."""
     try:
         array = np.asarray(ids)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """The operations that GPT-2 is made of: softmax, the activation function, layer_norm, linear.
 
 Each works on the last axis of an array with any leading axes. float32 in, float32 out, and float64 likewise: scalars
-are Python floats, which take the type of the array they meet. np.sqrt of a Python number gives a float64 scalar: under
-NumPy 2 it silently turns that array into float64, many times slower. np.sqrt of an array keeps the array's type.
+are Python floats, which do not change an array's type. (np.sqrt of a Python number returns a float64 scalar, which
+under NumPy 2 silently turns the array into float64, many times slower. np.sqrt of an array keeps the array's type.)
 """
 
 import math
@@ -20,12 +20,12 @@ STRIP = 16  # rows that an elementwise formula processes at a time, so that they
 def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """exp(x) / sum(exp(x)): numbers of any magnitude become probabilities, -inf exactly 0.
 
-    [..., n] -> [..., n]. out: where to write the result, x itself included, as in NumPy; None makes a new array.
+    [..., n] -> [..., n]. out: the array to write the result to, which may be x, as in NumPy; None makes a new array.
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
     largest = x.max(axis=-1, keepdims=True)  # [..., 1]
     shifted = np.subtract(x, largest, out=out)  # now at most 0, so that exp cannot overflow; the quotient is unchanged
-    exponentials = np.exp(shifted, out=shifted)  # in place, as shifted is nobody else's
+    exponentials = np.exp(shifted, out=shifted)  # in place: shifted is not used again
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
 
@@ -36,7 +36,7 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0.0)
     if name == "gelu":
         return gelu_erf(x)
-    return gelu(x)  # gelu_new, under any of its names: the config admits no others
+    return gelu(x)  # gelu_new: the config allows no other names
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def in_strips(formula: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.nda
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
-    """(x - mean) / sqrt(variance + epsilon) * weight + bias, over the last axis.
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias, with mean and variance over the last axis.
 
     x [..., n_embd], weight [n_embd] (the gain), bias [n_embd] -> [..., n_embd].
     Source: Ba et al., "Layer Normalization", equation 4; epsilon as in OpenAI's GPT-2.
@@ -93,7 +93,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: flo
 
 
 def row_mean(x: np.ndarray) -> np.ndarray:
-    """The mean over the last axis: [..., n] -> [..., 1]. A product with ones sums rows faster than np.sum does."""
+    """The mean over the last axis: [..., n] -> [..., 1]. A product with ones sums rows faster than np.sum."""
     n = x.shape[-1]
     return x @ np.ones((n, 1), x.dtype) / n
 
@@ -104,5 +104,5 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     x [..., n_in], weight [n_in, n_out] as the checkpoint stores it, bias [n_out] -> [..., n_out].
     """
     y = matrix_product(x, weight)  # [..., n_out]
-    y += bias  # in place: y is new, and nobody else has it yet
+    y += bias  # in place: y is a new array
     return y

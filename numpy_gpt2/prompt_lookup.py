@@ -1,10 +1,10 @@
 """Prompt lookup: speculative decoding for greedy generation, with drafts copied from the text itself.
 
 A pass over one token reads every weight; one over ten also reads them once, and takes only about three times as long.
-So guess the next tokens, verify the guess in one pass, and keep those that the model predicts too. Guessing is free: if
-the last few tokens occurred before, the text may continue as it did then. The output is that of greedy generation,
-since each token is the most likely one after the earlier ones. (A pass over several rows rounds differently from a pass
-over one: if two tokens are equally likely up to rounding, either may be chosen.)
+So draft the next tokens, verify the draft in one pass, and keep the tokens that the model predicts too. Drafting is
+free: if the last few tokens occurred before, the text may continue as it did then. The output is that of greedy
+generation, since each token is the most likely one after the earlier ones. (A pass over several rows rounds differently
+from a pass over one: if two tokens are equally likely up to rounding, either may be chosen.)
 
 Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", section 2; drafts from the prompt
 as in transformers' `prompt_lookup_num_tokens`.
@@ -21,7 +21,7 @@ from .scoring import Drawn, log_probs_of
 from .tap import Tap
 from .weights import GPT2
 
-MATCHED = (3, 2)  # how many of the last tokens must have occurred before: three, or else two
+MATCHED = (3, 2)  # how many of the last tokens must have occurred before: three, otherwise two
 
 # A pass with n drafted tokens takes about as long as 2 + n / 8 single-token passes (scripts/bench, two cores), so a
 # wrong draft is expensive. But an unread guess is free, and the next token shows whether it was right. So guess at each
@@ -49,8 +49,7 @@ def draft_length(n_right: int, longest: int) -> int:
 def draft(ids: np.ndarray, length: int) -> np.ndarray:
     """What followed the latest earlier occurrence of the last tokens: ids [n] -> [length], or [0] if there is none.
 
-    A continuation that reaches the end of the text is repeated: a text that repeats two tokens drafts them again and
-    again.
+    A continuation that reaches the end of the text is repeated, so that repetitions of two tokens are drafted further.
     """
     for n in MATCHED:
         if len(ids) <= n:
@@ -73,7 +72,7 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[in
     cache = KVCache(model, n_positions=end - 1)  # the last token is not read
     history = prompt
     unread = prompt  # not in the cache yet: the prompt, later the last token
-    guessed = drafted = prompt[:0]  # the drafted tokens are the guessed ones that are read
+    guessed = drafted = prompt[:0]  # drafted: the guessed tokens that are in the pass
     n_right = 0  # right guesses in a row
     while True:
         new_ids = np.concatenate([unread, drafted])  # [n_unread + n_drafted]

@@ -1,6 +1,6 @@
-"""From logits to a token: what the settings of a generation do to the model's probabilities.
+"""From logits to a token: how the settings of generation change the model's probabilities.
 
-Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf for the tokens that it excludes.
+Each step takes logits [..., vocab_size] and returns logits of the same shape, with -inf for excluded tokens.
 The order is transformers': repetition penalty, logits processors (your own functions), temperature, top-k, top-p,
 min-p; then softmax, and one draw.
 """
@@ -18,7 +18,7 @@ LogitsProcessor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class GenerationOptions(GenerationSettings, total=False):
-    """What all generating functions take, for type checkers; `generate_tokens` says what it means."""
+    """The keyword arguments of all generating functions, for type checkers; see `generate_tokens`."""
 
     top_log_probs: int
     logits_processor: LogitsProcessor | Sequence[LogitsProcessor]
@@ -27,11 +27,11 @@ class GenerationOptions(GenerationSettings, total=False):
 
 def process_logits(logits: np.ndarray, previous_ids: np.ndarray, config: GenerationConfig,
                    processors: Sequence[LogitsProcessor] = ()) -> np.ndarray:
-    """All settings applied: logits [..., vocab_size], previous_ids [..., n_previous] -> logits [..., vocab_size].
+    """Apply all settings: logits [..., vocab_size], previous_ids [..., n_previous] -> logits [..., vocab_size].
 
-    With temperature 0, what follows the processors is left out: it does not change which token is the likeliest.
-    Raises FloatingPointError where the logits are not finite (weights that are not, or that overflow), and ValueError
-    for what a processor may not return.
+    With temperature 0, the steps after the processors are skipped: they do not change the most likely token.
+    Raises FloatingPointError for logits that are not finite (weights that are not, or that overflow), and ValueError
+    for an invalid result of a processor.
     """
     check_finite(logits)
     if config.repetition_penalty != 1:
@@ -59,23 +59,23 @@ def check_finite(logits: np.ndarray, reason: str = "the checkpoint's weights are
 
 
 def apply_repetition_penalty(logits: np.ndarray, previous_ids: np.ndarray, penalty: float) -> np.ndarray:
-    """Make every token that was there before less likely: a positive logit is divided, a negative one multiplied.
+    """Make earlier tokens less likely: their positive logits are divided by the penalty, negative ones multiplied.
 
     Source: Keskar et al., "CTRL: A Conditional Transformer Language Model", section 4.1.
     """
     vocab_size = logits.shape[-1]
-    n_ids = max(vocab_size, 1 + np.max(previous_ids, initial=-1))  # a prompt may hold ids that are not to be drawn
+    n_ids = max(vocab_size, 1 + np.max(previous_ids, initial=-1))  # a prompt may have ids that are never sampled
     seen = np.zeros((*logits.shape[:-1], n_ids), dtype=bool)
     np.put_along_axis(seen, previous_ids, True, axis=-1)
     seen = seen[..., :vocab_size]
-    with np.errstate(all="ignore"):  # what overflows is refused by the caller
-        divisor = logits.dtype.type(penalty)  # NumPy 1 would go over to float64 for a penalty beyond float32
+    with np.errstate(all="ignore"):  # the caller checks for overflow
+        divisor = logits.dtype.type(penalty)  # NumPy 1 would change to float64 for a penalty beyond float32
         penalised = np.where(logits < 0, logits * divisor, logits / divisor)
     return np.where(seen, penalised, logits)
 
 
 def apply_processor(logits: np.ndarray, previous_ids: np.ndarray, processor: LogitsProcessor) -> np.ndarray:
-    """What a function of the user's makes of the logits. Raises ValueError unless they still give a distribution."""
+    """Apply a user's logits processor. Raises ValueError unless the result still gives a distribution."""
     new = processor(previous_ids.copy(), logits.copy())  # copies: it may write to them
     got = f"{new.shape}, {new.dtype}" if isinstance(new, np.ndarray) else type(new).__name__
     if got != f"{logits.shape}, {logits.dtype}":
@@ -88,9 +88,9 @@ def apply_processor(logits: np.ndarray, previous_ids: np.ndarray, processor: Log
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide: below 1 the likely tokens gain, above 1 the unlikely ones do. temperature > 0.
+    """Divide logits by temperature > 0: below 1 favours likely tokens, above 1 unlikely ones.
 
-    The largest logit is moved to 0 first, which softmax does not see, so that a tiny temperature cannot overflow.
+    The largest logit is shifted to 0 first, which softmax ignores, so that a tiny temperature cannot overflow.
     """
     largest = np.max(logits, axis=-1, keepdims=True)  # [..., 1]
     smallest_divisor = float(np.finfo(logits.dtype).tiny)  # below it, the temperature might become 0 in float32
@@ -99,7 +99,7 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Only the k likeliest tokens, and those as likely as the k-th.
+    """Keep only the k most likely tokens, and ties with the k-th.
 
     Source: Fan et al., "Hierarchical Neural Story Generation", section 5.4.
     """
@@ -109,21 +109,21 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """The fewest likeliest tokens whose probabilities reach p together.
+    """Keep the smallest set of most likely tokens with a total probability of at least p.
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
     """
-    order = np.argsort(logits, axis=-1, kind="stable")  # the unlikeliest first
+    order = np.argsort(logits, axis=-1, kind="stable")  # the least likely first
     cumulative = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1, dtype=np.float64)
-    unlikely = cumulative <= 1 - p  # all that the rest reaches p without
-    unlikely[..., -1] = False  # the likeliest token stays, however small p is
+    unlikely = cumulative <= 1 - p  # the rest reaches p without these
+    unlikely[..., -1] = False  # the most likely token stays, however small p is
     excluded = np.empty_like(unlikely)
     np.put_along_axis(excluded, order, unlikely, axis=-1)
     return mask_logits(logits, excluded)
 
 
 def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
-    """Only the tokens at least min_p times as likely as the likeliest.
+    """Keep only tokens at least min_p times as likely as the most likely one.
 
     Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3.
     """
@@ -133,14 +133,14 @@ def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
 
 
 def mask_logits(logits: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """-inf, a probability of exactly 0, where `excluded` is true: two of [..., vocab_size] -> [..., vocab_size]."""
+    """Set logits to -inf, a probability of exactly 0, where `excluded` is true: both [..., vocab_size]."""
     return np.where(excluded, -np.inf, logits)
 
 
 def sample(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """One token for each row, by the inverse of the cumulative distribution: the first that passes the draw.
+    """Sample one token per row by inverting the cumulative distribution: the first that exceeds the draw.
 
-    logits [..., vocab_size], draws [...] from 0 up to but not including 1 -> ids [...].
+    logits [..., vocab_size], draws [...] uniform in [0, 1) -> ids [...].
     """
     cumulative = np.cumsum(softmax(logits), axis=-1, dtype=np.float64)
     cumulative = cumulative / cumulative[..., -1:]  # ends at exactly 1, above every draw

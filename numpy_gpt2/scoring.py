@@ -9,7 +9,7 @@
 Losses per token are comparable only between models with the same tokenizer, since longer tokens are fewer and harder to
 predict. Bits per byte are comparable between any two models.
 
-A text longer than the context is read in overlapping windows, each `stride` tokens after the one before. A window
+A text longer than the context is scored in overlapping windows, each `stride` tokens after the one before. A window
 scores only the tokens that no earlier window has scored:
 
     context 8, stride 4      0 1 2 3 4 5 6 7 8 9 10 11 12 13
@@ -39,29 +39,29 @@ from .weights import GPT2
 # Positions to unembed at a time. The logits of a full window, 1024 rows of 50257, take 206 MB; these take 26 MB, and
 # the matrix product still runs at full speed.
 ROWS_AT_ONCE = 128
-ROWS_IN_CACHE = 16  # so few that the probabilities of a whole vocabulary for each stay in the processor's cache
+ROWS_IN_CACHE = 16  # few enough that their probabilities over the vocabulary stay in the processor's cache
 
-LEFT_OUT = -100  # the target of a position that does not count, as in transformers
+LEFT_OUT = -100  # the target of an ignored position, as in transformers
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How likely the model found each token of a text but the first, in order; for several texts, rows of them."""
+    """Scores of each token of a text but the first, in order; for several texts, rows of them."""
 
     log_probs: np.ndarray  # [n_scored], float64: the natural logarithm of each token's probability; 0 where masked
     ranks: np.ndarray  # [n_scored]: 1 + the number of more likely tokens
     top_ids: np.ndarray  # [n_scored, n_top]: the most likely tokens at each position, in descending order
     top_log_probs: np.ndarray  # [n_scored, n_top], float64
-    mask: np.ndarray | None = None  # [n_scored]: whether a token counts; None: all do
+    mask: np.ndarray | None = None  # [n_scored]: true for tokens that count; None: all do
 
     @property
     def n_counted(self) -> int:
-        """How many tokens are scored, and not masked."""
+        """The number of scored tokens that are not masked."""
         return self.log_probs.size if self.mask is None else int(np.count_nonzero(self.mask))
 
     @property
     def mean_loss(self) -> float:
-        """Nats per token that counts: the cross-entropy, which transformers calls the loss."""
+        """The mean cross-entropy of the counted tokens, in nats: transformers' loss."""
         return -float(np.sum(self.log_probs)) / self.n_counted
 
     @property
@@ -96,19 +96,19 @@ def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 
                  tap: Tap = no_tap) -> Scores:
     """Score each token but the first, given those before it: ids [n_tokens] -> log_probs [n_tokens - 1].
 
-    ids: one text of two or more tokens, of any length. Put `<|endoftext|>` first to score the whole text.
-        Also several texts, [*batch, n_tokens]: `ids, mask = pad_ids(texts)` makes rows of equal length of them.
+    ids: one text of two or more tokens, of any length. Prepend `<|endoftext|>` to score the whole text.
+        Or several texts, [*batch, n_tokens]: `ids, mask = pad_ids(texts)` pads them to equal length.
     stride: tokens from one window to the next, from 1 to n_positions - 1. The default is half the context, as in
         transformers' example: after the first window every token sees at least half the context, and no token is read
         more than twice. A text that fits the context is one window, whatever the stride.
     n_top: how many of the most likely tokens to report at each position.
-    mask: booleans of the shape of ids, true for each token that counts. The others have a log_prob of 0, and are left
-        out of the mean.
-    tap: an activation hook, given the arrays of every window. Each window begins at position 0 of the context.
+    mask: booleans of the shape of ids, true for each token that counts. The others have a log_prob of 0, and are
+        excluded from the mean.
+    tap: an activation hook, which gets the arrays of every window. Each window begins at position 0 of the context.
 
     Raises ValueError for invalid arguments, before any computation, and FloatingPointError for logits that are not
-    finite. Memory: the activations of one window, and the logits of ROWS_AT_ONCE positions, or with a tap that is given
-    them, of all that a window scores.
+    finite. Memory: the activations of one window, and the logits of ROWS_AT_ONCE positions, or of all scored positions
+    of a window with a tap that uses them.
     """
     pieces = score_in_pieces(model, ids, stride, n_top, tap)
     if mask is None:
@@ -123,11 +123,11 @@ def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 
 
 
 def pad_ids(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of several lengths as rows of one length: ids [n_prompts, longest], and a mask of those that count.
+    """Pad prompts to one length: ids [n_prompts, longest], and a boolean mask of the same shape, false for padding.
 
-    The end of a shorter row is filled with id 0, where the mask is false. No token sees a later one, so that `forward`
-    and `score_tokens` find in each row what they find in the prompt alone. The logits after prompt i are
-    `logits[i, mask[i].sum() - 1]`. Raises ValueError for no prompts, and for what is no list of token ids.
+    Shorter rows are padded with id 0 at the end. No token sees a later one, so `forward` and `score_tokens` give each
+    row the same results as its prompt alone. The logits after prompt i are `logits[i, mask[i].sum() - 1]`. Raises
+    ValueError for no prompts, and for anything but lists of token ids.
     """
     rows = [as_array(prompt) for prompt in prompts]
     for row in rows:
@@ -144,7 +144,7 @@ def pad_ids(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0,
                     tap: Tap = no_tap) -> Iterator[Scores]:
-    """The scores of `score_tokens` in pieces, as they are computed. Arguments are checked at the call."""
+    """Yield the scores of `score_tokens` in pieces, as they are computed. Arguments are checked at the call."""
     text = as_array(ids)
     if text.ndim < 1 or text.shape[-1] < 2 or text.size == 0:
         raise ValueError("ids must be two tokens or more: nothing predicts the first, so only the others are scored. "
@@ -157,7 +157,7 @@ def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int
 
 
 def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Scores]:
-    """`score_in_pieces` of a text whose ids come part by part: no more is held than the context and one part."""
+    """`score_in_pieces` for a text whose ids come in parts; keeps at most the context and one part in memory."""
     n_positions = model.config.n_positions
     held, first_scored = np.zeros(0, np.intp), 1  # [n_held]: from where the next window begins
     for part in parts:
@@ -171,7 +171,7 @@ def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Sco
 
 
 def join_scores(pieces: Iterable[Scores]) -> Scores:
-    """The scores of one or more consecutive pieces of a text, joined."""
+    """Concatenate the scores of one or more consecutive pieces of a text."""
     pieces = list(pieces)
     return Scores(np.concatenate([piece.log_probs for piece in pieces], axis=-1),
                   np.concatenate([piece.ranks for piece in pieces], axis=-1),
@@ -183,7 +183,7 @@ def join_scores(pieces: Iterable[Scores]) -> Scores:
 
 
 def sliding_windows(n_tokens: int, n_positions: int, stride: int | None = None) -> Iterator[Window]:
-    """Windows that together score tokens 1 to n_tokens - 1 of a text once each. Raises ValueError for the stride."""
+    """The windows that together score tokens 1 to n_tokens - 1 of a text once each. Raises ValueError (stride)."""
     stride = checked_stride(stride, n_positions)
     begin, first_scored = 0, 1
     while first_scored < n_tokens:
@@ -203,7 +203,7 @@ def checked_stride(stride: int | None, n_positions: int) -> int:
 
 
 def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int, tap: Tap = no_tap) -> Iterator[Scores]:
-    """The scores of one window, in pieces of ROWS_AT_ONCE positions; all at once for a tap that is given the logits."""
+    """Yield the scores of one window in pieces of ROWS_AT_ONCE positions, or at once for a tap that uses the logits."""
     # Each position predicts the next token, so the last token of the window is not read.
     hidden = transform(model, text[..., window.begin:window.end - 1], tap=tap)  # [n_read, n_embd]
     first = window.first_scored - 1 - window.begin  # the first position whose prediction is scored
@@ -217,7 +217,7 @@ def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int, tap:
 
 
 def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap, position: int) -> Scores:
-    """Score the tokens that came next: hidden [n, n_embd], from this position on, targets [n] -> Scores of n tokens."""
+    """Score the next tokens: hidden [n, n_embd] from this position on, targets [n] -> Scores of n tokens."""
     logits = unembed(model, hidden, tap, position)  # [n, vocab_size]
     check_finite(logits)
     chosen = np.take_along_axis(logits, targets[..., np.newaxis], axis=-1)  # [n, 1]
@@ -227,7 +227,7 @@ def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int,
 
 
 class Drawn(NamedTuple):
-    """Tokens, how likely the model found them, and which it found the likeliest: for one token numbers, else arrays."""
+    """Tokens with their log-probabilities, and the most likely tokens: for one token numbers, otherwise arrays."""
 
     ids: Any  # [...]
     log_probs: Any  # [...], float64
@@ -235,14 +235,14 @@ class Drawn(NamedTuple):
     top_log_probs: np.ndarray  # [..., n_top], float64
 
     def of_row(self, row: int) -> "Drawn":
-        """One of several; one alone is itself."""
+        """The row's part, as numbers; a single token returns itself."""
         if np.ndim(self.ids) == 0:
             return self
         return Drawn(int(self.ids[row]), float(self.log_probs[row]), self.top_ids[row], self.top_log_probs[row])
 
 
 def log_probs_of(logits: np.ndarray, ids: np.ndarray, n_top: int) -> Drawn:
-    """The log-probability of each id, and the n_top likeliest: logits [..., vocab_size], ids [...] -> four arrays."""
+    """The log-probability of each id, and the n_top most likely ids: logits [..., vocab_size], ids [...] -> Drawn."""
     rows = logits.reshape(-1, logits.shape[-1])  # [n, vocab_size]
     index = np.arange(len(rows))  # [n]
     total = log_sum_exp(rows)  # [n, 1]
@@ -254,7 +254,7 @@ def log_probs_of(logits: np.ndarray, ids: np.ndarray, n_top: int) -> Drawn:
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))), the normaliser of the log-probabilities: [n, vocab_size] -> [n, 1], float64.
+    """log(sum(exp(logits))), to normalize log-probabilities: [n, vocab_size] -> [n, 1], float64.
 
     Summed in float64, so that a large vocabulary adds no rounding error to that of the logits.
     """
@@ -280,18 +280,18 @@ def top_ids_of(logits: np.ndarray, n_top: int) -> np.ndarray:
     return np.array(best)  # [n, n_top]
 
 
-# The loss that training makes small -----------------------------------------------------------------------------------
+# The training loss ----------------------------------------------------------------------------------------------------
 
 
 @np.errstate(under="ignore")  # tiny probabilities become 0
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
-    """-log(softmax(logits)[target]), the mean over the targets that count; and its gradient d_logits.
+    """-log(softmax(logits)[target]), the mean over the targets that are not LEFT_OUT, and its gradient d_logits.
 
     logits [n_tokens, vocab_size], targets [n_tokens] -> a float, and (softmax(logits) - one_hot(target)) / n_targets.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 6.2.2.3.
     """
     logit_rows = logits.reshape(-1, logits.shape[-1])  # [n_rows, vocab_size]
-    d_rows = np.zeros_like(logit_rows)  # stays 0 where the target does not count
+    d_rows = np.zeros_like(logit_rows)  # stays 0 at ignored positions
     targets = targets.reshape(-1)  # [n_rows]
     counted = np.flatnonzero(targets != LEFT_OUT)  # [n_targets]
     total = 0.0
@@ -311,7 +311,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[float, np.nd
 
 
 def check_targets(model: GPT2, ids: np.ndarray, targets: Any) -> np.ndarray:
-    """The targets as an integer array of the shape of ids. Raises ValueError for what is none."""
+    """The targets as an integer array of the shape of ids; None means the next ids. Raises ValueError."""
     if targets is None:
         targets = np.full_like(ids, LEFT_OUT)
         targets[..., :-1] = ids[..., 1:]

@@ -1,4 +1,4 @@
-"""Iterators that generation returns: a stream of tokens, or of text up to a stop string, with a finish reason."""
+"""The iterators that generation returns: streams of tokens or of text, with a finish reason."""
 
 import threading
 from copy import copy
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 class Stream(Iterator[T]):
-    """An iterator that remembers what it drew. Its four lists are parallel: element i is about the i-th token.
+    """An iterator that records its tokens. Its four lists are parallel: element i describes the i-th token.
 
     ids: the tokens so far: ints, or for a batch arrays [*rows].
     log_probs: the natural logarithm of each token's probability in the model's own distribution, before the repetition
         penalty, logits processors, temperature and the rest: floats, or arrays [*rows]. `score_tokens` gives the same
-        for the prompt and `ids`. (The end that an ended row repeats has 0, and top_ids that say nothing.)
-    top_ids, top_log_probs: the `top_log_probs=n` likeliest tokens at each step, in descending order: arrays [*rows, n].
-        The token that was drawn need not be among them.
-    finish_reason: None until the end, then "eos": an end-of-text token; "stop": a stop string; or "length":
-        max_new_tokens or the context was reached. For a batch a list with a reason per row.
+        for the prompt and `ids`. (The end token that an ended row repeats has 0, and meaningless top_ids.)
+    top_ids, top_log_probs: the `top_log_probs=n` most likely tokens at each step, in descending order: arrays
+        [*rows, n]. The token drawn need not be among them.
+    finish_reason: None until the end, then "eos" (an end-of-text token), "stop" (a stop string) or "length"
+        (max_new_tokens or the context was reached). For a batch a list with a reason per row.
     lookup: the statistics of prompt lookup, or None without it.
     """
 
@@ -39,7 +39,7 @@ class Stream(Iterator[T]):
 
     def __next__(self) -> T:
         if self._error is not None:
-            raise self._error  # a generator that has failed would only raise StopIteration
+            raise self._error  # a failed generator would only raise StopIteration
         try:
             return self._taken(next(self._steps))
         except StopIteration as end:
@@ -50,9 +50,9 @@ class Stream(Iterator[T]):
             raise
 
     def _taken(self, step: Any) -> T:
-        """What is given of a step: a token, which is remembered."""
+        """Record a step and return its token."""
         self._remember(step)
-        return copy(step.ids)  # whoever gets it may write to it
+        return copy(step.ids)  # a copy: the caller may write to it
 
     def _remember(self, step: Drawn) -> None:
         for known, new in zip((self.ids, self.log_probs, self.top_ids, self.top_log_probs), step):
@@ -60,8 +60,8 @@ class Stream(Iterator[T]):
 
 
 def side_by_side(streams: Sequence[Stream[Any]], groups: Sequence[np.ndarray]) -> Generator[Drawn, None, Any]:
-    """The steps of several batches as those of one: stream i has the rows groups[i] [n] of all. One that has ended
-    repeats its ends until all have. Returns the finish reasons.
+    """Merge the steps of several batches into one; stream i has the rows groups[i] [n]. A stream that has ended
+    repeats its last tokens until all have. Returns the finish reasons.
     """
     place = np.argsort(np.concatenate(groups))  # [n_rows]: where each row is among those of all streams
 
@@ -77,14 +77,14 @@ def side_by_side(streams: Sequence[Stream[Any]], groups: Sequence[np.ndarray]) -
 
 
 class SharedSteps:
-    """The steps of one generation, each computed once, for several readers, which may be in different threads."""
+    """The steps of one generation, each computed once, shared by several readers, possibly in different threads."""
 
     def __init__(self, stream: Stream[Any]) -> None:
         self.stream = stream
         self.lock = threading.Lock()
 
     def of_row(self, row: int) -> Iterator[Drawn]:
-        """What one row drew, step by step."""
+        """The steps of one row."""
         i = 0
         while True:
             with self.lock:
@@ -96,7 +96,7 @@ class SharedSteps:
 
 
 class TextStream(Stream[str]):
-    """Pieces of one row's text. `ids` and the other lists also have the tokens whose text is held back or left out."""
+    """Pieces of one row's text. `ids` and the other lists also include tokens whose text is held back or left out."""
 
     ids: list[int]
     log_probs: list[float]

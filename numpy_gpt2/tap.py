@@ -1,6 +1,6 @@
-"""Taps, this library's activation hooks: an optional callable that receives every named array of a forward pass.
+"""Taps, this library's activation hooks: a tap is a callable that receives every named array of a forward pass.
 
-The array that it returns is used from there on; None changes nothing. So a tap can read and write:
+The array that it returns is used from there on; None changes nothing. So a tap can read and modify activations:
 
     def double_the_pattern(name, value):
         if name == "h.3.attn.pattern":
@@ -10,8 +10,8 @@ The array that it returns is used from there on; None changes nothing. So a tap 
 
 The arrays are read-only: to change one, return a new array. `STAGES` lists all names in the order of the pass.
 
-Generation and scoring take a tap too, and call it in each of their passes. A tap that has to know where a pass begins
-has a method `at_position(first_position)`, which is called before each pass and returns the tap for that pass.
+Generation and scoring take a tap too, and call it in each of their passes. A tap that needs to know the position of a
+pass has a method `at_position(first_position)`, which is called before each pass and returns the tap for that pass.
 """
 
 import difflib
@@ -36,11 +36,11 @@ def no_tap(name: str, value: np.ndarray) -> np.ndarray:
 
 
 class Recorder(Mapping[str, np.ndarray]):
-    """A tap that copies every array it receives: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
+    """A tap that stores a copy of every array it receives: `acts = Recorder()`, then `acts["h.0.attn.pattern"]`.
 
-    names: a glob or several, to copy only some: "h.3.attn.*", ["h.*.resid_pre", "logits"].
-    A Mapping, in the order of the pass: `for name, array in acts.items()`; `acts.stack` makes one array of many.
-    A later pass overwrites an earlier one; `clear()` deletes all. Memory: the chosen activations of one pass.
+    names: a glob or several, to store only some arrays: "h.3.attn.*", ["h.*.resid_pre", "logits"].
+    A Mapping, in the order of the pass: `for name, array in acts.items()`; `acts.stack` stacks several arrays.
+    A later pass overwrites an earlier one; `clear()` deletes all. Memory: the selected activations of one pass.
     Raises ValueError for a glob that matches no stage of any GPT-2.
     """
 
@@ -78,10 +78,10 @@ class Recorder(Mapping[str, np.ndarray]):
         return activations_html("Recorder", self)
 
     def stack(self, glob: str) -> np.ndarray:
-        """The recorded arrays that a glob matches, as one, in the order of the pass.
+        """The recorded arrays that a glob matches, stacked on a new first axis in the order of the pass.
 
-        stack("h.*.attn.pattern"): [n_layer, n_head, n_tokens, n_tokens] (before any batch axes comes the layer).
-        Raises ValueError for a glob that matches no stage, KeyError if nothing that it matches was recorded.
+        stack("h.*.attn.pattern"): [n_layer, n_head, n_tokens, n_tokens], with any batch axes after n_layer.
+        Raises ValueError for a glob that matches no stage, KeyError if no match was recorded.
         """
         stages_of(glob)
         arrays = [array for name, array in self.items() if fits(name, glob)]
@@ -90,12 +90,12 @@ class Recorder(Mapping[str, np.ndarray]):
         return np.stack(arrays)
 
     def clear(self) -> None:
-        """Delete all that was recorded."""
+        """Delete all recorded arrays."""
         self.activations.clear()
 
 
 def checked(tap: Tap) -> ArrayTap:
-    """The tap, given read-only views; ValueError unless it returns None or an array of the same shape and dtype."""
+    """Wrap a tap: it gets read-only views and, to avoid a ValueError, returns None or an array like the one given."""
     if tap is no_tap:
         return no_tap
 
@@ -118,10 +118,10 @@ def checked(tap: Tap) -> ArrayTap:
 
 
 def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> Tap:
-    """The tap for a pass that begins at this position.
+    """The tap for a pass whose first new token has this position.
 
     Raises ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name or a position that this model does not
-    have. Those that any other callable uses are unknown.
+    have. Other callables are not checked.
     """
     for glob in getattr(tap, "globs", ()):
         if not any_fits(glob, config):
@@ -154,7 +154,7 @@ def any_fits(glob: str, config: GPT2Config) -> bool:
 
 
 def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
-    """The tap with a prefix: inside block 3, it receives `attn.pattern` as `h.3.attn.pattern`."""
+    """Wrap a tap to add a prefix: inside block 3, it receives `attn.pattern` as `h.3.attn.pattern`."""
     if tap is no_tap:
         return no_tap
 
@@ -166,7 +166,7 @@ def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
 
 
 def watches(tap: ArrayTap, name: str) -> bool:
-    """Whether a tap may use this array: `Recorder`, `patch`, `ablate` and `chain` have globs, others get all."""
+    """Whether a tap may use this array: `Recorder`, `patch`, `ablate` and `chain` have globs, others use all."""
     return tap is not no_tap and tap.watches(name)  # type: ignore[attr-defined]
 
 
@@ -190,7 +190,7 @@ class Stage:
         return stage_html(self)
 
     def concrete_shape(self, config: GPT2Config, n_new: int, n_all: int, n_unembedded: int) -> tuple[int, ...]:
-        """The shape in numbers: the pass reads n_new tokens; n_all includes those in the cache."""
+        """The shape in numbers, for a pass over n_new tokens; n_all includes those in the cache."""
         sizes = {"n_new": n_new, "n_all": n_all, "n_unembedded": n_unembedded, "n_head": config.n_head,
                  "d_head": config.d_head, "n_embd": config.n_embd, "3*n_embd": 3 * config.n_embd,
                  "n_inner": config.n_inner, "vocab_size": config.vocab_size}

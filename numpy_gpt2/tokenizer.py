@@ -1,12 +1,12 @@
-"""Text to token ids and back: GPT-2's byte pair encoding, with the vocabulary that a checkpoint brings along.
+"""Text to token ids and back: GPT-2's byte pair encoding, with a checkpoint's vocabulary.
 
     "Hello world!"  ->  "Hello", " world", "!"           split (SPLIT_PATTERN), so that no token spans two words
                     ->  b"H" b"e" b"l" b"l" b"o", ...    take each piece as UTF-8 bytes
-                    ->  b"Hello", b" world", b"!"        merge: again and again the pair that comes first in the list
+                    ->  b"Hello", b" world", b"!"        merge: repeatedly the pair that comes first in the list
                     ->  15496, 995, 0                    look up
 
-bpe.py has the algorithm to read. tiktoken does all four steps, fast, but takes ids for ranks: checkpoint/vocabulary.py,
-which reads the files, finds out whether that merges as they say. Where it does not, bpe.py encodes.
+bpe.py has the algorithm in readable form. tiktoken does all four steps, fast, but uses ids as ranks: whether this gives
+the same merges is checked in checkpoint/vocabulary.py, which reads the files. If not, bpe.py encodes.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2, and `src/encoder.py` in
 OpenAI's gpt-2 repository; byte pair encoding: Sennrich et al. 2016, section 3.2.
@@ -28,15 +28,15 @@ import tiktoken
 from .bpe import SPLIT_PATTERN, Ranks, merge, split
 from .errors import shown
 
-END_OF_TEXT = "<|endoftext|>"  # stands between the documents that GPT-2 was trained on
+END_OF_TEXT = "<|endoftext|>"  # separates the documents that GPT-2 was trained on
 
-# To try `(?!\S)` ever further back, tiktoken remembers every character of the white space, and panics at about a
-# million. Hence the line above for the end of a text, and a cut before the last character of a long run inside it,
-# where that alternative ends in any case. (U+001C to U+001F are white space to Python's \s but not to tiktoken's.)
+# To backtrack in `\s+(?!\S)`, tiktoken stores every character of the white space, and panics at about a million. So
+# bpe.py's pattern has `\s++$` for the end of a text, and long runs inside it are cut before their last character, where
+# that alternative ends anyway. (U+001C to U+001F are white space to Python's \s but not to tiktoken's.)
 LONG_RUN_CUT = re.compile(r"(?=[^\S\x1c-\x1f][\S\x1c-\x1f])(?<=\s{10000})")
 
 
-# What `tokenizers` takes for white space and for a part of a word.
+# What `tokenizers` treats as white space, and as part of a word.
 UNICODE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))).translate(dict.fromkeys(range(0x1c, 0x20)))
 WHITE_SPACE = regex.compile(r"\p{White_Space}*")
 WORD = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
@@ -44,46 +44,46 @@ WORD = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that no merge makes: found whole in a text, whatever is around it, or else met in decoding only."""
+    """A token that no merge makes: it is found in a text as a whole, or (is_found False) occurs only in decoding."""
 
     id: int
-    is_special: bool = True  # found only where the caller allows it. Else in every text
-    lstrip: bool = False  # it takes white space before it along ...
-    rstrip: bool = False  # ... and after it
-    single_word: bool = False  # found only where neither neighbour is part of a word
-    normalized: bool = False  # looked for after all that are not, in the text as the normalizer leaves it
+    is_special: bool = True  # found only if the caller allows it; otherwise in every text
+    lstrip: bool = False  # includes white space before it
+    rstrip: bool = False  # includes white space after it
+    single_word: bool = False  # found only if neither neighbour is part of a word
+    normalized: bool = False  # searched for in the normalized text, after all that are not
     is_found: bool = True
-    content: bytes | None = None  # what it decodes to; None: its name
+    content: bytes | None = None  # the bytes it decodes to; None: its name
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a text before its pieces are encoded. GPT-2 does none of it."""
+    """How a text is prepared before its pieces are encoded. The defaults are GPT-2's."""
 
-    add_prefix_space: bool = False  # to each stretch between added tokens that does not begin with one
+    add_prefix_space: bool = False  # prepend a space to each stretch between added tokens that has none
     use_regex: bool = True  # whether the text is split into pieces at all
     normalize: Callable[[str], str] | None = None
 
 
 class Tokenizer:
-    """GPT-2's tokenizer with one checkpoint's vocabulary: what `tokenizer_from_files` returns.
+    """GPT-2's tokenizer with one checkpoint's vocabulary, as `tokenizer_from_files` returns it.
 
     `vocab_size`: the number of tokens; ids run from 0 to vocab_size - 1.
-    `bos_id`: of the token that begins a text, or None where the checkpoint names none.
-    `eos_ids`: of those that end one; there may be none. `eot_id`: of `<|endoftext|>`, -1 where there is none.
-    `merge_ranks`: a pair of tokens -> its place in the list of merges, from 0.
-    `files`: those that it was read from, by their names in the checkpoint.
+    `bos_id`: the id of the token that begins a text, or None if the checkpoint has none.
+    `eos_ids`: the ids of the tokens that end one; may be empty. `eot_id`: the id of `<|endoftext|>`, or -1.
+    `merge_ranks`: a pair of tokens -> its index in the list of merges.
+    `files`: the files it was read from, by their names in the checkpoint.
     """
 
     def __init__(self, ids: dict[bytes, int], merge_ranks: Ranks, added_tokens: Mapping[str, int | AddedToken],
                  ids_are_ranks: bool = True, *, bos_id: int | None = None, eos_ids: Sequence[int] | None = None,
                  preparation: Preparation = Preparation(), files: Mapping[str, Path] = MappingProxyType({})) -> None:
-        """`ids` are those of the ordinary tokens. `ids_are_ranks`: whether tiktoken merges as `merge_ranks` say.
+        """`ids`: of the ordinary tokens. `ids_are_ranks`: whether tiktoken's merges are those of `merge_ranks`.
 
-        added_tokens: by name; a bare id is that of a special token. bos_id, eos_ids: None means `<|endoftext|>`.
+        added_tokens: by name; a bare id means a special token. bos_id, eos_ids: None means `<|endoftext|>`.
         """
         pattern = SPLIT_PATTERN if preparation.use_regex else r"(?s:.+)"
-        # tiktoken would make one regular expression of all special tokens, which costs gigabytes where they are long.
+        # tiktoken would make one regular expression of all special tokens, which takes gigabytes if they are long.
         self._encoding = tiktoken.Encoding("numpy_gpt2", pat_str=pattern, mergeable_ranks=ids, special_tokens={})
         self._ids_are_ranks = ids_are_ranks
         self._preparation = preparation
@@ -103,10 +103,10 @@ class Tokenizer:
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of `text`.
 
-        The name of a special token inside the text, `<|endoftext|>` say, is plain text, unless `allowed_special` holds
-        that name or is "all" (tiktoken's word for it). A token that was added as an ordinary one is always found.
-        Raises ValueError for a name that is no special token, and for a text with a lone surrogate (half a character:
-        a Python str can hold it, UTF-8 cannot).
+        The name of a special token inside the text, such as `<|endoftext|>`, is plain text, unless `allowed_special`
+        contains it or is "all" (as in tiktoken). Added tokens that are not special are always recognized.
+        Raises ValueError for a name that is not a special token, and for a text with a lone surrogate (half a
+        character, which a Python str can hold but UTF-8 cannot).
         """
         ids = []
         for stretch in self._stretches(text, allowed_special):
@@ -117,12 +117,12 @@ class Tokenizer:
         return ids
 
     def pieces(self, text: str, allowed_special: Collection[str] = ()) -> list[str]:
-        """What `encode` merges one by one, added tokens left out: no token spans two of these pieces."""
+        """The pieces that `encode` merges independently, without added tokens: no token spans two of them."""
         return [piece for stretch in self._stretches(text, allowed_special) if isinstance(stretch, str)
                 for piece in self._split(stretch)]
 
     def _stretches(self, text: str, allowed_special: Collection[str]) -> Iterator[int | str]:
-        """The text in order: the id of each added token in it, and what is between them, ready to be encoded."""
+        """Yield the text in order: the id of each added token, and the prepared stretches between them."""
         refuse_lone_surrogates(text)
         special = [name for name, token in self._added_tokens.items() if token.is_special and token.is_found]
         allowed = set(special) if allowed_special == "all" else set(allowed_special)
@@ -141,14 +141,14 @@ class Tokenizer:
                 yield stretch
 
     def with_bos(self, ids: Iterable[int] = ()) -> list[int]:
-        """The ids after the one that begins a text. Raises ValueError where the checkpoint names no such token."""
+        """The ids with bos_id prepended. Raises ValueError if the checkpoint has no such token."""
         if self.bos_id is None:
-            raise ValueError("the checkpoint names no token that begins a text (a bos_token): give a prompt that is "
-                             "not empty, or score without one (--no-bos)")
+            raise ValueError("the checkpoint has no token that begins a text (bos_token): give a prompt that is not "
+                             "empty, or score without one (--no-bos)")
         return [self.bos_id, *ids]
 
     def _cut(self, text: str, names: list[str]) -> Iterator[int | str]:
-        """The text in order: the id of each of the named tokens in it, and what is between them."""
+        """Yield the text in order: the id of each of the named tokens, and the stretches between them."""
         normalize = self._preparation.normalize
         tokens = {normalize(name) if normalize and self._added_tokens[name].normalized else name:
                   self._added_tokens[name] for name in names}
@@ -176,13 +176,13 @@ class Tokenizer:
         return [token_id for part in LONG_RUN_CUT.split(text) for token_id in self._encoding.encode_ordinary(part)]
 
     def _encode_by_merges(self, text: str) -> list[int]:
-        """What bpe.py makes of a text: slower than tiktoken, but right for every list of merges."""
+        """Encode with bpe.py: slower than tiktoken, but correct for every list of merges."""
         pieces = self._split(text)
-        tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # most occur again and again
+        tokens = {piece: merge(piece.encode(), self.merge_ranks) for piece in set(pieces)}  # many occur repeatedly
         return [self._encoding.encode_single_token(token) for piece in pieces for token in tokens[piece]]
 
     def _split(self, text: str) -> list[str]:
-        """The pieces that are merged one by one."""
+        """The pieces that are merged independently."""
         return split_as_tiktoken(text) if self._preparation.use_regex else [text]
 
     def decode(self, ids: int | Iterable[int]) -> str:
@@ -190,14 +190,14 @@ class Tokenizer:
 
         Raises ValueError for an id without a token.
         """
-        several = [int(ids)] if isinstance(ids, (int, Integral)) else ids  # a NumPy integer is no int
+        several = [int(ids)] if isinstance(ids, (int, Integral)) else ids  # a NumPy integer is not an int
         return b"".join(map(self.token_bytes, several)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` in pieces, none empty: what an id decides is yielded before the next id is asked for.
+        """Yield the text of `ids` in non-empty pieces, each before the next id is requested.
 
-        The pieces join to `decode(ids)`. A token can end inside a character; its bytes are then held back until the
-        rest has come, so that no U+FFFD appears which the whole text does not have.
+        Joined, the pieces give `decode(ids)`. A token can end inside a character; its bytes are then held back until
+        the character is complete, so that no U+FFFD appears that the whole text does not have.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token_id in ids:
@@ -209,7 +209,7 @@ class Tokenizer:
             yield unfinished_character
 
     def token_text(self, token_id: int) -> str:
-        r"""One token for people to read: its text, with "\xe2\x80" for bytes that are not whole characters."""
+        r"""One token in readable form: its text, with "\xe2\x80" for bytes that are not whole characters."""
         return self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -223,7 +223,7 @@ class Tokenizer:
 
 
 def refuse_lone_surrogates(text: str) -> None:
-    """Raise ValueError, with the position, for half a character: a Python str can hold it, UTF-8 cannot."""
+    """Raise ValueError, with the position, for half a character, which a Python str can hold but UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -232,11 +232,10 @@ def refuse_lone_surrogates(text: str) -> None:
 
 
 def split_as_tiktoken(text: str) -> list[str]:
-    """The pieces of a text, cut where tiktoken cuts it.
+    """Split a text into pieces exactly as tiktoken does.
 
-    So does `bpe.split`, but for characters so new that only one of the two libraries' Unicode tables has them, and they
-    are a letter to one and a sign to the other. Here each is replaced for a moment by one of the kind that tiktoken
-    takes it for.
+    `bpe.split` differs for characters so new that only one of the two libraries' Unicode tables has them, so that they
+    are letters in only one. So each character is temporarily replaced by one of the class that tiktoken assigns to it.
     """
     stand_ins = {ord(character): stand_in(character) for character in set(text) if not character.isascii()}
     cuts = accumulate(map(len, split(text.translate(stand_ins))), initial=0)
@@ -245,25 +244,25 @@ def split_as_tiktoken(text: str) -> list[str]:
 
 @lru_cache(maxsize=10_000)
 def stand_in(character: str) -> str:
-    """An ASCII character of the kind that tiktoken takes this one for: a letter, a number, white space or a sign."""
+    """An ASCII character of the class that tiktoken assigns to this one: letter, number, white space or other."""
     for pattern, ascii_character in ((r"\p{L}", "a"), (r"\p{N}", "1"), (r"\s", "\n")):
-        if matcher(pattern).encode_ordinary(character):  # what the pattern does not match has no tokens
+        if matcher(pattern).encode_ordinary(character):  # text that does not match gives no tokens
             return ascii_character
     return "!"
 
 
 @lru_cache
 def matcher(pattern: str) -> tiktoken.Encoding:
-    """An encoding that encodes nothing but what matches the pattern."""
+    """An encoding that encodes only matches of the pattern."""
     return tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks={bytes([byte]): byte for byte in range(256)},
                              special_tokens={})
 
 
 def find_tokens(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[tuple[int, int, AddedToken]]:
-    """Where one of the tokens is in the text, from left to right: start, end, token. Of two at one place the longer.
+    """Yield the tokens found in the text from left to right: start, end, token. The longest wins at each position.
 
-    There may be a million of them. At each place only those can be whose first character is there, and a look-up for
-    each of their lengths tells which one is.
+    There may be a million tokens. At each position only those that begin with its character are candidates, and one
+    look-up per possible length finds the match.
     """
     lengths: dict[str, set[int]] = {}
     for name in tokens:
@@ -285,7 +284,7 @@ def find_tokens(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[tuple[i
 
 
 def quoted(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token on one line."""
+    """A token in quotation marks on one line, or "(none)" for an id without a token."""
     if token_id >= tokenizer.vocab_size:
         return "(none)"  # a model may have more ids than its tokenizer has tokens
     return quoted_bytes(tokenizer.token_bytes(token_id))
@@ -298,11 +297,11 @@ def quoted_bytes(token: bytes) -> str:
 
 
 def escaped(character: str) -> str:
-    """A character between quotation marks on one line; what is not printed as an escape."""
+    """A character for a quoted string on one line; unprintable ones are escaped."""
     if character in '"\\':
         return "\\" + character
     if character.isprintable():
         return character
-    if "\udc80" <= character <= "\udcff":  # how surrogateescape stands in for a byte that is no character
+    if "\udc80" <= character <= "\udcff":  # surrogateescape's form of a byte that is not part of a character
         return f"\\x{ord(character) - 0xdc00:02x}"
     return character.encode("unicode_escape").decode("ascii")

@@ -13,7 +13,7 @@ from .matmul import allocate_parameter
 
 
 class Weights:
-    """Named arrays, whose repr has their shapes rather than thousands of numbers."""
+    """Named arrays; the repr shows their shapes."""
 
     def __repr__(self) -> str:
         texts = []
@@ -27,13 +27,13 @@ class Weights:
         return f"{type(self).__name__}({', '.join(texts)})"
 
     def _repr_html_(self) -> str:
-        from .html import weights_html  # when used, as in all of these: the import is no slower
+        from .html import weights_html  # imported on use, as in all `_repr_html_`: keeps `import numpy_gpt2` fast
         return weights_html(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerNorm(Weights):
-    """A gain and a shift for each channel."""
+    """A gain (weight) and a shift (bias) for each channel."""
 
     weight: np.ndarray  # [n_embd]
     bias: np.ndarray  # [n_embd]
@@ -49,7 +49,7 @@ class Conv1D(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attention(Weights):
-    """Two linear layers: one to queries, keys and values, one from the heads' outputs."""
+    """Two linear layers: to queries, keys and values, and from the heads' outputs."""
 
     c_attn: Conv1D  # [n_embd, 3*n_embd]: queries, keys and values, fused
     c_proj: Conv1D  # [n_embd, n_embd]
@@ -57,7 +57,7 @@ class Attention(Weights):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MLP(Weights):
-    """Two linear layers: one to the neurons, one back."""
+    """Two linear layers: to the neurons and back."""
 
     c_fc: Conv1D  # [n_embd, n_inner]
     c_proj: Conv1D  # [n_inner, n_embd]
@@ -103,7 +103,7 @@ def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The pairs of `parameter_shapes` one by one, so that a config that claims a billion layers is cheap to reject."""
+    """Yield the items of `parameter_shapes`, so that a config that claims a billion layers is cheap to reject."""
     n_embd, n_inner = config.n_embd, config.n_inner
     shapes: dict[str, tuple[int, ...]] = {
         "ln_1": (n_embd,),
@@ -126,12 +126,12 @@ def named_shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every parameter of a checkpoint with this config, in checkpoint order."""
+    """{name: shape} of every parameter of a checkpoint with this config, in checkpoint order."""
     return dict(named_shapes(config))
 
 
 def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
-    """A model of arrays with the names and shapes of `parameter_shapes`. Nothing is checked or copied."""
+    """A model of arrays with the names and shapes of `parameter_shapes`, without checks or copies."""
     def norm(name: str) -> LayerNorm:
         return LayerNorm(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
 

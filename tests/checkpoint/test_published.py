@@ -96,7 +96,7 @@ def test_without_a_token_that_begins_a_text_an_empty_prompt_says_what_to_do(tmp_
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, ())
     assert "".join(stream_text(model, tokenizer, "the cat", 5, temperature=0))
     for wants_one in (tokenizer.with_bos, lambda: stream_text(model, tokenizer, "")):
-        with pytest.raises(ValueError, match="names no token that begins a text .*give a prompt that is not empty"):
+        with pytest.raises(ValueError, match="has no token that begins a text .*give a prompt that is not empty"):
             wants_one()
 
 
