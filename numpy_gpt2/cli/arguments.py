@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from itertools import chain, takewhile
 from pathlib import Path
 from threading import Timer
-from typing import Callable, Iterable, Iterator, NoReturn
+from typing import Any, Callable, Iterable, Iterator, NoReturn
 
 from ..checkpoint.hub import CONFIG, checkpoint_files
 from ..checkpoint.json_file import read_config
@@ -34,6 +34,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see python -m {self.prog} --help)")
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse would pass over a full disk
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         words = list(sys.argv[1:] if args is None else args)

@@ -106,6 +106,14 @@ def test_a_command_after_a_space_is_told_to_come_after_a_dot(command, word, mean
     assert f"Got '{word}'" in err and meant in err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_help_that_a_full_disk_does_not_take_is_exit_1():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([sys.executable, "-m", "numpy_gpt2.generate", "--help"], stdout=full,
+                                 stderr=subprocess.PIPE, timeout=60)
+    assert (process.returncode, process.stderr) == (1, b"error: No space left on device\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_the_list_of_commands_may_lose_its_reader():
     reader, writer = os.pipe()

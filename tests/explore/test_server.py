@@ -439,8 +439,9 @@ def test_an_error_after_the_first_line_is_the_last_line(served, monkeypatch):
     assert lines[-1] == {"error": "the logits are not finite", "status": 422}
 
 
-def test_numbers_that_are_not_finite_are_422(served):
-    explosions = [{"kind": "scale", "stage": "mlp.post", "layer": 0, "factor": 1e30}] * 2  # beyond float32
+def test_numbers_that_are_not_finite_are_422(served, monkeypatch):
+    monkeypatch.setattr(turns, "PROGRESS_AFTER", 60)  # on a slow machine progress would come before the refusal
+    explosions = [{"kind": "scale", "stage": "mlp.post", "layer": 0, "factor": 1e9}] * 6  # beyond float32
     status, (line,) = posted(served, "/run", prompt=PROMPT, interventions=explosions)
     assert (status, "not finite" in line["error"]) == (422, True)
 
