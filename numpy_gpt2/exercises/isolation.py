@@ -1,7 +1,7 @@
 """Check a student's files in a process of its own, under a time limit: nothing that they do reaches the caller.
 
 The parent starts `python -m numpy_gpt2.exercises.isolation` and reads a line of JSON for each thing that happens. An
-exercise that takes too long, or ends the process, counts as wrong; a new process goes on with the next.
+exercise that takes too long, or ends the process, counts as wrong; a new process continues with the next.
 """
 
 import json

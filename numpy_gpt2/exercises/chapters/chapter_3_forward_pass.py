@@ -112,8 +112,7 @@ def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) ->
     """For each token separately: linear with weights.c_fc, the activation function, linear with weights.c_proj.
 
     [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]. activation(activation_function, x) applies the
-    function
-    of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some other GPT-2s use another.
+    function of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some other GPT-2s use another.
     Taps: "mlp.pre" (before the activation function), "mlp.post", "mlp.out".
     Source: Vaswani et al., "Attention Is All You Need", section 3.3, with GELU for ReLU.
 
