@@ -36,7 +36,7 @@ __all__ = [
     "show_attention",
 ]
 
-IN_NOTEBOOKS = {"show": ".explore.inline", "show_attention": ".html"}  # imported when used: the import is no slower
+IN_NOTEBOOKS = {"show": ".explore.inline", "show_attention": ".html"}  # imported on first use
 
 
 def __getattr__(name: str) -> Any:

@@ -7,11 +7,11 @@ from .cli.exits import BadInput, run
 COMMANDS = {
     "generate": "continue a prompt",
     "step": "walk through one forward pass, array by array",
-    "explore": "draw one forward pass as a page for the browser",
+    "explore": "show one forward pass as a web page",
     "tokens": "show the tokens of a text, and how byte pair encoding makes them",
     "score": "measure how well a model predicts a text",
     "summary": "count and measure a model's parts",
-    "train": "fine-tune a checkpoint on a text, or train one anew",
+    "train": "fine-tune a checkpoint on a text, or train from scratch",
     "exercises": "write it yourself: stubs, checks that name the mistake, hints",
 }
 

@@ -1,4 +1,4 @@
-"""Write on from a prompt: `python -m numpy_gpt2.generate "Once upon a time"`."""
+"""Continue a prompt: `python -m numpy_gpt2.generate "Once upon a time"`."""
 
 import argparse
 import math
@@ -22,53 +22,53 @@ from .decoding import TextStream, stream_samples
 from .tokenizer import Tokenizer, quoted
 from .weights import GPT2
 
-TEMPERATURE = 0.8  # where none is given
+TEMPERATURE = 0.8  # the default
 
-HELP = ("Each line is a prompt of its own; the model does not remember the lines before it. /quit or Ctrl-D leaves, "
-        "Ctrl-C stops a text, /help says this again.")
+HELP = ("Each line is a separate prompt; the model does not remember earlier lines. /quit or Ctrl-D exits, "
+        "Ctrl-C stops a text, /help repeats this.")
 
 
 def make_parser() -> ArgumentParser:
-    """The command line: every option with its default."""
-    parser = ArgumentParser(prog="numpy_gpt2.generate", description="Write on from a prompt with a GPT-2 in NumPy. "
+    """The command line."""
+    parser = ArgumentParser(prog="numpy_gpt2.generate", description="Continue a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
     parser.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
-                        "or a file; else none, and the model begins by itself)")
+                        "or a file; otherwise none: the model starts from scratch)")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
-    parser.add_argument("--last", action="store_true", help="of a prompt that is too long, keep the end that leaves "
-                        "room for the new tokens, at least half the context")
-    parser.add_argument("--interactive", action="store_true", help="ask for prompts; each line is one of its own")
+    parser.add_argument("--last", action="store_true", help="if the prompt is too long, keep its end, with room for "
+                        "the new tokens, but at least half the context")
+    parser.add_argument("--interactive", action="store_true", help="read prompts interactively, one per line")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, metavar="T",
-                        help=f"below 1 safer, above 1 wilder, 0 greedy (default: {TEMPERATURE})")
+                        help=f"below 1 more predictable, above 1 more random, 0 greedy (default: {TEMPERATURE})")
     parser.add_argument("--top-k", type=whole_number(0), default=40, metavar="K",
-                        help="draw from the K likeliest tokens, 0 is off (default: %(default)s)")
+                        help="sample from the K most likely tokens, 0 is off (default: %(default)s)")
     parser.add_argument("--top-p", type=fraction, default=1.0, metavar="P",
-                        help="draw from the likeliest tokens that reach probability P together, 1 is off (the default)")
+                        help="sample from the most likely tokens with total probability P, 1 is off (the default)")
     parser.add_argument("--min-p", type=fraction, default=0.0, metavar="P",
-                        help="draw from tokens at least P times as likely as the likeliest, 0 is off (the default)")
+                        help="sample from tokens at least P times as likely as the top one, 0 is off (the default)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R",
-                        help="above 1 makes tokens that were there before less likely, 1 is off (the default)")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
-    parser.add_argument("--seed", type=whole_number(0), metavar="S", help="the same seed writes the same text")
+                        help="above 1 makes earlier tokens less likely, 1 is off (the default)")
+    parser.add_argument("--greedy", action="store_true", help="always the most likely token; same as --temperature 0")
+    parser.add_argument("--seed", type=whole_number(0), metavar="S", help="the same seed gives the same text")
     parser.add_argument("--num-samples", type=whole_number(1, 10_000), default=1, metavar="N",
-                        help="write N continuations of the prompt")
+                        help="generate N continuations of the prompt")
     parser.add_argument("--stop", action="append", type=stop_string, default=[], metavar="TEXT",
-                        help="end where this text appears, which is left out; may be given several times")
+                        help="stop before this text appears; may be given several times")
     parser.add_argument("--prompt-lookup", type=whole_number(0), default=0, metavar="N",
-                        help="with --greedy: guess up to N tokens at a time from the text itself and check them in one "
-                             "pass; the same text, sooner where it repeats itself, 0 is off (the default)")
+                        help="with --greedy: draft up to N tokens at a time from earlier text and verify them in one "
+                             "pass; the same text, faster where it repeats itself, 0 is off (the default)")
     parser.add_argument("--log-probs", action="store_true",
-                        help="after each text, a table of its new tokens, with the log-probability (natural) and the "
-                             "probability that the model gave each, before temperature, top-k and the like")
-    parser.add_argument("--stats", action="store_true", help="say how many tokens were read and written, and how fast")
+                        help="after each text, print a table of its new tokens, with each one's (natural) log-"
+                             "probability and probability under the model, before temperature, top-k and the like")
+    parser.add_argument("--stats", action="store_true", help="print token counts and speed")
     return parser
 
 
 def main() -> None:
-    """Parse, load, and write on from each prompt."""
+    """Parse, load, and continue each prompt."""
     args = make_parser().parse_args()
     if args.interactive and (args.prompt is not None or args.prompt_file is not None):
         raise BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def write_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, config: GenerationConfig, args: Any) -> None:
-    """Every continuation of one prompt, in full and one after another, each as it is made."""
+    """Print every continuation of one prompt, one after another, streaming each."""
     started = time.perf_counter()
     ids = tokenizer.encode(prompt, special_tokens(args))
     n_positions = model.config.n_positions
@@ -144,14 +144,14 @@ def check_samples_fit(model: GPT2, n_samples: int, n_tokens: int) -> None:
 
 
 def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:
-    """A line for each token that was drawn, those too whose text a stop string left out."""
+    """A line for each generated token, including those cut off by a stop string."""
     rows = [[f"{log_prob:.3f}", f"{math.exp(log_prob):.4f}", str(token_id), quoted(tokenizer, token_id)]
             for token_id, log_prob in zip(stream.ids, stream.log_probs)]
     return table(["log-prob", "probability", "id", "token"], rows, ">>><", shutil.get_terminal_size((120, 24)).columns)
 
 
 def fraction(text: str) -> float:
-    """An argparse type: a number; one that can only be meant as a percentage is told so."""
+    """An argparse type: a number; one that looks like a percentage is refused with a hint."""
     number = float(text)
     if 2 <= number <= 100:
         raise argparse.ArgumentTypeError(f"must be a fraction, at most 1. Got {text}: {text}% is {number / 100:g}")
@@ -160,20 +160,20 @@ def fraction(text: str) -> float:
 
 def last_that_fit(prompt: str, ids: list[int], room: int, tokenizer: Tokenizer,
                   allowed_special: Any) -> tuple[str, list[int]]:
-    """The prompt and its ids, or of more than `room` ids the end, from a whole character on; that is said."""
+    """The prompt and its ids, cut to the last `room` ids, from a whole character on, with a note."""
     kept = room
     while len(ids) > room:
         end = b"".join(map(tokenizer.token_bytes, ids[-kept:]))
-        prompt = end.lstrip(bytes(range(0x80, 0xc0))).decode()  # without the rest of a character that was cut
+        prompt = end.lstrip(bytes(range(0x80, 0xc0))).decode()  # without the rest of a split character
         ids = tokenizer.encode(prompt, allowed_special)
-        kept -= 1  # a word that was cut can take more tokens than its end had
+        kept -= 1  # a split word can take more tokens than before
         if len(ids) <= room:
             say(f"note: of the prompt, the last {len(ids):,} tokens are read (--last)")
     return prompt, ids
 
 
 def stop_string(text: str) -> str:
-    """An argparse type: a text that is not empty, for it would be found everywhere."""
+    """An argparse type: a non-empty text (an empty one would match everywhere)."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     if "\\n" in text:
@@ -182,7 +182,7 @@ def stop_string(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """To standard output, at once; a terminal is not given what it would obey."""
+    """Write to standard output, unbuffered; control characters are escaped on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -205,7 +205,7 @@ def statistics(n_prompt: int, streams: list[TextStream], started: float, first_p
 
 
 def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, args: Any) -> None:
-    """Write on from each line typed, until the end of input or /quit. On a terminal, Ctrl-C ends a text, not this."""
+    """Continue each line typed, until the end of input or /quit. On a terminal, Ctrl-C stops only the current text."""
     on_a_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if on_a_terminal:
         with suppress(ImportError):  # not on Windows
@@ -223,15 +223,15 @@ def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, 
         except EOFError:
             return say("")
         except BadInput as error:
-            say(f"error: {error}")  # one prompt was wrong; the next may be right
+            say(f"error: {error}")  # and wait for the next prompt
         except KeyboardInterrupt:
             if not on_a_terminal:
                 raise
-            say("\nstopped; /quit or Ctrl-D leaves")
+            say("\nstopped; /quit or Ctrl-D exits")
 
 
 def ask_for_prompt(on_a_terminal: bool) -> str:
-    """The next line. Raises EOFError where there is none."""
+    """The next line. Raises EOFError at the end of input."""
     if on_a_terminal:
         return input("prompt> ")
     say("prompt> ", end="")
@@ -239,7 +239,7 @@ def ask_for_prompt(on_a_terminal: bool) -> str:
 
 
 def read_line() -> str:
-    """A line of standard input, as an argument would come. Of one that is too long, no more than tells so."""
+    """A line of standard input, decoded like an argument; a longer one is cut, but still recognizably too long."""
     line = sys.stdin.buffer.readline(LONGEST_PROMPT + 1)
     if not line:
         raise EOFError

@@ -223,8 +223,7 @@ def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, posi
     The input of ln_f is a sum of parts, and everything after it is linear except the division by the layer norm's
     scale. With the scale fixed at its value in this pass, the logit is a sum over the parts too.
 
-    acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and the last block's `resid_post`. Leading batch
-    axes
+    acts: of a pass, with `wte`, `wpe`, all `attn.z` and `mlp.out`, and the last block's `resid_post`. Any batch axes
         precede [n_parts]. (If `attn.out` or the residual stream was patched, the parts do not sum to the logit.)
     names: "wte", "wpe"; for every block "h.i.attn.head.j", "h.i.attn.c_proj.bias" and "h.i.mlp.out" (with its bias);
         "ln_f.bias". These are direct effects: a head's effect through later heads and MLPs is attributed to those.

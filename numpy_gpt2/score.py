@@ -25,17 +25,17 @@ from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score
 from .tokenizer import Tokenizer, quoted
 from .weights import GPT2
 
-N_ALTERNATIVES = 5  # so many of the likeliest tokens `--tokens` and `--html` show in each place
+N_ALTERNATIVES = 5  # most likely tokens that `--tokens` and `--html` show at each position
 SMOOTHED = 50  # tokens in the moving average of `--plot`
 
-LONGEST_WHOLE = 2**22  # bytes of a text that is encoded, and whose scores are kept, as a whole
-MOST_UNDIVIDED = 2**24  # characters without a place to divide a longer one
-WINDOW, MARGIN, MOST_PLACES = 2**16, 200, 100  # where such places are looked for, by what surroundings, how many
+LONGEST_WHOLE = 2**22  # bytes of a text that is encoded and scored as a whole; longer ones are divided
+MOST_UNDIVIDED = 2**24  # characters without a place to divide the text
+WINDOW, MARGIN, MOST_PLACES = 2**16, 200, 100  # characters to search, context to compare, places to try
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.score", description="Score a text: mean loss, perplexity, bits per byte. "
-                            "A text longer than the model's context is read in windows that overlap.",
+                            "A text longer than the model's context is scored in overlapping windows.",
                             epilog="What the numbers mean and how windows overlap: python -m pydoc numpy_gpt2.scoring. "
                             "WikiText-2 and LAMBADA, as in the GPT-2 paper: numpy_gpt2/summary/README.md")
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text, or - for standard input; every byte counts, line "
@@ -43,19 +43,19 @@ def make_parser() -> ArgumentParser:
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--stride", type=whole_number(1), metavar="N",
-                        help="tokens from one window to the next, less than the context; fewer give each token more "
-                             "tokens before it, and take longer (default: half the context)")
+                        help="tokens from one window to the next, less than the context; a smaller stride gives each "
+                             "token more context, and takes longer (default: half the context)")
     parser.add_argument("--no-bos", action="store_true",
-                        help="do not put <|endoftext|> before the text; its first token is then not scored")
+                        help="do not prepend <|endoftext|> to the text; its first token is then not scored")
     parser.add_argument("--tokens", action="store_true",
-                        help=f"a line for each token: its log-probability (natural), its rank (1: the likeliest), its "
-                             f"id, the token, and the {N_ALTERNATIVES} likeliest tokens there with their probabilities")
+                        help=f"a line for each token: its log-probability (natural), its rank (1: most likely), its "
+                             f"id, the token, and the {N_ALTERNATIVES} most likely tokens with their probabilities")
     parser.add_argument("--json", action="store_true", help="one JSON object, numbers unrounded; losses are in nats")
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="also write a web page: the text, each token "
-                        "coloured by its surprise, with its rank and the likeliest tokens there; at most "
+                        "coloured by its surprise, with its rank and the most likely tokens; at most "
                         f"{MOST_SHOWN:,} tokens")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the surprise along the text, and how "
-                        "often each one occurs (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the surprise along the text, and its "
+                        "distribution (needs matplotlib)")
     return parser
 
 
@@ -80,13 +80,13 @@ def main() -> None:
 
     ids = tokenizer.encode(text, special_tokens(args))
     if args.no_bos and len(ids) == 1:
-        raise BadInput("the text is one token, before which nothing stands to score it by: leave out --no-bos")
+        raise BadInput("the text is one token, with nothing before it to predict it from: leave out --no-bos")
     if args.html:
         with bad_input():
             check_fits_page(len(ids))
     text_ids, n_bytes = ids, len(text.encode())
     if args.no_bos:
-        n_bytes -= len(tokenizer.token_bytes(ids[0]))  # per byte of what is scored
+        n_bytes -= len(tokenizer.token_bytes(ids[0]))  # count only scored bytes
     else:
         with bad_input():
             ids = tokenizer.with_bos(ids)
@@ -112,14 +112,14 @@ def main() -> None:
 
 
 def scoring_settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
-    """How the text is scored. bos: the token that was put before it, or None."""
+    """The settings of the scoring. bos: the token prepended to the text, or None."""
     bos = None if args.no_bos else quoted(tokenizer, tokenizer.with_bos()[0]).strip('"')
     return {"model": args.model, "n_positions": model.config.n_positions, "stride": stride, "bos": bos}
 
 
 def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
-    """What is told of tokens that have this log-probability together."""
-    scores = Scores(np.array([log_prob]), *[np.zeros(0)] * 3)  # as if they were one
+    """The measures of tokens with this total log-probability."""
+    scores = Scores(np.array([log_prob]), *[np.zeros(0)] * 3)  # as if they were one token
     mean_loss = -log_prob / n_tokens
     return {"n_tokens": n_tokens, "n_bytes": n_bytes, "total_loss": -log_prob, "mean_loss": mean_loss,
             "perplexity": float(np.exp(mean_loss)), "bits_per_byte": scores.bits_per_byte(n_bytes)}
@@ -129,7 +129,7 @@ def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
 
 
 def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace) -> None:
-    """Score a text part by part, so that it takes no more memory however long it is, and print the measures."""
+    """Score a text part by part, in bounded memory, and print the measures."""
     for option in ("tokens", "html", "plot"):
         if getattr(args, option):
             raise BadInput(f"--{option} shows a text of at most {LONGEST_WHOLE:,} bytes; {source} is longer: leave it "
@@ -165,7 +165,7 @@ def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace)
 
 
 def divided(texts: Iterable[str], encode: Callable[[str], list[int]], source: str) -> Iterator[str]:
-    """The same text in parts that are encoded as they would be in the whole. Raises BadInput where it has none."""
+    """Yield the text in parts whose tokens are those of the whole. Raises BadInput if it cannot be divided."""
     rest = ""
     for text in texts:
         rest += text
@@ -181,7 +181,7 @@ def divided(texts: Iterable[str], encode: Callable[[str], list[int]], source: st
 
 
 def dividing_place(text: str, encode: Callable[[str], list[int]]) -> int:
-    """Where a text may be divided, as late as can be told: before a space, and not inside a token. 0 for nowhere."""
+    """The last place to divide a text: before white space, and not inside a token. 0 if there is none."""
     beginning = max(len(text) - WINDOW, 0)
     places = [beginning + match.end() for match in re.finditer(r"\S(?=\s)", text[beginning:-MARGIN])]
     for place in places[:-MOST_PLACES - 1:-1]:
@@ -205,7 +205,7 @@ def print_measures(facts: dict[str, Any]) -> None:
 
 
 def print_table(scores: Scores, ids: list[int], tokenizer: Tokenizer) -> None:
-    """A line for each token, and an empty one. On a terminal, only the alternatives that fit in the line."""
+    """Print a line for each token, and an empty one; on a terminal, with as many alternatives as fit."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     print("log-prob    rank     id  token           likeliest, with probabilities"[:width])
     for i, token_id in enumerate(ids):
@@ -257,7 +257,7 @@ def draw_surprise(surprise: np.ndarray, path: Path) -> None:
 
 
 def finite(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts as JSON can have them: it has no infinity."""
+    """The facts with an infinite perplexity as None, since JSON has no infinity."""
     return facts if math.isfinite(facts["perplexity"]) else {**facts, "perplexity": None}
 
 
@@ -269,7 +269,7 @@ def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> 
 
 
 def named_token(token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The id, and its text for people to read, `Tokenizer.token_text`; None for an id without a token."""
+    """The id and its `Tokenizer.token_text`, None for an id without a token."""
     return {"id": token_id, "text": tokenizer.token_text(token_id) if token_id < tokenizer.vocab_size else None}
 
 

@@ -13,7 +13,7 @@ from .cli.exits import BadInput, bad_input, run, say
 from .cli.tables import table
 from .tokenizer import Tokenizer, quoted_bytes
 
-NEARBY = 11  # tokens that are shown around a merge: all of most words
+NEARBY = 11  # tokens shown around a merge: enough for all of most words
 
 
 def make_parser() -> ArgumentParser:
@@ -24,9 +24,9 @@ def make_parser() -> ArgumentParser:
                         "a file)")
     parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
-    parser.add_argument("--merges", action="store_true", help="show also how the tokens come about: for each piece of "
-                        "the text its bytes, then each merge with its rank (its place in the list of merges, from 0) "
-                        f"and the tokens after it, of many the {NEARBY} around it")
+    parser.add_argument("--merges", action="store_true", help="also show how the tokens are formed: for each piece of "
+                        "the text its bytes, then each merge with its rank (its index in the list of merges) and the "
+                        f"tokens after it, at most {NEARBY} around it")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     return parser
@@ -63,7 +63,7 @@ def print_table(header: list[str], rows: list[list[str]], align: str, width: int
 
 
 def merge_rows(piece: bytes, tokenizer: Tokenizer) -> Iterator[list[str]]:
-    """A row for the bytes of a piece, one for each merge, and an empty one: its rank, its pair, the tokens after it."""
+    """Rows for the bytes of a piece and for each merge (rank, pair, the tokens after it), and an empty one."""
     cuts = list(range(len(piece) + 1))
     yield ["", "", nearby_tokens(piece, cuts, 0)]
     for merge in merge_steps(piece, tokenizer.merge_ranks):
@@ -75,7 +75,7 @@ def merge_rows(piece: bytes, tokenizer: Tokenizer) -> Iterator[list[str]]:
 
 
 def nearby_tokens(piece: bytes, cuts: list[int], at: int) -> str:
-    """The tokens of a piece, or of many the NEARBY around number `at`. `cuts`: where each begins, and the end."""
+    """The tokens of a piece, at most NEARBY around index `at`. `cuts`: the start of each token, and the end."""
     n_tokens = len(cuts) - 1
     first = max(min(at - NEARBY // 2, n_tokens - NEARBY), 0)
     last = min(first + NEARBY, n_tokens)

@@ -442,13 +442,13 @@ def terminal():
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals are POSIX's")
 def test_ctrl_c_ends_a_text_and_a_line_but_not_the_session(terminal):
-    terminal.expect("Each line is a prompt of its own; the model does not remember")
-    terminal.expect("/quit or Ctrl-D leaves")
+    terminal.expect("Each line is a separate prompt; the model does not remember")
+    terminal.expect("/quit or Ctrl-D exits")
     terminal.expect("prompt> ")
     terminal.sendline("The king")
     terminal.expect(r"\nThe king [a-z]+ ")  # the text has begun
     terminal.sendintr()
-    terminal.expect("\nstopped; /quit or Ctrl-D leaves")
+    terminal.expect("\nstopped; /quit or Ctrl-D exits")
     terminal.expect("prompt> ")
     terminal.send("A half-typed")
     terminal.sendintr()
@@ -458,7 +458,7 @@ def test_ctrl_c_ends_a_text_and_a_line_but_not_the_session(terminal):
     terminal.sendintr()
     terminal.expect("prompt> ")
     terminal.sendline("/help")
-    terminal.expect("Each line is a prompt of its own")
+    terminal.expect("Each line is a separate prompt")
     terminal.expect("prompt> ")
     terminal.sendline("/quit")
     terminal.read()  # to its end
@@ -470,7 +470,7 @@ def test_interactive_has_commands_for_help_and_for_leaving():
     process = generate("--interactive", "--max-new-tokens", "1", stdin=b"/help\n/quti\n/quit\nA fox\n")
     assert (process.returncode, process.stdout) == (0, b"")
     said = process.stderr.decode()
-    assert said.count("Each line is a prompt of its own") == 2 and "Ctrl-C stops a text" in said
+    assert said.count("Each line is a separate prompt") == 2 and "Ctrl-C stops a text" in said
     assert said.count("error: no command is called /quti: expected /help or /quit") == 1
 
 
