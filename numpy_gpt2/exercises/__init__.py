@@ -1,4 +1,4 @@
-"""A course that marks itself: stubs, checks, hints. In a notebook: `check("softmax", softmax)`."""
+"""Self-checking exercises: stubs, checks, hints. In a notebook: `check("softmax", softmax)`."""
 
 import html
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ __all__ = ["check", "CheckResult"]
 
 @dataclass(frozen=True, repr=False)
 class CheckResult:
-    """Whether a function is right, and if not, why. A notebook shows it."""
+    """Whether a function is right and, if not, why; a notebook displays it."""
 
     exercise: str
     passed: bool
@@ -32,7 +32,7 @@ class CheckResult:
 def check(name: str, function: Callable[..., Any], language: str = "en") -> CheckResult:
     """Check one function of a notebook: `check("softmax", softmax)`. For a method, give the function or its class.
 
-    Raises ValueError for a name that is no exercise's.
+    Raises ValueError for an unknown name.
     """
     exercise = find_exercise(name)
     if language not in LANGUAGES:

@@ -20,7 +20,7 @@ RUN_LIMIT = 600  # seconds
 
 
 def make_parser() -> ArgumentParser:
-    """The command line: every option with its default."""
+    """The command line."""
     parser = ArgumentParser(prog="numpy_gpt2.exercises", description="Write GPT-2 yourself, function by function: "
                             "stubs to fill in, checks that name the mistake, hints, and the real model with your "
                             "functions in place of the engine's.")
@@ -54,7 +54,7 @@ def make_parser() -> ArgumentParser:
 
 
 def main() -> None:
-    """Parse, and do what the command says."""
+    """Parse and run the command."""
     args = make_parser().parse_args()
     if args.command == "new":
         new_folder(args.folder)
@@ -77,7 +77,7 @@ def exercise_named(name: str) -> Exercise:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Exit 0 only if everything asked for has passed."""
+    """Check the exercises; exit with 0 only if all have passed."""
     names = [exercise_named(args.exercise).name] if args.exercise else list(exercises_by_name())
     folders = find_folders(args.folder or [None])
     if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):
@@ -114,7 +114,7 @@ def print_result(result: Result, language: str) -> None:
 
 
 def print_results(results: list[Result], language: str) -> None:
-    """A line for each exercise, by chapter, and what to do next."""
+    """Print a line for each exercise, by chapter, and what to do next."""
     exercises = exercises_by_name()
     states = {state: say_in(language, state) for state in ("passed", "not written", "wrong")}
     width = max(map(len, states.values()))
@@ -161,7 +161,7 @@ def hint(args: argparse.Namespace) -> None:
 
 
 def play(args: argparse.Namespace) -> None:
-    """Find out what is written, under the checks' time limit; then run that in a process of its own."""
+    """Find the written functions, under the checks' time limit; then run them in a separate process."""
     folder = find_folder(args.folder).resolve()
     with bad_input():
         prompt = read_prompt(args.prompt)

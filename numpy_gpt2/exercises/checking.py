@@ -1,7 +1,7 @@
-"""Check one function: give it seeded random cases, compare with the engine, and say what the mistake is.
+"""Check one function on seeded random cases against the engine, and name the mistake.
 
-A law (laws/) holds an engine's function, the cases, and how the function is called. What is compared is all that a call
-leaves: what it returned or raised, and caches it was given; every other argument must be as it was before.
+A law (laws/) has the engine's function, the cases, and how the function is called. The comparison covers everything
+that a call produces: its result or error, and the caches it was given; every other argument must be unchanged.
 """
 
 import copy
@@ -26,20 +26,20 @@ Function = Callable[..., Any]
 
 
 class CallsTheEngine(Exception):
-    """Raised by the engine's function where the student's calls it."""
+    """Raised by the engine's function if the student's calls it."""
 
 
 # A function that raises one of these has no mistake to look for.
 ENDINGS = {NotImplementedError: "todo", SystemExit: "exit", CallsTheEngine: "engine"}
 
-# What a message says of the expected and the given value, by the kind of their difference.
+# How a message describes the expected and the actual value, by the kind of their difference.
 DESCRIBE: dict[str, Callable[[Any], Any]] = {"type": type_name, "dtype": np.result_type, "length": len,
                                              "shape": lambda value: list(np.shape(value))}
 
 
 @dataclass
 class Verdict:
-    """How a function did. The message's first line is a summary."""
+    """The result of checking a function. The message's first line is a summary."""
 
     state: str  # "passed", "not written" or "wrong"
     message: str
@@ -48,11 +48,11 @@ class Verdict:
 
 @dataclass
 class Outcome:
-    """What a call left behind."""
+    """Everything that a call produced."""
 
     result: Any = None
-    leaves: dict[str, Any] = field(default_factory=dict)  # of the result, and of caches that it was given
-    changed: list[str] = field(default_factory=list)  # the arguments that it wrote to
+    leaves: dict[str, Any] = field(default_factory=dict)  # of the result, and of caches among the arguments
+    changed: list[str] = field(default_factory=list)  # the arguments that it modified
     error: BaseException | None = None
 
 
@@ -77,7 +77,7 @@ def observe(law: Law, function: Function, args: Args) -> Outcome:
 
 
 def parameter_names(law: Law, args: Args) -> list[str]:
-    """What each argument of a case is called: as the function calls it, or as the law does."""
+    """The names of a case's arguments: the function's own, then the law's."""
     names = list(inspect.signature(law.reference).parameters)
     if law.without_self:
         names.remove("self")
@@ -86,8 +86,8 @@ def parameter_names(law: Law, args: Args) -> list[str]:
 
 
 def same_outcome(law: Law, one: Outcome, other: Outcome) -> bool:
-    """Whether one function does as the other; float64 in place of float32 is a mistake of its own."""
-    by_type = (KeyError, *law.own_errors)  # which key is met first hangs on the order of the look-ups
+    """Whether two outcomes agree, except for float64 instead of float32, which is a mistake of its own."""
+    by_type = (KeyError, *law.own_errors)  # which key is missing first depends on the order of the look-ups
     if isinstance(one.error, by_type) and type(one.error) is type(other.error):
         return True
     if one.error or other.error or one.changed != other.changed:
@@ -101,7 +101,7 @@ def same_outcome(law: Law, one: Outcome, other: Outcome) -> bool:
 
 @dataclass
 class Failure:
-    """A case in which a function does not do as the engine."""
+    """A case in which a function differs from the engine."""
 
     args: Args
     expected: Outcome
@@ -114,7 +114,7 @@ class Failure:
 
 
 def check_function(exercise: Exercise, function: Function, language: str = "en") -> Verdict:
-    """Whether a function obeys its law, and if not, which known mistake it makes and the smallest failing case."""
+    """The verdict on a function: if it is wrong, with the known mistake, if any, and the smallest failing case."""
     law = LAWS[exercise.name]
     pairs: list[tuple[Args, Outcome]] = []
     namespace = getattr(function, "__globals__", {})
@@ -143,7 +143,7 @@ def check_function(exercise: Exercise, function: Function, language: str = "en")
 
 def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Outcome]], failures: list[Failure],
               smallest: Failure, language: str) -> str:
-    """The mistake that gives the same in all cases, or in all without a batch; or what can be said of the smallest."""
+    """The known mistake that explains all cases, or all without a batch; otherwise a description of the smallest."""
     law = LAWS[exercise.name]
     singles = [(args, got) for args, got in pairs if not law.has_batch(args)]
     fails_alone = not law.has_batch(smallest.args)
@@ -152,7 +152,7 @@ def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Ou
         sentence = known_mistake(exercise, law, singles, language)
     if sentence is not None:
         return sentence
-    results = [(args, got) for args, got in pairs if got.error is None]  # an error's text may hold an address
+    results = [(args, got) for args, got in pairs if got.error is None]  # an error's text may contain a memory address
     if not all(same_outcome(law, observe(law, function, args), got) for args, got in results):
         return say_in(language, "random")
     sentence = unknown_mistake(smallest, exercise.file, language)
@@ -162,12 +162,12 @@ def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Ou
 
 
 def refuse(*_: Any, **__: Any) -> None:
-    """Stands in for the engine's function while a student's runs that is to do the same."""
+    """Replaces the engine's function while the student's version of it runs."""
     raise CallsTheEngine
 
 
 def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[Args, Outcome]], language: str) -> str | None:
-    """The sentence of the mistake that gives the student's outcome in all of these cases."""
+    """The sentence of the known mistake that reproduces the student's outcome in all of these cases, or None."""
     for mistake in exercise.mistakes:
         function = mistaken_function(exercise, mistake)
         if all(same_outcome(law, outcome, observe(law, function, args)) for args, outcome in pairs):
@@ -176,7 +176,7 @@ def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[Args, Outcome]
 
 
 def unknown_mistake(failure: Failure, file: str, language: str) -> str:
-    """What can be said of a case by itself."""
+    """A description of a failing case without a known mistake."""
     expected, got, found = failure.expected, failure.got, failure.found
     if got.error is not None or expected.error is not None:
         return error_mistake(expected.error, got.error, file, language)

@@ -1,6 +1,6 @@
-"""Whether two results are alike, and if not, where they first differ.
+"""Whether two results are equal and, if not, where they first differ.
 
-A result is taken apart into leaves: arrays, numbers, texts and lists of these, under paths such as "[0].weight".
+A result is split into leaves: arrays, numbers, strings and lists of these, under paths such as "[0].weight".
 """
 
 import types
@@ -16,7 +16,7 @@ TOLERANCE = 1e-5  # of the largest number in an array: float32 sums in another o
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What a value is made of, each part with its path; before the parts of an object its type."""
+    """Yield the leaves of a value, each with its path; before the parts of an object, its type."""
     parts: Iterator[tuple[str, Any]]
     if is_plain(value):
         yield path, value
@@ -39,7 +39,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_plain(value: Any) -> bool:
-    """Texts and numbers, and lists or tuples of them."""
+    """Whether a value is a string, a number, None, or a list or tuple of these."""
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
     return value is None or isinstance(value, (str, bytes, int, float, np.generic))
@@ -47,7 +47,7 @@ def is_plain(value: Any) -> bool:
 
 @dataclass
 class Difference:
-    """The first place where two results are not alike."""
+    """The first place where two results differ."""
 
     kind: str  # a key of MESSAGES: type, missing, extra, shape, length, value, dtype
     path: str
@@ -57,7 +57,7 @@ class Difference:
 
 
 def difference(expected: dict[str, Any], got: dict[str, Any], tolerance: float = TOLERANCE) -> Difference | None:
-    """Types and shapes count first, then numbers, then the arrays' types."""
+    """The first difference: types, shapes and values first, then dtypes. None if there is none."""
     for path in [*expected, *(path for path in got if path not in expected)]:
         if path not in got:
             return Difference("missing", path, expected[path], None)
@@ -88,7 +88,7 @@ def leaf_difference(path: str, one: Any, other: Any, tolerance: float) -> Differ
 
 
 def list_difference(path: str, one: Any, other: Any) -> Difference | None:
-    """Of two lists of texts and numbers: they are shown whole, and the place by itself."""
+    """The first difference of two plain lists: the whole lists, and the index of the difference."""
     for i, (item, other_item) in enumerate(zip(one, other)):
         found = leaf_difference(f"{path}[{i}]", item, other_item, TOLERANCE)
         if found:
@@ -97,8 +97,7 @@ def list_difference(path: str, one: Any, other: Any) -> Difference | None:
 
 
 def same_type(one: Any, other: Any) -> bool:
-    """Without axes, an array is as good as a number, and a tuple is as good as a list; a whole number may be a float's
-    value, but not the other way round."""
+    """Whether types agree. A 0-d array counts as a number, a tuple as a list; an int may replace a float."""
     if is_number(one) and is_number(other):
         allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
         kind, other_kind = np.asarray(one).dtype.kind, np.asarray(other).dtype.kind
@@ -109,7 +108,7 @@ def same_type(one: Any, other: Any) -> bool:
 
 
 def relation(one: np.ndarray, other: np.ndarray) -> tuple[str, float] | None:
-    """What makes the other of the one, where that is simple: a key of MESSAGES, and a number."""
+    """A simple relation that turns `one` into `other`: a key of MESSAGES and a number, or None."""
     flipped = np.swapaxes(one, -1, -2) if one.ndim > 1 else one
     if flipped.shape == other.shape and close(flipped, other, TOLERANCE).all():
         return "transposed", 0.0
@@ -132,7 +131,7 @@ def is_number(value: Any) -> bool:
 
 
 def close(one: np.ndarray, other: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where two arrays of one shape are alike: booleans of that shape. Integers must be equal."""
+    """Where two arrays of one shape are close: booleans of that shape. Integers must be equal."""
     finite = np.abs(one[np.isfinite(one)], dtype=np.float64)
     allowed = tolerance * finite.max(initial=0) if "f" in one.dtype.kind else 0
     with np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
-"""The course: what an exercise is, read from chapters/ (right solutions) and texts/ (titles, hints, mistakes).
+"""The course: exercises, read from chapters/ (solutions) and texts/ (titles, hints, mistakes).
 
-A stub is a solution without its body, and a known mistake is a solution with a line changed: nothing is written twice.
+A stub is a solution without its body, and a known mistake is a solution with a changed line: nothing is written twice.
 The texts' format, by example:
 
     == softmax, 15 minutes           the exercise; a method is written KVCache.append
@@ -32,13 +32,13 @@ Text = dict[str, str]  # by language
 
 @dataclass(eq=False)
 class Mistake:
-    """A change to the solution that people make."""
+    """A common mistake, as a change to the solution."""
 
     text: Text = field(default_factory=dict)
     changes: list[tuple[list[str], list[str]]] = field(default_factory=list)  # lines, and the lines in their place
 
     def add(self, mark: str, line: str) -> None:
-        """One more line of a change: the first `-`, or a `+` without one, begins it."""
+        """Add a line to a change; the first `-`, or a `+` without one, begins a new change."""
         if not self.changes or mark == "-" and self.changes[-1][1]:
             self.changes.append(([], []))
         self.changes[-1][mark == "+"].append(line)
@@ -69,7 +69,7 @@ def chapter_source(chapter: str) -> str:
 
 
 def read_texts(chapter: str) -> tuple[Text, list[Exercise]]:
-    """A chapter's title and its exercises, as this module's docstring describes their file."""
+    """A chapter's title and exercises, in the format of this module's docstring."""
     title: Text = {}
     exercises: list[Exercise] = []
     text = title
@@ -108,7 +108,7 @@ def exercises_by_name() -> dict[str, Exercise]:
 
 
 def find_exercise(name: str) -> Exercise:
-    """Raises ValueError, with the nearest names, for one that is no exercise's."""
+    """The exercise of this name. Raises ValueError, with similar names, if there is none."""
     exercises = exercises_by_name()
     if name not in exercises:
         near = difflib.get_close_matches(name.lower(), exercises, cutoff=0.5)
@@ -129,7 +129,7 @@ def definition(tree: ast.Module, path: str) -> ast.FunctionDef:
 
 
 def stub_source(chapter: str) -> str:
-    """The file that a student gets: the solutions without their bodies."""
+    """The stubs of a chapter: the solutions without their bodies."""
     source = chapter_source(chapter)
     lines = source.splitlines()
     tree = ast.parse(source)
@@ -142,7 +142,7 @@ def stub_source(chapter: str) -> str:
 
 
 def run_source(source: str, name: str, file: str) -> types.ModuleType:
-    """A module made of source text, without a file of bytecode beside it."""
+    """A module from source text, without a bytecode file."""
     module = types.ModuleType(name)
     module.__file__ = file
     exec(compile(source, file, "exec", dont_inherit=True), vars(module))
@@ -150,7 +150,7 @@ def run_source(source: str, name: str, file: str) -> types.ModuleType:
 
 
 def lookup(module: Any, path: str) -> Callable[..., Any] | None:
-    """The function of this path, or the method that its class defines itself; None where there is none."""
+    """The function at this path, or the method that its class itself defines; None if there is none."""
     owner, _, name = path.rpartition(".")
     namespace = vars(getattr(module, owner, object)) if owner else vars(module)
     found = namespace.get(name)
@@ -163,7 +163,7 @@ def solutions(chapter: str) -> types.ModuleType:
 
 
 def mistaken_source(exercise: Exercise, mistake: Mistake) -> str:
-    """The chapter's solutions with the mistake's changes made to one of them."""
+    """The solution with a mistake's changes applied."""
     source = chapter_source(exercise.chapter)
     node = definition(ast.parse(source), exercise.path)
     lines = source.splitlines()

@@ -1,4 +1,4 @@
-"""A student's folder: the stubs, where it is, and the count of hints, all that is ever written to it later."""
+"""A student's folder: creating the stubs, finding it, and counting hints, the only thing written to it later."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ HINTS_FILE = ".hints"
 
 
 def new_folder(folder: Path) -> None:
-    """Write the stubs into a folder of their own. Raises BadInput where it exists."""
+    """Write the stubs into a new folder. Raises BadInput if it exists."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -61,7 +61,7 @@ def find_folders(given: Sequence[Path | None]) -> list[Path]:
 
 
 def hints_seen(folder: Path) -> dict[str, int]:
-    """How many hints were asked for, by exercise. A file that cannot be read counts as none."""
+    """The number of hints used, by exercise. An unreadable file counts as none."""
     try:
         counts = json.loads((folder / HINTS_FILE).read_text(encoding="utf-8"))
         return {str(name): int(n) for name, n in counts.items()}
@@ -70,7 +70,7 @@ def hints_seen(folder: Path) -> dict[str, int]:
 
 
 def next_hint(folder: Path, exercise: Exercise) -> int:
-    """The number of the next hint, from 1; the last one repeats. It is counted."""
+    """Count a hint and return its number, from 1; the last one repeats."""
     counts = hints_seen(folder)
     n = min(counts.get(exercise.name, 0) + 1, len(exercise.hints))
     counts[exercise.name] = n

@@ -1,7 +1,7 @@
 """Check a student's files in a process of its own, under a time limit: nothing that they do reaches the caller.
 
 The parent starts `python -m numpy_gpt2.exercises.isolation` and reads a line of JSON for each thing that happens. An
-exercise that takes too long, or ends the process, counts as wrong; a new process goes on with the next.
+exercise that takes too long, or ends the process, counts as wrong; a new process continues with the next.
 """
 
 import json
@@ -98,7 +98,7 @@ def check_in_one_process(folder: Path, todo: list[Exercise], language: str,
 
 
 def pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
-    """Put each line into a queue, which can be waited for under a time limit, and then an empty one."""
+    """Put each line into a queue, which supports waiting with a timeout, then an empty one at the end."""
     try:
         for line in stream:
             lines.put(line)
@@ -108,7 +108,7 @@ def pass_on(stream: IO[str], lines: "queue.Queue[str]") -> None:
 
 
 def start(task: str, folder: Path, request: dict[str, Any], **streams: Any) -> "subprocess.Popen[str]":
-    """Python, with this package at hand wherever it lies, given a task; the request comes on its standard input."""
+    """A Python process that can import this package and runs a task; the request goes to its standard input."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
@@ -125,7 +125,7 @@ def start(task: str, folder: Path, request: dict[str, Any], **streams: Any) -> "
 
 
 class Output:
-    """Stands in for sys.stdout: counts what is printed, and keeps only its beginning."""
+    """Replaces sys.stdout: counts the characters printed, and keeps only the beginning."""
 
     def __init__(self) -> None:
         self.start = ""
@@ -141,7 +141,7 @@ class Output:
 
 
 def load_file(folder: Path, exercise: Exercise) -> types.ModuleType:
-    """A student's file as a module. Raises whatever it raises, and UnicodeError where it is not text."""
+    """A student's file as a module. Raises whatever it raises, and UnicodeError if it is not text."""
     file = folder / exercise.file
     try:
         with tokenize.open(file) as stream:
@@ -164,7 +164,7 @@ def use_the_engine_elsewhere(module: types.ModuleType, exercise: Exercise) -> No
 
 
 def check_exercise(folder: Path, exercise: Exercise, language: str, tell: Callable[[dict[str, Any]], None]) -> Result:
-    """The result of one exercise; whatever the student's file does is part of it."""
+    """The result of one exercise, whatever the student's file does."""
     file = folder / exercise.file
     started = time.perf_counter()
 
@@ -210,14 +210,14 @@ def check_exercise(folder: Path, exercise: Exercise, language: str, tell: Callab
 
 
 def function_at(file: Path, line: int) -> str | None:
-    """The function that a line of a file is in, as far as can be told of a file that Python cannot read."""
+    """The function around a line of a file that Python may be unable to parse, as a best guess."""
     above = file.read_text(encoding="utf-8", errors="replace").splitlines()[:line]
     names = re.findall(r"^(?: {4})?def (\w+)", "\n".join(above), re.MULTILINE)
     return names[-1] if names else None
 
 
 def check_all(folder: Path, names: list[str], language: str) -> None:
-    """The child's main function: results go to the standard output it was given, what is printed goes nowhere."""
+    """The child's main function: writes results to its original standard output, and discards everything printed."""
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -1,4 +1,4 @@
-"""What the checks say, in English and Vietnamese."""
+"""The messages of the checks, in English and Vietnamese."""
 
 MESSAGES: dict[str, dict[str, str]] = {
     "en": {

@@ -1,4 +1,4 @@
-"""Another function in place of the engine's, wherever the engine calls it, for a while."""
+"""Temporarily replacing an engine function, wherever it is referenced."""
 
 import sys
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def rebound(engines: Callable[..., Any], other: Callable[..., Any], *more: Names
 
 
 def namespaces() -> Iterator[Namespace]:
-    """Of modules, and the tables in them. The course's own go on to compare with the engine."""
+    """The namespaces of modules, and the tables in them, except the course's own, which must still use the engine."""
     package = __name__.split(".")[0]
     for module in list(sys.modules.values()):
         name = getattr(module, "__name__", "")

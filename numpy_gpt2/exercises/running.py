@@ -64,7 +64,7 @@ def watching(function: Callable[..., Any], name: str, called: set[str]) -> Calla
 
 
 def run_with(folder: Path, names: list[str], prompt: str, model: str, n_tokens: int, language: str) -> None:
-    """Write on with the student's functions, print it, and say whether the engine does the same."""
+    """Generate with the student's functions, print the text, and compare it with the engine's."""
     with bad_input():
         loading.load(model)
     expected = [list(write_on(model, prompt, n_tokens, settings)) for settings in SETTINGS]
@@ -126,7 +126,7 @@ def load_readable(model: str) -> tuple[GPT2, Tokenizer]:
 
 
 def passes(model: str, prompt: str, n_tokens: int) -> Iterator[dict[str, np.ndarray]]:
-    """The named arrays of the prompt's pass, then of each likeliest token's, read from the cache."""
+    """The named arrays of the prompt's pass, then of each greedy token's pass with the cache."""
     loaded, tokenizer = load_readable(model)
     cache = model_module.KVCache(loaded)
     ids = tokenizer.encode(prompt)[:cache.n_positions] or [0]
@@ -141,7 +141,7 @@ def passes(model: str, prompt: str, n_tokens: int) -> Iterator[dict[str, np.ndar
 
 def parting(engines: list[dict[str, np.ndarray]], students: Iterator[dict[str, np.ndarray]], got: list[str],
             expected: list[str], language: str) -> str:
-    """The first stage, by name, at which the student's pass is not the engine's."""
+    """The name of the first stage at which the student's pass differs from the engine's."""
     for n, (right, theirs) in enumerate(zip(engines, students)):
         if n == 0 and list(right["ids"]) != list(theirs["ids"]):
             return say_in(language, "part tokens", got=theirs["ids"].tolist()[:8], expected=right["ids"].tolist()[:8])

@@ -12,7 +12,7 @@ MOST_CHARACTERS = 500  # of a value that is not an array
 
 def show_case(args: dict[str, Any], expected: BaseException | None, got: BaseException | None,
               found: Difference | None, language: str) -> str:
-    """Each of them on a line or a few. `expected` and `got` are the errors that were raised, if any."""
+    """The case as lines of text. `expected` and `got` are the errors that were raised, if any."""
     lines = [say_in(language, "case"), *(labelled(name, show(value)) for name, value in args.items())]
     path = "" if found is None else " " + found.path if found.path[:1].isalpha() else found.path
     for key, error in (("expected", expected), ("got", got)):

@@ -66,7 +66,7 @@ def main() -> None:
 def likeliest_next(model: GPT2, tokenizer: Tokenizer, ids: list[int], cache: KVCache) -> int:
     """Prefill the cache with the prompt, then choose and print the most likely next token."""
     token, = top_tokens(next_logits(model, np.array(ids), cache), tokenizer, k=1)
-    print(f"prefill: {len(ids)} tokens are in the cache now; the likeliest to follow is "
+    print(f"prefill: {len(ids)} tokens are in the cache now; the most likely next token is "
           f"{quoted(tokenizer, token.id)}, with probability {token.probability:.3f}; its pass:")
     return token.id
 

@@ -127,6 +127,16 @@ def test_at_150_percent_zoom_the_chosen_head_stays_in_view(opened, model):
         assert shown > 0.7
 
 
+@pytest.mark.parametrize("width, height", [(400, 800), (600, 800), (1024, 768), (1280, 800)])
+def test_no_head_is_cut_off_in_the_grid_of_all_heads(opened, width, height):
+    page = opened(REPEATING[:76], width=width, height=height)
+    assert page.evaluate("n_tokens") >= 20
+    cut = page.evaluate("""() => { const box = document.querySelector(".heads");
+        return [box.scrollWidth - box.clientWidth, box.scrollHeight - box.clientHeight] }""")
+    assert cut == [0, 0]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_print_keeps_bars_and_cells_and_cuts_nothing_off(opened):
     page = opened()
     page.emulate_media(media="print")

@@ -160,6 +160,32 @@ def test_a_bookmark_and_a_reload_open_the_same_state(served, fairytale):
     assert "token=" not in page.url.split("#")[0]  # the secret has left the address
 
 
+def test_a_new_prompt_selects_its_last_token_whatever_was_selected_before(served):
+    page = served(address="#prompt=The+king+said+that")
+    until(page, "page.ids.length === 4")
+
+    def check_last_token(n_tokens):
+        label = page.locator("#tokens [aria-pressed=true]").get_attribute("aria-label")
+        assert label.startswith(f"token {n_tokens - 1}:")
+        chip = page.locator("#next figcaption .token").first
+        assert chip.get_attribute("data-position") == str(n_tokens - 1)
+
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    assert "token=" not in page.url  # only the head was chosen
+    type_prompt(page, OTHER)
+    check_last_token(8)
+    page.locator("#tokens .strip button").nth(2).click()
+    assert "token=2" in page.url
+    type_prompt(page, "The fox said to his")
+    check_last_token(5)
+    assert "token=" not in page.url and "head=2.3" in page.url
+    page.locator("#back").click()  # a step of the history has the token that was chosen there
+    until(page, "text => page.prompt === text", OTHER)
+    assert page.locator("#tokens [aria-pressed=true]").get_attribute("aria-label").startswith("token 2:")
+    intervene(page)  # the same prompt keeps the token
+    assert page.locator("#tokens [aria-pressed=true]").get_attribute("aria-label").startswith("token 2:")
+
+
 def test_an_empty_prompt_is_the_end_of_text_before_and_after_it_is_run_again(served, fairytale):
     page = served()
     for _ in range(2):
@@ -258,6 +284,20 @@ def test_interventions_on_tokens_of_another_prompt_are_removed_and_the_page_says
     type_prompt(page, "The fox said")
     page.locator("#bar .problem", has_text="were removed: 1.").wait_for()
     assert page.locator("#bar .chips li").all_text_contents() == ["head 2.3 = 0×"]
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+@pytest.mark.parametrize("width", [1280, 1024])
+def test_with_an_intervention_the_bars_of_the_next_token_take_the_room_that_the_texts_leave(served, width, media):
+    page = served(width=width)
+    table, bar = "#next .likely", "#next .likely .bar >> nth=0"
+    page.emulate_media(media=media)
+    alone = page.locator(bar).bounding_box()["width"]
+    page.emulate_media(media="screen")
+    intervene(page)
+    page.emulate_media(media=media)
+    assert page.locator(bar).bounding_box()["width"] >= alone - 100  # pixels: a second column of numbers
+    assert page.locator(bar).bounding_box()["width"] > 0.5 * page.locator(table).bounding_box()["width"]
 
 
 # Comparing ------------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_next_reads_the_prompt_first_and_walks_through_the_token_that_follows():
     model, tokenizer = numpy_gpt2.load("fairytale")
     ids = tokenizer.encode("Once upon a time")
     next_id = int(numpy_gpt2.forward(model, ids)[-1].argmax())
-    assert f'prefill: 4 tokens are in the cache now; the likeliest to follow is "{tokenizer.decode([next_id])}"' in (
+    assert f'prefill: 4 tokens are in the cache now; the most likely next token is "{tokenizer.decode([next_id])}"' in (
         process.stdout)
     assert "n_all 5: 4 from the cache + 1 new" in process.stdout
     assert "((6, 1, 32), (6, 5, 32))" in process.stdout

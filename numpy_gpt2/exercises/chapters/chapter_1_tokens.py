@@ -1,8 +1,8 @@
-r"""Chapter 1: tokens. GPT-2 reads neither letters nor words, but pieces of bytes that are frequent in its texts.
+r"""Chapter 1: tokens. GPT-2 reads neither letters nor words, but byte sequences that are frequent in its training data.
 
     "a lower tower"  ->  "a", " lower", " tower"      split: no token spans two words
     " lower"         ->  " " "l" "o" "w" "e" "r"      the tokens of a piece are its bytes at first,
-                     ->  " " "l" "ow" "er"            and pairs from a list of merges become one, the earliest first
+                     ->  " " "l" "ow" "er"            and pairs from a list of merges are joined, the earliest first
 
 A letter beyond ASCII is several bytes in UTF-8 (b"\xc3\xa0" is one "à"), and a token may end between them.
 
@@ -22,7 +22,7 @@ class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`: the bytes of all tokens together, read as UTF-8.
 
-        Bytes that are no UTF-8 become U+FFFD: errors="replace".
+        Bytes that are not UTF-8 become U+FFFD: errors="replace".
 
         >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
         >>> Tokenizer.decode(load_tokenizer("fairytale"), load_tokenizer("fairytale").encode("Xin chào"))
@@ -31,10 +31,10 @@ class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The same text in pieces, as it is made: a generator that yields what an id decides, before it takes the next.
+        """The same text, streamed: a generator that yields the text that an id completes before it takes the next id.
 
-        A token can end inside a character: hold its bytes back until the rest has come. No piece is empty. What is
-        left at the end, an unfinished character, is yielded as U+FFFD. Python's codecs module has a decoder for this.
+        A token can end inside a character: hold its bytes back until the character is complete. No piece is empty. An
+        unfinished character at the end is yielded as U+FFFD. Python's codecs module has a decoder for this.
 
         >>> from numpy_gpt2.checkpoint.loading import load_tokenizer
         >>> tokenizer = load_tokenizer("fairytale")
@@ -52,8 +52,8 @@ class Tokenizer(numpy_gpt2.tokenizer.Tokenizer):
 
 
 def merge(piece: bytes, ranks: Ranks) -> list[bytes]:
-    """The tokens of a piece: begin with its bytes; join the adjacent pair of the lowest rank, the leftmost of equals,
-    until no adjacent pair has a rank.
+    """The tokens of a piece: start with its bytes; repeatedly join the adjacent pair with the lowest rank, the leftmost
+    on ties, until no adjacent pair has a rank.
 
     ranks: {(left, right): rank}. Some pairs have none.
     Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", section 3.2.
@@ -73,9 +73,9 @@ def merge(piece: bytes, ranks: Ranks) -> list[bytes]:
 
 
 def encode(text: str, ranks: Ranks) -> list[bytes]:
-    """The tokens of a text: split it, and merge the UTF-8 bytes of each piece by itself.
+    """The tokens of a text: split it, and merge the UTF-8 bytes of each piece separately.
 
-    split(text) gives the pieces, a word with the space before it for example. They join to the text.
+    split(text) gives the pieces, for example a word with the space before it. Joined, they give the text.
 
     >>> encode("a low tower", {(b"o", b"w"): 0, (b" ", b"t"): 1, (b"l", b"ow"): 2})
     [b'a', b' ', b'low', b' t', b'ow', b'e', b'r']

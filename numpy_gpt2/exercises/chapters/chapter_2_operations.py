@@ -1,7 +1,7 @@
 """Chapter 2: the four operations that GPT-2 is made of.
 
-Each works on the last axis of an array and carries any leading axes along: [3], [n_tokens, n_embd] and
-[n_batch, n_tokens, n_embd] go through the same lines. float32 in, float32 out; never change an argument in place.
+Each works on the last axis of an array with any leading axes: the same lines process [3], [n_tokens, n_embd] and
+[n_batch, n_tokens, n_embd]. float32 in, float32 out; never change an argument in place.
 
 Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Numbers of any size become probabilities: exp(x) / sum(exp(x)), over the last axis.
+    """Turn numbers of any size into probabilities: exp(x) / sum(exp(x)), over the last axis.
 
     x [..., n] -> [..., n]. exp(1000) overflows: subtract each row's largest number first, which changes no quotient.
     -inf becomes exactly 0. out: the engine may write its result there; ignore it, and return a new array.
@@ -27,7 +27,7 @@ def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """A smooth switch, in its tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+    """The MLP's activation function, in its tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
 
     x [..., n] -> [..., n].
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2.
@@ -40,7 +40,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
-    """(x - mean) / sqrt(variance + epsilon) * weight + bias, each token's vector by itself.
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias, for each token's vector separately.
 
     x [..., n_embd], weight [n_embd] (the gain), bias [n_embd] -> [..., n_embd]. The variance is the mean of the
     squared distances from the mean, divided by n.

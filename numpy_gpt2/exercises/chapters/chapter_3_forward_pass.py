@@ -1,9 +1,9 @@
-"""Chapter 3: the forward pass, from token ids to a score for every possible next token.
+"""Chapter 3: the forward pass, from token ids to a logit for every possible next token.
 
     ids -> embed -> block, block, ... (attention, then mlp) -> layer_norm -> unembed -> logits
 
-Shapes leave out leading batch axes, which every line must carry along: count axes from the end. Where you need the
-operations of chapter 2, or another function of this chapter, the checks use the engine's, right from the start.
+Shapes leave out leading batch axes, which every line must support: count axes from the end. If you need the operations
+of chapter 2, or another function of this chapter, the checks use the engine's, from the start.
 
 You may ignore `tap`. It is an activation hook: with pattern = tap("attn.pattern", pattern) the engine's tools can see
 an array, and replace it. Each docstring lists the names that the engine's own function gives to its tap.
@@ -22,11 +22,11 @@ from numpy_gpt2.weights import GPT2, MLP, Attention, Block
 
 
 def embed(model: GPT2, ids: np.ndarray, first_position: int, tap: ArrayTap) -> np.ndarray:
-    """What each token is, plus where it is: wte[ids] + wpe[positions].
+    """Token embedding plus position embedding: wte[ids] + wpe[positions].
 
     ids [n_new] -> [n_new, n_embd]. model.wte [vocab_size, n_embd] has a row for each token, model.wpe
-    [n_positions, n_embd] one for each position. The first of these tokens has the position `first_position`: it is
-    not 0 where earlier tokens have been read already.
+    [n_positions, n_embd] one for each position. The first of these tokens has the position `first_position`, which is
+    not 0 if earlier tokens have been processed.
     Source: Radford et al., "Improving Language Understanding by Generative Pre-Training", section 3.1.
 
     >>> from types import SimpleNamespace
@@ -58,7 +58,7 @@ def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.ndarray:
-    """The causal mask at work: softmax(q @ k.T / sqrt(d_head), -inf where key_position > query_position) @ v.
+    """Causal attention: softmax(q @ k.T / sqrt(d_head), -inf where key_position > query_position) @ v.
 
     q [n_head, n_new, d_head], k and v [n_head, n_all, d_head] -> [n_head, n_new, d_head]. There are n_all tokens so
     far, and the queries are those of the last n_new: query i has the position of key n_all - n_new + i.
@@ -82,12 +82,12 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, tap: ArrayTap) -> np.nda
 
 
 def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, layer: int, tap: ArrayTap) -> np.ndarray:
-    """Each token reads from the tokens up to itself: [n_new, n_embd] -> [n_new, n_embd].
+    """Each token attends to the tokens up to itself: [n_new, n_embd] -> [n_new, n_embd].
 
     1. linear with weights.c_attn.weight and .bias: [n_new, 3*n_embd], which holds queries, keys and values, in this
        order, n_embd channels each.
     2. split_heads of each: q, k, v, all [n_head, n_new, d_head].
-    3. cache.append(layer, k, v) keeps the new keys and values, and returns those of all tokens so far.
+    3. cache.append(layer, k, v) stores the new keys and values, and returns those of all tokens so far.
     4. attend, then merge_heads ([n_head, n_new, d_head] -> [n_new, n_embd], the inverse of split_heads).
     5. linear with weights.c_proj.
     Taps: "attn.qkv", "attn.q", "attn.k", "attn.v" (before the cache), "attn.out".
@@ -109,10 +109,10 @@ def attention(x: np.ndarray, weights: Attention, n_head: int, cache: KVCache, la
 
 
 def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) -> np.ndarray:
-    """Each token by itself: linear with weights.c_fc, the activation function, linear with weights.c_proj.
+    """For each token separately: linear with weights.c_fc, the activation function, linear with weights.c_proj.
 
-    [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]. activation(activation_function, x) computes the one
-    of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some that others trained have another.
+    [n_new, n_embd] -> [n_new, n_inner] neurons -> [n_new, n_embd]. activation(activation_function, x) applies the
+    function of that name: in OpenAI's GPT-2 "gelu_new", which is gelu; some other GPT-2s use another.
     Taps: "mlp.pre" (before the activation function), "mlp.post", "mlp.out".
     Source: Vaswani et al., "Attention Is All You Need", section 3.3, with GELU for ReLU.
 
@@ -153,7 +153,7 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
 
 
 def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
-    """A score for every token of the vocabulary as the next one: hidden @ lm_head.T.
+    """The logits of the next token: hidden @ lm_head.T.
 
     hidden [n, n_embd] (after the last layer norm), model.lm_head [vocab_size, n_embd] -> logits [n, vocab_size].
     Tap: "logits". first_position tells the engine's taps which tokens these are: you may ignore it, too.

@@ -1,7 +1,7 @@
-"""Chapter 4: the cache. A causal model never changes its mind about a token it has read.
+"""Chapter 4: the cache. In a causal model, later tokens never change the keys and values of earlier ones.
 
-Keys and values depend on earlier tokens only. So they are computed once and kept, and the pass for one more token
-costs one token's work. Without a cache, the hundredth token would cost a pass over a hundred.
+So they are computed once and cached, and a pass for one more token costs one token's computation. Without a cache, the
+hundredth token would cost a pass over a hundred tokens.
 
 Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
 """
@@ -17,15 +17,15 @@ from numpy_gpt2.weights import GPT2
 class KVCache(numpy_gpt2.cache.KVCache):
     """The engine's cache, with two methods for you to write.
 
-        self.k, self.v    [n_layer, *batch, n_head, n_positions, d_head]: room for n_positions tokens
+        self.k, self.v    [n_layer, *batch, n_head, n_positions, d_head]: the capacity is n_positions tokens
         self.length       how many of them are filled
     """
 
     def append(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write one layer's new keys and values after those that are there; return all that this layer has.
+        """Write one layer's new keys and values after the existing ones; return all of that layer's.
 
         k, v [*batch, n_head, n_new, d_head] -> two of [*batch, n_head, length + n_new, d_head].
-        Leave self.length alone: every layer of a pass writes at the same place, and the pass moves it once, at its end.
+        Do not change self.length: every layer of a pass writes at the same positions; the pass advances it at the end.
 
         >>> from numpy_gpt2.config import GPT2Config
         >>> from numpy_gpt2.weights import random_model
@@ -42,9 +42,9 @@ class KVCache(numpy_gpt2.cache.KVCache):
         return self.k[layer, ..., :end, :], self.v[layer, ..., :end, :]
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens, in place. Raises ValueError unless 0 <= length <= self.length.
+        """Keep only the first `length` tokens, in place. Raises ValueError unless 0 <= length <= self.length.
 
-        No array needs to change: what lies behind self.length counts as empty, and will be written over.
+        No array needs to change: everything after self.length counts as empty, and will be overwritten.
 
         >>> from numpy_gpt2.config import GPT2Config
         >>> from numpy_gpt2.weights import random_model
@@ -60,10 +60,10 @@ class KVCache(numpy_gpt2.cache.KVCache):
 
 
 def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_tap) -> np.ndarray:
-    """Decoding: read new tokens, and score the one to follow: [*batch, n_new] -> [*batch, vocab_size].
+    """Process new tokens and return the logits of the next one: [*batch, n_new] -> [*batch, vocab_size].
 
-    transform(model, new_ids, cache=cache) reads them, with what the cache holds before them, and moves the cache on:
-    it gives [*batch, n_new, n_embd]. Unembed the last position only, which predicts the token to follow.
+    transform(model, new_ids, cache=cache) runs the pass after the tokens in the cache, and appends the new ones to it:
+    it returns [*batch, n_new, n_embd]. Unembed only the last position, which predicts the next token.
     tap: give it to both functions as tap=tap, or ignore it.
 
     >>> from numpy_gpt2.config import GPT2Config

@@ -1,7 +1,7 @@
-"""Chapter 5: sampling. From a score for every token to one token.
+"""Chapter 5: sampling. From a logit for every token to one token.
 
-Each step takes logits [..., vocab_size] and gives logits of the same shape, with -inf (a probability of 0) for the
-tokens that it excludes. softmax comes last, and one draw.
+Each step takes logits [..., vocab_size] and returns logits of the same shape, with -inf (a probability of 0) for
+excluded tokens. Then come softmax and one draw.
 
 Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
 """
@@ -13,7 +13,7 @@ from numpy_gpt2.sampling import mask_logits
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits by the temperature: below 1 the likely tokens gain, above 1 the unlikely ones do.
+    """Divide the logits by the temperature: below 1 favours likely tokens, above 1 unlikely ones.
 
     [..., vocab_size] -> [..., vocab_size]. temperature > 0. (The checks subtract each row's largest logit from your
     result and from the engine's before they compare: that changes no probability.)
@@ -26,7 +26,7 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Only the k likeliest tokens, and those as likely as the k-th; -inf for the rest.
+    """Keep only the k most likely tokens, and ties with the k-th; -inf for the rest.
 
     [..., vocab_size] -> [..., vocab_size]. k >= 1, and may exceed vocab_size: then nothing is excluded.
     mask_logits(logits, excluded) puts -inf where `excluded` is true.
@@ -41,10 +41,10 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """The fewest likeliest tokens whose probabilities reach p together; -inf for the rest.
+    """Keep the smallest set of most likely tokens with a total probability of at least p; -inf for the rest.
 
-    [..., vocab_size] -> [..., vocab_size]. 0 < p < 1. The token that crosses p is kept; the likeliest always is.
-    np.argsort gives the order, np.take_along_axis sorts by it, np.put_along_axis puts back.
+    [..., vocab_size] -> [..., vocab_size]. 0 < p < 1. The token that crosses p is kept, and the most likely one always.
+    np.argsort gives the order, np.take_along_axis sorts by it, np.put_along_axis undoes it.
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1.
 
     >>> keep_top_p(np.log(np.array([0.2, 0.5, 0.3], np.float32)), 0.6).round(2)

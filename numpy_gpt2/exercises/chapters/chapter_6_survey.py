@@ -1,4 +1,4 @@
-"""Chapter 6: the survey. What GPT-2 is made of, counted by formula.
+"""Chapter 6: the survey. The parameters of GPT-2, counted by formula.
 
 A config has n_layer, n_embd, n_inner (the neurons of an MLP, 4 * n_embd in the released sizes), vocab_size and
 n_positions. A linear layer [n_in, n_out] has n_in * n_out weights and n_out biases; a layer norm has n_embd gains
@@ -67,7 +67,7 @@ def weights_and_biases(config: GPT2Config) -> tuple[int, int, int]:
 def is_tied(model: GPT2) -> bool:
     """Whether the unembedding model.lm_head is the token embedding model.wte: the same array, stored once.
 
-    Two arrays of equal numbers are not tied: training one would leave the other behind.
+    Two arrays of equal numbers are not tied: training would make them differ.
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models".
 
     >>> from numpy_gpt2.weights import random_model
@@ -78,7 +78,7 @@ def is_tied(model: GPT2) -> bool:
 
 
 def dot_weight_parameters(model: GPT2) -> int:
-    """How many numbers there are in the arrays of a model whose names end in ".weight".
+    """The number of parameters in a model's arrays whose names end in ".weight".
 
     named_parameters(model) yields each name and array once: ("wte.weight", array), ("h.0.ln_1.bias", array) and so on.
 

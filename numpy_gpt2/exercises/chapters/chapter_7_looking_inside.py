@@ -1,8 +1,8 @@
-"""Chapter 7: looking inside. What a trained model does in the middle of its pass.
+"""Chapter 7: looking inside a trained model's forward pass.
 
-A tap is given every named array of the pass; the array that it returns is used from there on, and None changes nothing:
+A tap gets every named array of the pass; the array that it returns is used from there on, and None changes nothing:
 
-    acts = numpy_gpt2.Recorder()                    # a tap that keeps them all
+    acts = numpy_gpt2.Recorder()                    # a tap that stores them all
     numpy_gpt2.forward(model, ids, tap=acts)
     acts["h.3.attn.pattern"]                        # [n_head, n_tokens, n_tokens]; row: query, column: key
 
@@ -20,7 +20,7 @@ from numpy_gpt2.weights import GPT2, replace_weights
 
 
 def logit_lens(model: GPT2, acts: Recorder | Mapping[str, np.ndarray], layer: int) -> np.ndarray:
-    """What the model would say if it stopped before block `layer`: logits [n_tokens, vocab_size].
+    """The logits if the model stopped before block `layer`: [n_tokens, vocab_size].
 
     The residual stream before block `layer` is acts[f"h.{layer}.resid_pre"]; where layer is n_layer, it is
     acts["h.{n_layer - 1}.resid_post"], after the last block. It goes through ln_f (with
@@ -41,11 +41,11 @@ def logit_lens(model: GPT2, acts: Recorder | Mapping[str, np.ndarray], layer: in
 
 
 def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int | Sequence[int] | None = None) -> Tap:
-    """Silence heads: a tap that returns the array of the stage `name` with these heads set to 0.
+    """Ablate heads: a tap that returns the array of the stage `name` with these heads set to 0.
 
     name: a stage with heads, [..., n_head, n_new, _], such as "h.3.attn.z". heads: one number, several, or None for
-    all. positions: the engine can silence single tokens too; in the checks it is None. So write a function in this
-    function and return it: tap(at, array) gives None for other names, and a changed copy for this one.
+    all. positions: the engine can ablate single tokens too; in the checks it is None. Define a function inside this one
+    and return it: tap(at, array) returns None for other names, and a changed copy for this one.
     Source: Michel et al., "Are Sixteen Heads Really Better than One?", section 3.
 
     >>> tap = ablate("h.0.attn.z", heads=1)
@@ -66,7 +66,7 @@ def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int |
 
 
 def previous_token_head(patterns: np.ndarray) -> tuple[int, int]:
-    """Which head looks at the token before: (layer, head) of the one that gives it the most attention on average.
+    """The previous-token head: (layer, head) of the one that attends most to the previous token on average.
 
     patterns [n_layer, n_head, n_tokens, n_tokens]: patterns[l, h, i, j] is how much query i attends to key j. The mean
     runs over the queries 1 to n_tokens - 1, each at key i - 1: the diagonal below the main one, np.diagonal.
@@ -83,9 +83,9 @@ def previous_token_head(patterns: np.ndarray) -> tuple[int, int]:
 
 
 def induction_score(pattern: np.ndarray, period: int) -> np.ndarray:
-    """How much each head continues what it has seen: [..., n_head, n_tokens, n_tokens] -> [..., n_head].
+    """Each head's induction score: [..., n_head, n_tokens, n_tokens] -> [..., n_head].
 
-    The text is a row of `period` tokens that comes twice or more. An induction head at query i finds the same token
+    The text is a sequence of `period` tokens, repeated twice or more. An induction head at query i finds the same token
     one period earlier, and attends to the one after it: key i - period + 1. The score is the mean of these attention
     weights, over the queries for which there is such a key (i >= period - 1).
     Source: Olsson et al., "In-context Learning and Induction Heads", 2022.
@@ -98,7 +98,7 @@ def induction_score(pattern: np.ndarray, period: int) -> np.ndarray:
 
 
 def noisy_queries(model: GPT2, layer: int, seed: int) -> GPT2:
-    """What if a layer's queries were noise? A new model whose W_Q in this layer is random; the old one stays.
+    """A new model whose W_Q in this layer is noise; the old model is unchanged.
 
     W_Q is the first n_embd columns of model.h[layer].attn.c_attn.weight [n_embd, 3 * n_embd]. The noise has their
     shape and their standard deviation: np.random.default_rng(seed).standard_normal((n_embd, n_embd)) * W_Q.std().

@@ -1,10 +1,10 @@
-"""Chapter 8: the backward pass. How the loss changes with each number that went into it.
+"""Chapter 8: the backward pass. The gradients of the loss.
 
-d_y is the gradient with respect to y, and has y's shape: how much the loss grows for each unit that each number of y
-does. Given d_y of what a forward function returned, its backward function gives d_x of what it read. Two rules: the
-chain rule, and that a value used several times gets the sum of its gradients.
+d_y is the gradient of the loss with respect to y, and has y's shape. Given d_y of a forward function's output, its
+backward function returns d_x of its input. Two rules suffice: the chain rule, and that a value used several times gets
+the sum of its gradients.
 
-The checks compare with finite differences: (f(x + h) - f(x - h)) / 2h, for each number of x by itself, where f is the
+The checks compare with finite differences: (f(x + h) - f(x - h)) / 2h, for each number of x separately, where f is the
 sum of d_y * function(x). You can do that too.
 
 Replace each `raise NotImplementedError`, then: python -m numpy_gpt2.exercises check
@@ -30,9 +30,9 @@ def softmax_backward(d_y: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def gelu_backward(d_y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """y = gelu(x), in its tanh form: d_x is d_y times the slope of gelu at x.
+    """y = gelu(x), in its tanh form: d_x is d_y times the derivative of gelu at x.
 
-    With t = tanh(s (x + 0.044715 x^3)) and s = sqrt(2 / pi), gelu is 0.5 x (1 + t), and its slope
+    With t = tanh(s (x + 0.044715 x^3)) and s = sqrt(2 / pi), gelu is 0.5 x (1 + t), and its derivative
     0.5 (1 + t) + 0.5 x (1 - t^2) s (1 + 3 0.044715 x^2): the derivative of tanh is 1 - t^2. [..., n] -> [..., n].
 
     >>> gelu_backward(np.float32([1, 1, 2]), np.float32([-1, 0, 1])).round(4)
@@ -49,8 +49,8 @@ def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
                         epsilon: float) -> tuple[np.ndarray, LayerNorm]:
     """y = n weight + bias, where n = (x - mean) / deviation, and deviation = sqrt(variance + epsilon).
 
-    d_n = d_y weight, and d_x = (d_n - mean(d_n) - n mean(d_n n)) / deviation: what is subtracted is what a change of x
-    does to the mean and the deviation. Means are over the last axis. The gradients of weight and bias are the sums of
+    d_n = d_y weight, and d_x = (d_n - mean(d_n) - n mean(d_n n)) / deviation: the subtracted terms are the effects of x
+    through the mean and the deviation. Means are over the last axis. The gradients of weight and bias are the sums of
     d_y n and of d_y over all tokens of the batch.
     d_y, x [..., n_embd] -> d_x [..., n_embd], and LayerNorm(d_weight [n_embd], d_bias [n_embd]).
     Source: Ioffe and Szegedy, "Batch Normalization", section 3; the same, along another axis.
@@ -72,7 +72,7 @@ def layer_norm_backward(d_y: np.ndarray, x: np.ndarray, weights: LayerNorm,
 def linear_backward(d_y: np.ndarray, x: np.ndarray, weights: Conv1D) -> tuple[np.ndarray, Conv1D]:
     """y = x @ weight + bias: d_x = d_y @ weight.T, d_weight = x.T @ d_y, d_bias = the sum of d_y.
 
-    The last two count all tokens of the batch: put them one below the other first, with reshape(-1, n).
+    The last two sum over all tokens of the batch: make them rows first, with reshape(-1, n).
     d_y [..., n_out], x [..., n_in] -> d_x [..., n_in], and Conv1D(d_weight [n_in, n_out], d_bias [n_out]).
 
     >>> d_x, d_weights = linear_backward(np.float32([[1, 2]]), np.float32([[3, 4]]),

@@ -1,4 +1,4 @@
-"""What a law is, and what its cases are drawn from."""
+"""The class of laws, and helpers to draw their cases."""
 
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator
@@ -19,7 +19,7 @@ def call_it(function: Callable[..., Any], args: Args) -> Any:
 
 @dataclass(frozen=True)
 class Law:
-    """A function obeys it if, in every case, it gives what the reference gives, or what `expected` gives."""
+    """A function obeys a law if, in every case, it gives the result of the reference or, if given, of `expected`."""
 
     reference: Callable[..., Any]  # the engine's function
     cases: Callable[[np.random.Generator], Iterator[Args]]  # arguments, the smallest first

@@ -2,8 +2,10 @@
 
 function drawThumbnails() {
   const grid = find(".thumbnails");
-  const room = Math.min(innerWidth - 32, 520) - 46;  // pixels
-  grid.style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 26), 46)}px`);
+  const large = find(".large").offsetWidth + 32;  // pixels; beside all heads, where there is room
+  const width = find("#attention").clientWidth - (matchMedia("(max-width: 44rem)").matches ? 0 : large);
+  const room = Math.min(width, 520) - 46;
+  grid.style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 14), 46)}px`);
   const heads = Array.from({ length: n_head }, (_, head) => head);
   const buttons = Array.from({ length: n_layer }, (_, layer) => heads.map((head) => thumbnail(layer, head)));
   fillGrid(grid, ["head", ...heads.map(String)], buttons.map((row, layer) =>

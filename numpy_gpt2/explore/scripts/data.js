@@ -11,7 +11,7 @@ let attention;  // [n_layer, n_head, n_tokens * (n_tokens + 1) / 2]
 let attentionBefore;
 
 /** What the page shows at the moment. `choose` changes it. `target` is what kind of part was clicked last. */
-const chosen = { target: "head", layer: 0, head: 0, position: 0, isOpen: !matchMedia("(max-width: 62rem)").matches };
+const chosen = { target: "head", layer: 0, head: 0, position: 0, isOpen: !matchMedia("(max-width: 76rem)").matches };
 const otherNames = {};  // of tokens that are not in the data of a pass: those that were written, or compared
 const settings = { temperature: 1, top_k: 0, top_p: 1 };
 

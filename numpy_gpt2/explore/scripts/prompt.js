@@ -11,12 +11,13 @@ async function go(next, { isNew = true } = {}) {
   const answer = await working((onLine) => ask("/run", next, onLine));
   if (!answer) return false;
   state = next;
+  const isOther = String(answer.page.ids) !== String(page.ids);
   show(answer.page, answer.before);
   find("#code pre").textContent = answer.code;
   if (!isNew) choose(chosenInAddress());
   if (isNew) lastStep = step += 1;
   const write = isNew ? "pushState" : "replaceState";
-  history[write]({ state, step }, "", addressWith({ prompt: promptText() }));
+  history[write]({ state, step }, "", addressWith({ prompt: promptText(), ...(isNew && isOther ? { token: null } : {}) }));
   tellPrompt();
   return true;
 }

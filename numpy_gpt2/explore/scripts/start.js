@@ -23,15 +23,16 @@ function drawHeader() {
 
 /** Draws everything for the data of a pass, and, with interventions, of the same pass without them. */
 function show(data, untouched = null) {
+  const isOther = String(data.ids) !== String(page.ids);
   setData(data, untouched);
   drawHeader();
   drawTokens();
   drawModel();
-  drawThumbnails();
   drawAxes();
+  drawThumbnails();
   drawStream();
   drawLens();
-  choose({ position: Math.min(chosen.position, n_tokens - 1) });
+  choose(isOther ? { position: n_tokens - 1 } : {});  // a new prompt starts at its last token
   for (const follow of onShow) follow();
 }
 
@@ -42,6 +43,6 @@ listenOnMap();
 legend("attention", "attention weight, on a square-root scale",
        [0, 0.05, 0.2, 0.5, 1].map((p) => [probabilityFraction(p), String(p)]));
 setData(firstData);
-Object.assign(chosen, { position: n_tokens - 1 }, mostTellingHead(), chosenInAddress());
+Object.assign(chosen, mostTellingHead(), chosenInAddress());
 show(firstData);
 set({});

@@ -1,4 +1,4 @@
-// Writing on: tokens one by one, each with its alternatives
+// Generation: tokens one by one, each with its alternatives
 
 const written = [];   // {token, probability, alternatives: [[id, probability, drawn], ...]}
 let writer = null;    // what stops the writing
