@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .errors import check_int
+from .errors import check_int, shown
 from .matmul import allocate_channel_major, write_channel_major
 from .weights import GPT2
 
@@ -23,6 +23,8 @@ class KVCache:
         config = model.config
         if n_positions is None:
             n_positions = config.n_positions
+        if not isinstance(batch, (tuple, list)):
+            raise ValueError(f"batch must be a tuple, the leading axes of the ids, such as (3,). Got {shown(batch)}.")
         self.model = model
         self.batch = tuple(check_int("batch", size, 1) for size in batch)
         self.n_positions = check_int("n_positions", n_positions, 1, config.n_positions)

@@ -54,15 +54,18 @@ def check_number(name: str, value: Any, low: float, high: float, meaning: str) -
     return float(number)
 
 
-def as_array(ids: Any) -> np.ndarray:
+RAGGED = ("ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
+          "Got rows of different lengths.")
+
+
+def as_array(ids: Any, ragged: str = RAGGED) -> np.ndarray:
     """The ids as a NumPy array with axes. Raises ValueError for a number, for text, for prompts of different lengths,
     and for booleans among integers: NumPy would read those of a mask as ids 0 and 1.
     """
     try:
         array = np.asarray(ids)
     except ValueError as error:
-        raise ValueError("ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
-                         "Got rows of different lengths.") from error
+        raise ValueError(ragged) from error
     if array.dtype.kind in "US":
         raise ValueError(f"ids must be token ids: tokenizer.encode(text) gives them. Got text, {shown(ids)}.")
     if array.ndim == 0:

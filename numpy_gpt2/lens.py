@@ -13,7 +13,7 @@
 A name that matches no stage of any GPT-2 is refused at once; a block that the model does not have, before the pass.
 """
 
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, SupportsIndex
 
 import numpy as np
 
@@ -27,11 +27,13 @@ from .scoring import top_ids_of
 from .tap import Recorder, Tap, check_tap, checked, fits, stage_of, stages_of
 from .tokenizer import Tokenizer
 
+Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray  # a whole number or several
+
 # Taps -----------------------------------------------------------------------------------------------------------------
 
 
-def patch(name: str, value: Any, positions: int | Sequence[int] | None = None,
-          heads: int | Sequence[int] | None = None) -> Tap:
+def patch(name: str, value: Any, positions: Indices | None = None,
+          heads: Indices | None = None) -> Tap:
     """A tap that replaces a stage's array, or part of it, with `value`.
 
     name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
@@ -79,7 +81,7 @@ def describe(tap: Any, globs: Sequence[str], positions: Sequence[int], at_positi
     tap.globs, tap.positions, tap.at_position = globs, positions, at_position
 
 
-def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int | Sequence[int] | None = None) -> Tap:
+def ablate(name: str, heads: Indices | None = None, positions: Indices | None = None) -> Tap:
     """A tap that sets a stage's array, or part of it, to 0: `ablate("h.3.attn.z", heads=1)` ablates one head.
 
     Arguments and errors are those of `patch`.
@@ -87,8 +89,8 @@ def ablate(name: str, heads: int | Sequence[int] | None = None, positions: int |
     return patch(name, 0, positions, heads)
 
 
-def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: int | Sequence[int] | None = None,
-                positions: int | Sequence[int] | None = None) -> Tap:
+def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices | None = None,
+                positions: Indices | None = None) -> Tap:
     """A tap that replaces a stage's array, or part of it, with its mean over all tokens of some texts.
 
     Unlike `ablate`, this keeps what a head or an MLP adds on average, and removes only what depends on the text.
@@ -149,14 +151,14 @@ def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
 
 
-def chosen_positions(positions: int | Sequence[int], first: int, n: int) -> np.ndarray:
+def chosen_positions(positions: Any, first: int, n: int) -> np.ndarray:
     """A boolean mask [n] of the n tokens from position `first` on: true at these positions."""
     wanted = np.ravel(positions)
     wanted = np.where(wanted < 0, first + n + wanted, wanted)
     return np.isin(np.arange(first, first + n), wanted)
 
 
-def chosen_heads(heads: int | Sequence[int], n_head: int, name: str) -> np.ndarray:
+def chosen_heads(heads: Any, n_head: int, name: str) -> np.ndarray:
     """A boolean mask [n_head] of the heads. Raises ValueError for one that is out of range."""
     chosen = np.zeros(n_head, dtype=bool)
     for head in np.ravel(heads).tolist():
@@ -181,7 +183,7 @@ def residual_logits(model: GPT2, residual: np.ndarray) -> np.ndarray:
     return unembed(model, hidden)
 
 
-def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
+def logit_lens(model: GPT2, acts: Activations, layer: SupportsIndex) -> np.ndarray:
     """The logits if the model stopped before block `layer`: [n_tokens, vocab_size].
 
     layer: 0 (only the embeddings) to n_layer (after the last block: the model's own logits, up to rounding).
@@ -189,7 +191,7 @@ def logit_lens(model: GPT2, acts: Activations, layer: int) -> np.ndarray:
     Source: nostalgebraist, "interpreting GPT: the logit lens", 2020.
     """
     n_layer = model.config.n_layer
-    check_int("layer", layer, 0, n_layer)
+    layer = check_int("layer", layer, 0, n_layer)
     name = f"h.{layer}.resid_pre" if layer < n_layer else f"h.{n_layer - 1}.resid_post"
     return residual_logits(model, acts[name])
 

@@ -30,7 +30,7 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from .errors import as_array, check_int
+from .errors import as_array, check_int, shown
 from .model import check_ids, transform, unembed
 from .sampling import check_finite
 from .tap import Tap, checked, no_tap, watches
@@ -129,7 +129,8 @@ def pad_ids(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     row the same results as its prompt alone. The logits after prompt i are `logits[i, mask[i].sum() - 1]`. Raises
     ValueError for no prompts, and for anything but lists of token ids.
     """
-    rows = [as_array(prompt) for prompt in prompts]
+    rows = [as_array(prompt, "prompts must be lists of token ids. Got one that holds lists of different lengths.")
+            for prompt in prompts]
     for row in rows:
         if row.ndim != 1 or row.size == 0 or not np.issubdtype(row.dtype, np.integer):
             raise ValueError(f"prompts must be lists of token ids, none empty. Got {row.dtype}, shape {row.shape}.")
@@ -199,6 +200,8 @@ def checked_stride(stride: int | None, n_positions: int) -> int:
     """
     if stride is None:
         stride = n_positions // 2
+    if callable(stride):  # a tap
+        raise TypeError(f"stride must be a whole number; a tap is given by keyword, tap=. Got {shown(stride)}.")
     return check_int("stride (less than the model's context)", stride, 1, n_positions - 1)
 
 

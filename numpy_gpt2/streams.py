@@ -37,6 +37,9 @@ class Stream(Iterator[T]):
         self._steps = steps
         self._error: Exception | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.ids)} tokens, finish_reason={self.finish_reason!r})"
+
     def __next__(self) -> T:
         if self._error is not None:
             raise self._error  # a failed generator would only raise StopIteration

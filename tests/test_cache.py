@@ -295,3 +295,9 @@ def test_the_positions_of_a_channel_lie_side_by_side_in_memory(model_and_ids, n)
     for one in (cache, cache.repeat(n)):
         for array in (one.k, one.v):
             assert np.swapaxes(array, -1, -2).flags.c_contiguous
+
+
+@pytest.mark.parametrize("batch", [3, np.int64(3), "3"])
+def test_a_batch_that_is_no_tuple_is_refused_with_one(batch):
+    with pytest.raises(ValueError, match=r"^batch must be a tuple, the leading axes of the ids, such as \(3,\). Got "):
+        KVCache(MODEL, batch=batch)

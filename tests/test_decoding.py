@@ -409,6 +409,18 @@ def test_a_generation_config_of_one_sequence_makes_one_text():
         stream_text(MODEL, TOKENIZER, "a", 3, seed=0))
 
 
+def test_a_stream_is_shown_in_one_line():
+    text = stream_text(MODEL, TOKENIZER, "a", 3, eos_token_id=NO_END)
+    assert repr(text) == "TextStream(0 tokens, finish_reason=None)"
+    list(text)
+    assert repr(text) == "TextStream(3 tokens, finish_reason='length')"
+
+
+def test_a_tap_may_be_to_blame_for_numbers_that_are_not_finite():
+    with pytest.raises(FloatingPointError, match="or a tap returned such numbers$"):
+        list(generate_tokens(MODEL, PROMPT, 2, tap=patch("ln_f", np.nan)))
+
+
 def test_a_dict_is_no_generation_config():
     for refused in (lambda: generate_tokens(MODEL, PROMPT, generation_config={"seed": 0}),
                     lambda: stream_text(MODEL, TOKENIZER, "a", generation_config={"seed": 0})):

@@ -53,6 +53,7 @@ def test_a_padded_row_has_the_logits_of_the_prompt_alone(prompts):
     ([[1], 2], "ids must be a list of one token id or more. Got int."),
     ([[1], [[2]]], "prompts must be lists of token ids, none empty. Got int64, shape (1, 1)."),
     ([[1], [0.5]], "prompts must be lists of token ids, none empty. Got float64, shape (1,)."),
+    ([[[1], [2, 3]]], "prompts must be lists of token ids. Got one that holds lists of different lengths."),
     (["Once"], "ids must be token ids: tokenizer.encode(text) gives them. Got text, 'Once'."),
 ])
 def test_what_are_no_prompts_is_refused_in_one_line(prompts, message):

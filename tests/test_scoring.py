@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strategies
-from numpy_gpt2 import GPT2Config, build_model, forward, load_model, named_parameters, random_model, scoring
+from numpy_gpt2 import (GPT2Config, Recorder, build_model, forward, load_model, named_parameters, random_model,
+                        scoring)
 from numpy_gpt2.scoring import Scores, join_scores, score_in_pieces, score_tokens, sliding_windows
 
 SMALL = GPT2Config(vocab_size=17, n_positions=8, n_embd=6, n_layer=2, n_head=2)
@@ -333,3 +334,8 @@ def test_the_loss_is_that_of_transformers(tmp_path, dtype):
         for stride in (7, 24, 47):
             expected = sliding_window_loss(torch, theirs, ids, stride)
             assert score_tokens(ours, ids, stride).mean_loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tap_in_the_place_of_the_stride_is_refused_with_its_keyword():
+    with pytest.raises(TypeError, match="^stride must be a whole number; a tap is given by keyword, tap="):
+        score_tokens(strategies.lively_model(SMALL), [1, 2], Recorder())

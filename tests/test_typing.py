@@ -18,8 +18,8 @@ import numpy as np
 from typing_extensions import assert_type
 
 import numpy_gpt2
-from numpy_gpt2 import (GenerationConfig, Recorder, ablate, chain, forward, generate_tokens, pad_ids, score_tokens,
-                        stream_samples, stream_text)
+from numpy_gpt2 import (GenerationConfig, Recorder, ablate, chain, forward, generate_tokens, logit_lens, pad_ids, patch,
+                        score_tokens, stream_samples, stream_text)
 from numpy_gpt2.streams import TextStream
 
 model, tokenizer = numpy_gpt2.load()
@@ -46,6 +46,10 @@ assert_type(dict(acts.items()), dict[str, np.ndarray])
 padded, mask = pad_ids([ids, [1, 2]])
 assert_type(score_tokens(model, padded, mask=mask, tap=acts).perplexity, float)
 assert_type(tokenizer.decode(5), str)
+for head in np.argsort(acts["h.0.attn.z"][:, -1, 0]):
+    patch("h.0.attn.z", 0, heads=head, positions=np.arange(2))
+    ablate("h.0.attn.z", heads=[head], positions=(1, head))
+    assert_type(logit_lens(model, acts, layer=head), np.ndarray)
 '''
 
 WRONG = '''
