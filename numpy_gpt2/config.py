@@ -120,6 +120,10 @@ SIZES: Mapping[str, GPT2Config] = {
 }
 
 
+# What the generating functions take by keyword besides these settings: a slip may have meant one of them.
+GENERATION_PARAMETERS = ("generation_config", "vocab_size", "top_log_probs", "logits_processor", "tap")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """Settings of a generation. The defaults sample from the model's own probabilities.
@@ -172,10 +176,15 @@ class GenerationConfig:
 
     def updated(self, **settings: Any) -> "GenerationConfig":
         """A copy with these settings changed. Raises TypeError, with the nearest name, for an unknown setting."""
+        if not isinstance(self, GenerationConfig):  # the argument of a generating function
+            raise TypeError("generation_config must be a GenerationConfig, such as GenerationConfig(temperature=0.8); "
+                            f"settings can also be given by keyword. Got {type(self).__name__}.")
+        known = self.__dataclass_fields__
         for name in settings:
-            if name not in self.__dataclass_fields__:
-                nearest = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0)[0]
-                raise TypeError(f"unknown generation setting {name!r}; the nearest is {nearest!r}")
+            if name not in known:
+                near = difflib.get_close_matches(name, {*known, *GENERATION_PARAMETERS} - {name}, n=1)
+                hint = f"; the nearest is {near[0]!r}" if near else ""
+                raise TypeError(f"unknown generation setting {name!r}{hint}")
         return replace(self, **settings)
 
 

@@ -20,7 +20,7 @@ from .prompt_lookup import LookupStatistics, Process, lookup_steps
 from .sampling import GenerationOptions, LogitsProcessor, process_logits, sample
 from .scoring import Drawn, log_probs_of, pad_ids
 from .streams import SharedSteps, Stream, TextStream, side_by_side
-from .tap import Tap, no_tap
+from .tap import Tap, check_tap, no_tap
 from .tokenizer import Tokenizer
 from .weights import GPT2
 
@@ -62,7 +62,7 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     """
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
-    config = generation_config.updated(**settings)
+    config = GenerationConfig.updated(generation_config, **settings)
     if config.stop_strings:
         raise ValueError(f"stop_strings need a tokenizer: stream_text takes them. Got {config.stop_strings}.")
     prompts = [check_ids(model, prompt).copy() for prompt in as_prompts(ids)]  # the caller may change theirs later
@@ -71,10 +71,10 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     if config.max_new_tokens is not None:
         n_steps = min(n_steps, config.max_new_tokens)
     eos_ids = as_ids(model.config.eos_token_id if config.eos_token_id is None else config.eos_token_id)
-    if vocab_size is None:
-        vocab_size = model.config.vocab_size
+    vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     check_int("vocab_size", vocab_size, 1, model.config.vocab_size)
     check_int("top_log_probs", top_log_probs, 0, model.config.vocab_size)
+    check_tap(tap)
     processors: Sequence[Any] = logits_processor if isinstance(logits_processor, (list, tuple)) else [logits_processor]
     if not all(map(callable, processors)):
         raise ValueError(f"logits_processor must be a function, or a list of functions. Got {logits_processor!r}.")
@@ -174,6 +174,8 @@ def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: 
     special tokens to recognize in the prompt, or "all", as for `Tokenizer.encode`. Other options and errors as for
     `generate_tokens`; only ids that the tokenizer has are sampled.
     """
+    if "num_return_sequences" in options or getattr(generation_config, "num_return_sequences", None) not in (None, 1):
+        raise ValueError("stream_text makes one text: stream_samples(..., num_return_sequences=n) makes several.")
     return stream_samples(model, tokenizer, prompt, 1, max_new_tokens, generation_config=generation_config,
                           allowed_special=allowed_special, **options)[0]
 
@@ -186,7 +188,7 @@ def stream_samples(model: GPT2, tokenizer: Tokenizer, prompt: str, num_return_se
     """Several continuations of one prompt, generated as a batch; a stream for each, to read in any order or thread."""
     check_int("num_return_sequences", num_return_sequences, 1)
     n_samples = num_return_sequences if num_return_sequences > 1 else None
-    config = generation_config.updated(num_return_sequences=n_samples, **settings)
+    config = GenerationConfig.updated(generation_config, num_return_sequences=n_samples, **settings)
     eos_ids = as_ids(config.eos_token_id)
     if config.eos_token_id is None:
         eos_ids = [*tokenizer.eos_ids, *as_ids(model.config.eos_token_id)]

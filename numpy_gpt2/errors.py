@@ -52,3 +52,23 @@ def check_number(name: str, value: Any, low: float, high: float, meaning: str) -
     if not isinstance(number, (int, float, np.integer)) or isinstance(value, bool) or not low <= number <= high:
         raise ValueError(f"{name} must be {meaning}. Got {shown(value)}.")
     return float(number)
+
+
+def as_array(ids: Any) -> np.ndarray:
+    """The ids as a NumPy array with axes. Raises ValueError for a number, for text, for prompts of different lengths,
+    and for booleans among integers: NumPy would read those of a mask as ids 0 and 1.
+    """
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise ValueError("ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
+                         "Got rows of different lengths.") from error
+    if array.dtype.kind in "US":
+        raise ValueError(f"ids must be token ids: tokenizer.encode(text) gives them. Got text, {shown(ids)}.")
+    if array.ndim == 0:
+        raise ValueError(f"ids must be a list of one token id or more. Got {type(ids).__name__}.")
+    if array.dtype.kind == "i" and isinstance(ids, (list, tuple)):
+        if {bool, np.bool_} & set(map(type, np.asarray(ids, dtype=object).flat)):
+            raise ValueError("ids must be integers. Got booleans among them; of `ids, mask = pad_ids(prompts)`, "
+                             "pass ids alone.")
+    return array

@@ -24,7 +24,7 @@ from .weights import GPT2
 from .ops import layer_norm, softmax
 from .sampling import check_finite
 from .scoring import top_ids_of
-from .tap import Recorder, Tap, checked, fits, stage_of, stages_of
+from .tap import Recorder, Tap, check_tap, checked, fits, stage_of, stages_of
 from .tokenizer import Tokenizer
 
 # Taps -----------------------------------------------------------------------------------------------------------------
@@ -120,6 +120,9 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: int | Seque
 
 def chain(*taps: Tap) -> Tap:
     """Compose taps; each gets what the previous one returned: `chain(patch(...), acts)` records the patched arrays."""
+    for tap in taps:
+        check_tap(tap)
+
     def at_position(first_position: int) -> Tap:
         links = [checked(getattr(tap, "at_position", lambda _: tap)(first_position)) for tap in taps]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .cache import KVCache
 from .config import GPT2Config
-from .errors import shown
+from .errors import as_array
 from .matmul import matrix_product
 from .ops import activation, layer_norm, linear, softmax
 from .tap import ArrayTap, Tap, checked, no_tap, scoped, tap_of_pass, watches
@@ -155,7 +155,7 @@ def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:
     """The ids as an integer array. Raises ValueError for invalid ids, some of which NumPy would accept, such as -1."""
     array = as_array(ids)
-    if array.ndim == 0 or array.size == 0:
+    if array.size == 0:
         raise ValueError(f"ids must be a list of one token id or more. Got shape {array.shape}.")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"ids must be integers. Got {array.dtype}.")
@@ -166,15 +166,3 @@ def check_ids(model: GPT2, ids: Any) -> np.ndarray:
         raise ValueError(f"ids must be at most {model.config.n_positions} tokens, the model's context. "
                          f"Got {array.shape[-1]}.")
     return array.astype(np.int64, copy=False)
-
-
-def as_array(ids: Any) -> np.ndarray:
-    """The ids as a NumPy array. Raises ValueError for text, and for prompts of different lengths."""
-    try:
-        array = np.asarray(ids)
-    except ValueError as error:
-        raise ValueError("ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
-                         "Got rows of different lengths.") from error
-    if array.dtype.kind in "US":
-        raise ValueError(f"ids must be token ids: tokenizer.encode(text) gives them. Got text, {shown(ids)}.")
-    return array

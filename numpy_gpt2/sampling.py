@@ -52,7 +52,10 @@ def process_logits(logits: np.ndarray, previous_ids: np.ndarray, config: Generat
     return logits
 
 
-def check_finite(logits: np.ndarray, reason: str = "the checkpoint's weights are not, or they overflow") -> None:
+NOT_FINITE = "the checkpoint's weights are not, or they overflow, or a tap returned such numbers"
+
+
+def check_finite(logits: np.ndarray, reason: str = NOT_FINITE) -> None:
     """Raise FloatingPointError, with the reason, for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FloatingPointError(f"the logits are not finite: {reason}")

@@ -30,8 +30,8 @@ from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from .errors import check_int
-from .model import as_array, check_ids, transform, unembed
+from .errors import as_array, check_int
+from .model import check_ids, transform, unembed
 from .sampling import check_finite
 from .tap import Tap, checked, no_tap, watches
 from .weights import GPT2
@@ -146,7 +146,7 @@ def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int
                     tap: Tap = no_tap) -> Iterator[Scores]:
     """Yield the scores of `score_tokens` in pieces, as they are computed. Arguments are checked at the call."""
     text = as_array(ids)
-    if text.ndim < 1 or text.shape[-1] < 2 or text.size == 0:
+    if text.shape[-1] < 2 or text.size == 0:
         raise ValueError("ids must be two tokens or more: nothing predicts the first, so only the others are scored. "
                          f"Got shape {text.shape}.")
     check_int("n_top", n_top, 0, model.config.vocab_size)

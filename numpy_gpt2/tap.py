@@ -19,12 +19,12 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from .config import GPT2Config
-from .errors import check_int
+from .errors import check_int, shown
 
 Tap = Callable[[str, np.ndarray], np.ndarray | None]
 ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # a tap after `checked`, which always returns an array
@@ -57,7 +57,7 @@ class Recorder(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.activations:
-            raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; numpy_gpt2.STAGES lists all names")
+            raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; {self._instead(name)}")
         return self.activations[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -86,12 +86,27 @@ class Recorder(Mapping[str, np.ndarray]):
         stages_of(glob)
         arrays = [array for name, array in self.items() if fits(name, glob)]
         if not arrays:
-            raise KeyError(f"{glob!r} matches none of the {len(self)} stages recorded")
+            raise KeyError(f"{glob!r} matches none of the {len(self)} stages recorded; {self._instead(glob)}")
         return np.stack(arrays)
+
+    def _instead(self, name: str) -> str:
+        """What to do about a name that was not recorded."""
+        if not self.activations:
+            return "record a pass first: forward(model, ids, tap=acts)"
+        if any(fits(known, str(name)) for known in self):
+            return "stack(glob) takes a glob"
+        return f"the nearest is {difflib.get_close_matches(str(name), self, n=1, cutoff=0)[0]!r}"
 
     def clear(self) -> None:
         """Delete all recorded arrays."""
         self.activations.clear()
+
+
+def check_tap(tap: Any) -> None:
+    """Raise TypeError for what is no tap, such as a list of taps or the class Recorder itself."""
+    if isinstance(tap, type) or not (callable(tap) or hasattr(tap, "at_position")):
+        raise TypeError("a tap must be a callable (name, value), such as Recorder(); chain(a, b) joins several. "
+                        f"Got {shown(tap)}.")
 
 
 def checked(tap: Tap) -> ArrayTap:
@@ -121,8 +136,9 @@ def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> Tap:
     """The tap for a pass whose first new token has this position.
 
     Raises ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name or a position that this model does not
-    have. Other callables are not checked.
+    have. Other callables are not checked. Raises TypeError for anything that is not callable.
     """
+    check_tap(tap)
     for glob in getattr(tap, "globs", ()):
         if not any_fits(glob, config):
             names = stage_names(config)

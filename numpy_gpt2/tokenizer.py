@@ -26,7 +26,7 @@ import regex
 import tiktoken
 
 from .bpe import SPLIT_PATTERN, Ranks, merge, split
-from .errors import shown
+from .errors import check_int, shown
 
 END_OF_TEXT = "<|endoftext|>"  # separates the documents that GPT-2 was trained on
 
@@ -123,13 +123,16 @@ class Tokenizer:
 
     def _stretches(self, text: str, allowed_special: Collection[str]) -> Iterator[int | str]:
         """Yield the text in order: the id of each added token, and the prepared stretches between them."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str. Got {type(text).__name__}.")
         refuse_lone_surrogates(text)
         special = [name for name, token in self._added_tokens.items() if token.is_special and token.is_found]
-        allowed = set(special) if allowed_special == "all" else set(allowed_special)
+        allowed = set(special if allowed_special == "all" else allowed_special)
         unknown = allowed - {*special, *self._always}
         if unknown:
-            raise ValueError(f'allowed_special must be "all" or some of {shown(special)}. Got {shown(min(unknown))}.')
-        names = allowed.union(self._always)
+            got = allowed_special if isinstance(allowed_special, str) else min(unknown)
+            raise ValueError(f'allowed_special must be "all" or some of {shown(special)}, in a list. Got {shown(got)}.')
+        names = list(allowed.union(self._always))
         normalize = self._preparation.normalize or str
         for part in self._cut(text, [name for name in names if not self._added_tokens[name].normalized]):
             if isinstance(part, int):
@@ -142,6 +145,8 @@ class Tokenizer:
 
     def with_bos(self, ids: Iterable[int] = ()) -> list[int]:
         """The ids with bos_id prepended. Raises ValueError if the checkpoint has no such token."""
+        if isinstance(ids, str):
+            raise TypeError(f"ids must be token ids: tokenizer.encode(text) gives them. Got {shown(ids)}.")
         if self.bos_id is None:
             raise ValueError("the checkpoint has no token that begins a text (bos_token): give a prompt that is not "
                              "empty, or score without one (--no-bos)")
@@ -214,9 +219,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, which need not be whole characters. Raises ValueError for an id without a token."""
-        if not 0 <= token_id < self.vocab_size:
-            raise ValueError(f"a token id must be at least 0 and less than the vocabulary's size, {self.vocab_size}. "
-                             f"Got {token_id}.")
+        token_id = check_int("a token id", token_id, 0, self.vocab_size - 1)
         if token_id in self._added_bytes:
             return self._added_bytes[token_id]
         return self._encoding.decode_single_token_bytes(token_id)

@@ -1,5 +1,6 @@
 """The generation loop: what is drawn, when it ends and why, what it costs; and the text made of it."""
 
+import inspect
 import threading
 import tracemalloc
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import numpy_gpt2.decoding
 from numpy_gpt2 import (GenerationConfig, GPT2Config, Recorder, Tokenizer, forward, generate_tokens, patch,
                         stream_samples, stream_text)
+from numpy_gpt2.config import GENERATION_PARAMETERS
 from numpy_gpt2.decoding import as_ids
 from numpy_gpt2.streams import longest_beginning, until_stop
 from strategies import lively_model, made_caches
@@ -376,6 +378,41 @@ def test_an_unknown_setting_is_a_type_error_that_names_the_nearest():
     for refused in (lambda: generate_tokens(MODEL, PROMPT, temprature=1),
                     lambda: stream_text(MODEL, TOKENIZER, "a", temprature=1)):
         with pytest.raises(TypeError, match="^unknown generation setting 'temprature'; the nearest is 'temperature'$"):
+            refused()
+
+
+@pytest.mark.parametrize("name, nearest", [
+    ("max_tokens", "max_new_tokens"), ("taps", "tap"), ("top_logprobs", "top_log_probs"), ("vocabsize", "vocab_size"),
+    ("logits_processors", "logits_processor"), ("generationconfig", "generation_config"), ("xyzzy", None),
+])
+def test_the_nearest_to_an_unknown_setting_may_be_any_parameter_or_none(name, nearest):
+    known = inspect.signature(generate_tokens).parameters
+    assert set(GENERATION_PARAMETERS) == known.keys() - {"model", "ids", "max_new_tokens", "settings"}
+    with pytest.raises(TypeError) as error:
+        generate_tokens(MODEL, PROMPT, **{name: 1})
+    told = f"; the nearest is {nearest!r}" if nearest else ""
+    assert str(error.value) == f"unknown generation setting {name!r}{told}"
+
+
+@pytest.mark.parametrize("options", [
+    {"num_return_sequences": 2}, {"num_return_sequences": 1},
+    {"generation_config": GenerationConfig(num_return_sequences=2)},
+])
+def test_one_text_is_not_several(options):
+    with pytest.raises(ValueError, match=r"stream_samples\(..., num_return_sequences=n\) makes several"):
+        stream_text(MODEL, TOKENIZER, "a", 3, **options)
+
+
+def test_a_generation_config_of_one_sequence_makes_one_text():
+    config = GenerationConfig(num_return_sequences=1, seed=0)
+    assert list(stream_text(MODEL, TOKENIZER, "a", 3, generation_config=config)) == list(
+        stream_text(MODEL, TOKENIZER, "a", 3, seed=0))
+
+
+def test_a_dict_is_no_generation_config():
+    for refused in (lambda: generate_tokens(MODEL, PROMPT, generation_config={"seed": 0}),
+                    lambda: stream_text(MODEL, TOKENIZER, "a", generation_config={"seed": 0})):
+        with pytest.raises(TypeError, match="^generation_config must be a GenerationConfig, .* by keyword. Got dict.$"):
             refused()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import (SIZES, STAGES, GPT2Config, KVCache, Recorder, build_model, forward, load, named_parameters,
-                        parameter_shapes, random_model, transform, unembed)
+                        pad_ids, parameter_shapes, random_model, transform, unembed)
 from numpy_gpt2.model import merge_heads, split_heads
 from numpy_gpt2.ops import activation
 from numpy_gpt2.tap import stage_names, stage_of
@@ -341,6 +341,9 @@ def test_what_is_no_cache_is_refused_by_its_type(wrong, name):
         assert str(error.value) == f"cache must be a KVCache. Got {name}; activations are recorded with tap=."
 
 
+BOOLEANS = "ids must be integers. Got booleans among them; of `ids, mask = pad_ids(prompts)`, pass ids alone."
+
+
 @pytest.mark.parametrize("ids, message", [
     ([0, -1], "ids must be from 0 to 10. Got -1."),
     ([0, 11, -3], "ids must be from 0 to 10. Got -3."),
@@ -356,7 +359,12 @@ def test_what_is_no_cache_is_refused_by_its_type(wrong, name):
     ([], "ids must be a list of one token id or more. Got shape (0,)."),
     ([[], []], "ids must be a list of one token id or more. Got shape (2, 0)."),
     (np.zeros((0, 3), int), "ids must be a list of one token id or more. Got shape (0, 3)."),
-    (5, "ids must be a list of one token id or more. Got shape ()."),
+    (5, "ids must be a list of one token id or more. Got int."),
+    (None, "ids must be a list of one token id or more. Got NoneType."),
+    (lively_model(SMALLEST), "ids must be a list of one token id or more. Got GPT2."),
+    (pad_ids([[1, 2], [3]]), BOOLEANS),
+    ([[1, True]], BOOLEANS),
+    ((2, np.True_), BOOLEANS),
     ([[1, 2], [3]], "ids must be prompts of equal length: `ids, mask = pad_ids(prompts)` makes them. "
      "Got rows of different lengths."),
     ([1] * 9, "ids must be at most 8 tokens, the model's context. Got 9."),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numpy_gpt2 import (GPT2Config, Recorder, ablate, forward, generate_tokens, loss_and_gradients, pad_ids, patch,
-                        score_tokens, scoring)
+                        score_tokens, scoring, transform)
 from strategies import lively_model, made_caches
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=14, n_embd=8, n_layer=2, n_head=2, eos_token_id=5,
@@ -18,6 +18,12 @@ MODEL = replace(LIVELY, lm_head=LIVELY.lm_head / 3)  # not too sure of any token
 PROMPTS = [[3, 1, 4], [1, 9, 2, 6, 8], [7], [2, 7, 1]]
 
 ragged = st.lists(st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=1, max_size=10), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("function", [forward, score_tokens, generate_tokens, transform])
+def test_padded_ids_with_their_mask_are_no_batch(function):
+    with pytest.raises(ValueError, match="pass ids alone"):
+        function(MODEL, pad_ids([[1, 2], [3]]))
 
 
 # pad_ids --------------------------------------------------------------------------------------------------------------
@@ -44,7 +50,7 @@ def test_a_padded_row_has_the_logits_of_the_prompt_alone(prompts):
 @pytest.mark.parametrize("prompts, message", [
     ([], "prompts must be one or more lists of token ids. Got none."),
     ([[1], []], "prompts must be lists of token ids, none empty. Got float64, shape (0,)."),
-    ([[1], 2], "prompts must be lists of token ids, none empty. Got int64, shape ()."),
+    ([[1], 2], "ids must be a list of one token id or more. Got int."),
     ([[1], [[2]]], "prompts must be lists of token ids, none empty. Got int64, shape (1, 1)."),
     ([[1], [0.5]], "prompts must be lists of token ids, none empty. Got float64, shape (1,)."),
     (["Once"], "ids must be token ids: tokenizer.encode(text) gives them. Got text, 'Once'."),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from numpy_gpt2 import STAGES, GPT2Config, KVCache, Recorder, chain, forward, named_parameters, no_tap, transform
+from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, chain, forward, generate_tokens, named_parameters,
+                        no_tap, score_tokens, transform)
 from numpy_gpt2.tap import checked, scoped, stage_names, stage_of, stages_of
 from strategies import lively_model, passes
 
@@ -286,7 +287,31 @@ def test_a_name_that_was_not_recorded_is_refused_by_name():
     with pytest.raises(KeyError) as error:
         acts["h.0.attn.patern"]
     assert error.value.args[0] == (
-        "'h.0.attn.patern' is not among the 1 stages recorded; numpy_gpt2.STAGES lists all names")
+        "'h.0.attn.patern' is not among the 1 stages recorded; the nearest is 'wte'")
+
+
+@pytest.mark.parametrize("name, instead", [
+    ("h.1.pattern", "the nearest is 'h.1.attn.pattern'"),
+    ("h.6.attn.pattern", "the nearest is 'h.[01].attn.pattern'"),
+    ("h.*.attn.pattern", r"stack\(glob\) takes a glob"),
+    (3, "the nearest is "),
+])
+def test_of_a_name_that_was_not_recorded_the_nearest_is_told(name, instead):
+    acts = Recorder()
+    with pytest.raises(KeyError, match="0 stages recorded; record a pass first"):
+        acts[name]
+    forward(MODEL, IDS, tap=acts)
+    with pytest.raises(KeyError, match=instead):
+        acts[name]
+
+
+@pytest.mark.parametrize("tap", [None, "h.0.attn.z", [Recorder()], Recorder])
+def test_what_is_no_tap_is_refused_with_what_one_is(tap):
+    refusal = r"^a tap must be a callable \(name, value\), such as Recorder\(\); chain\(a, b\) joins several. Got .*\.$"
+    for refused in (lambda: forward(MODEL, IDS, tap=tap), lambda: chain(Recorder(), tap),
+                    lambda: score_tokens(MODEL, IDS, tap=tap), lambda: generate_tokens(MODEL, IDS, 0, tap=tap)):
+        with pytest.raises(TypeError, match=refusal):
+            refused()
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ def test_a_character_of_several_tokens_is_streamed_whole():
 def test_an_id_without_a_token_is_refused(token_id):
     for function in (TOKENIZER.token_bytes, lambda i: TOKENIZER.decode([0, i]),
                      lambda i: list(TOKENIZER.decode_stream([0, i]))):
-        with pytest.raises(ValueError, match=f"{N_TOKENS}.*Got {token_id}"):
+        with pytest.raises(ValueError, match=f"from 0 to {N_TOKENS - 1}. Got {token_id}"):
             function(token_id)
 
 
@@ -684,3 +684,27 @@ def tokenizers_gpt2(gpt2_files):
 @settings(max_examples=150)
 def test_ids_of_gpt2s_vocabulary_equal_those_of_tokenizers(gpt2_tokenizer, tokenizers_gpt2, text):
     assert gpt2_tokenizer.encode(text) == tokenizers_gpt2.encode(text).ids
+
+
+SMALL_TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)}, {}, {END_OF_TEXT: 256})
+
+
+@pytest.mark.parametrize("refused, error, message", [
+    (lambda tokenizer: tokenizer.with_bos("Once"), TypeError,
+     "ids must be token ids: tokenizer.encode(text) gives them. Got 'Once'."),
+    (lambda tokenizer: tokenizer.encode(["a"]), TypeError, "text must be a str. Got list."),
+    (lambda tokenizer: tokenizer.encode(b"a"), TypeError, "text must be a str. Got bytes."),
+    (lambda tokenizer: tokenizer.decode("12"), ValueError,
+     "a token id must be a whole number from 0 to 256. Got '1'."),
+    (lambda tokenizer: tokenizer.decode([1.5]), ValueError,
+     "a token id must be a whole number from 0 to 256. Got 1.5."),
+])
+def test_text_for_ids_and_ids_for_text_are_refused_in_one_line(refused, error, message):
+    with pytest.raises(error) as raised:
+        refused(SMALL_TOKENIZER)
+    assert str(raised.value) == message
+
+
+def test_one_allowed_name_that_stands_in_no_list_is_shown_whole():
+    with pytest.raises(ValueError, match="in a list. Got '<.endoftext.>'.$"):
+        SMALL_TOKENIZER.encode("a", END_OF_TEXT)
