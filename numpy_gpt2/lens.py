@@ -70,7 +70,7 @@ def patch(name: str, value: Any, positions: Indices | None = None,
                 chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
             return np.where(chosen, new, array)
 
-        describe(patch_tap, (name,), () if positions is None else np.ravel(positions).tolist(), at_position)
+        describe(patch_tap, (name,), () if positions is None else np.asarray(positions).ravel().tolist(), at_position)
         return patch_tap
 
     return at_position(0)

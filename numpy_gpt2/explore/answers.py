@@ -124,7 +124,7 @@ def compare(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, A
             "clean": round(clean_value, 5), "corrupted": round(corrupted_value, 5), "values": rounded(values, 5),
             "fractions": rounded(values / difference, 5) if difference else None,
             "names": names_of(engine, [*clean.ids, *corrupted.ids, target, *([] if foil is None else [foil])]),
-            "code": comparison_code(engine, clean, corrupted, target, foil, method)}
+            "code": comparison_code(engine, clean, corrupted, target, foil, method, difference)}
 
 
 def residual_names(model: GPT2) -> list[str]:
@@ -182,21 +182,29 @@ def restored_logits(model: GPT2, ids: Sequence[int], layer: int, clean: np.ndarr
 
 
 def comparison_code(engine: Engine, clean: Prompt, corrupted: Prompt, target: int, foil: int | None,
-                    method: str) -> str:
-    """A script that computes the same `values` [n_layer + 1, n_tokens]."""
+                    method: str, difference: float) -> str:
+    """A script that computes the same `values` [n_layer + 1, n_tokens] and prints the fractions.
+
+    Without a difference, of which there are no fractions, it prints the values.
+    """
     n_layer = engine.model.config.n_layer
     lines = [*first_lines(engine), f"clean = {clean.code}", f"corrupted = {corrupted.code}",
              f"metric = numpy_gpt2.logit_difference({target}, {foil})",
              f'names = [f"h.{{layer}}.resid_pre" for layer in range({n_layer})] + ["h.{n_layer - 1}.resid_post"]', ""]
+    fraction = "value / (clean_value - corrupted_value)" if difference else "value"
+    last = ["", "for name, row in zip(names, values):",
+            f'    print(f"{{name:15}}", *(f"{{{fraction}:6.2f}}" for value in row))', ""]
     if method == "attribution":
-        return "\n".join([*lines, "effects = numpy_gpt2.attribution_patching(model, clean, corrupted, metric).effects",
-                          "values = [effects[name] for name in names]", ""])
-    return "\n".join([*lines, "acts = numpy_gpt2.Recorder(names)", "numpy_gpt2.forward(model, clean, tap=acts)",
+        return "\n".join([*lines, "clean_value, corrupted_value, effects = numpy_gpt2.attribution_patching(",
+                          "    model, clean, corrupted, metric)",
+                          "values = [effects[name] for name in names]", *last])
+    return "\n".join([*lines, "acts = numpy_gpt2.Recorder(names)",
+                      "clean_value, _ = metric(numpy_gpt2.forward(model, clean, tap=acts))",
                       "corrupted_value, _ = metric(numpy_gpt2.forward(model, corrupted))", "values = []",
                       "for name in names:", "    values.append([])", "    for position in range(len(clean)):",
                       "        tap = numpy_gpt2.patch(name, acts[name], positions=position)",
                       "        value, _ = metric(numpy_gpt2.forward(model, corrupted, tap=tap))",
-                      "        values[-1].append(value - corrupted_value)", ""])
+                      "        values[-1].append(value - corrupted_value)", *last])
 
 
 # A continuation -------------------------------------------------------------------------------------------------------

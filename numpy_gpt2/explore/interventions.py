@@ -165,7 +165,8 @@ def first_lines(engine: Engine) -> list[str]:
 
 
 def last_lines() -> list[str]:
-    return ["for token in numpy_gpt2.top_tokens(logits[-1], tokenizer):", "    print(token)", ""]
+    return ["", "# After the last token; logits[i] are those after position i.",
+            "for token in numpy_gpt2.top_tokens(logits[-1], tokenizer):", "    print(token)", ""]
 
 
 def code_of_one(intervention: Intervention, others: dict[tuple[int, ...], str]) -> str:

@@ -243,6 +243,16 @@ def values_by_patching(metric):
              for position in range(N_TOKENS)] for name in NAMES]
 
 
+def check_code(done, atol):
+    """The code computes the values, and prints the fractions as the page shows them."""
+    printed, names = executed(done["code"])
+    np.testing.assert_allclose(names["values"], done["values"], rtol=0, atol=atol)
+    rows = [line.split() for line in printed.splitlines()]
+    assert [name for name, *_ in rows] == NAMES
+    fractions = np.array([[float(text) for text in row] for _, *row in rows])
+    np.testing.assert_allclose(fractions, done["fractions"], rtol=0, atol=0.0051)
+
+
 @pytest.mark.parametrize("foil", [FOIL, None])
 def test_a_comparison_is_a_patch_for_each_layer_and_position_and_the_code_gives_the_same(foil):
     metric = logit_difference(TARGET, foil)
@@ -251,14 +261,14 @@ def test_a_comparison_is_a_patch_for_each_layer_and_position_and_the_code_gives_
     clean, corrupted = metric(forward(MODEL, IDS))[0], metric(forward(MODEL, OTHER_IDS))[0]
     assert (done["clean"], done["corrupted"]) == pytest.approx((clean, corrupted), abs=1e-5)
     np.testing.assert_allclose(done["fractions"], np.array(done["values"]) / (clean - corrupted), rtol=0, atol=1e-4)
-    np.testing.assert_allclose(executed(done["code"])[1]["values"], done["values"], rtol=0, atol=1e-4)
+    check_code(done, atol=1e-4)
 
 
 def test_attribution_is_the_library_s_and_the_code_gives_the_same():
     done, _ = answered(compare, prompt=PROMPT, other=OTHER, method="attribution")
     effects = attribution_patching(MODEL, IDS, OTHER_IDS, logit_difference(done["target"], done["foil"])).effects
     np.testing.assert_allclose(done["values"], [effects[name] for name in NAMES], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(executed(done["code"])[1]["values"], done["values"], rtol=0, atol=1e-5)
+    check_code(done, atol=1e-5)
 
 
 def test_by_default_the_predictions_of_the_two_prompts_are_compared():
@@ -293,6 +303,8 @@ def test_equal_prompts_differ_in_nothing():
         done, _ = answered(compare, prompt=PROMPT, other_ids=IDS, method=method)
         assert not np.any(done["values"])
         assert done["fractions"] is None
+        printed, _ = executed(done["code"])  # the values: there is nothing to divide by
+        assert [line.split()[1:] for line in printed.splitlines()] == [["0.00"] * N_TOKENS] * len(NAMES)
 
 
 @pytest.mark.parametrize("asked, message", [

@@ -300,6 +300,31 @@ def test_with_an_intervention_the_bars_of_the_next_token_take_the_room_that_the_
     assert page.locator(bar).bounding_box()["width"] > 0.5 * page.locator(table).bounding_box()["width"]
 
 
+def test_print_names_the_interventions(served):
+    page = served()
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    intervene(page)
+    intervene(page, "scale", factor="0.5")
+    page.emulate_media(media="print")
+    assert page.locator("#changed .at-work").is_visible()
+    assert page.locator("#changed .at-work").text_content() == "Interventions: head 2.3 = 0; head 2.3 × 0.5."
+
+
+def test_an_intervention_is_added_once_and_removed_by_the_keyboard_without_losing_the_focus(served):
+    page = served()
+    page.get_by_role("button", name="h.2, head 3", exact=True).click()
+    intervene(page)
+    page.locator("#bar button[type=submit]").click()
+    page.locator("#bar .problem", has_text="head 2.3 = 0 is at work already.").wait_for()
+    assert page.locator("#bar .chips li").count() == 1
+    intervene(page, "mean")
+    page.get_by_role("button", name="remove head 2.3 = 0").press("Enter")
+    until(page, "document.activeElement.getAttribute('aria-label') === 'remove head 2.3 = mean'")
+    page.keyboard.press("Enter")
+    until(page, "document.activeElement.id === 'target'")
+    assert page.locator("#bar .chips li").count() == 0
+
+
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 
@@ -338,11 +363,23 @@ def test_comparing_fills_the_library_s_grid_by_patching_and_one_click_further_by
     assert page.locator("#compare [data-method]").count() == 2  # beside the other
 
 
-def test_prompts_of_different_lengths_are_refused_in_a_sentence(served):
+@pytest.mark.parametrize("field, text, sentence", [("corrupted", "The king", "the same number of tokens"),
+                                                   ("answer", "banana", "one token")])
+def test_a_refused_comparison_says_so_in_its_place_and_leaves_no_earlier_answer(served, field, text, sentence):
     page = served()
-    page.locator("#corrupted").fill("The king")
+    page.locator("#corrupted").fill("The king said to his brother that she")
     page.get_by_role("button", name="Compare by patching").click()
-    page.locator("#bar .problem", has_text="the same number of tokens").wait_for()
+    page.locator("#compare [data-method=patching]").wait_for()
+    page.locator(f"#{field}").fill(text)
+    page.get_by_role("button", name="Compare by patching").click()
+    page.locator("#compare .problem", has_text=sentence).wait_for()
+    assert page.locator("#compare [data-method]").count() == 0
+    assert page.locator("#compare .readout").text_content() == page.locator("#compare .legend").text_content() == ""
+    page.locator("#corrupted").fill("The king said to his brother that she")
+    page.locator("#answer").fill("")
+    page.get_by_role("button", name="Compare by patching").click()
+    page.locator("#compare [data-method=patching]").wait_for()
+    assert page.locator("#compare .problem").text_content() == ""
 
 
 # Writing on -----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,17 @@ async function compare(method) {
   const optional = (name, key) => find(name).value === "" ? {} : { [key]: find(name).value };
   const asked = { prompt: find("#clean").value, other: find("#corrupted").value, method,
                   ...optional("#answer", "target"), ...optional("#foil", "foil") };
-  const answer = await working((onLine) => ask("/compare", asked, onLine));
+  const answer = await working((onLine) => ask("/compare", asked, onLine), tellFailure);
   if (!answer) return;
   learnNames(answer.names);
   drawComparison(answer);
+}
+
+/** What stood there answered other questions. */
+function tellFailure(sentence) {
+  find("#compare .problem").textContent = sentence;
+  if (!sentence) return;
+  for (const part of ["readout", "results", "legend"]) find(`#compare .${part}`).replaceChildren();
 }
 
 function drawComparison(answer) {

@@ -42,21 +42,21 @@ function reached(answer) {
   });
 }
 
-/** Does work that asks the server, and shows its progress, or the sentence of a refusal. Returns undefined for that. */
-async function working(work) {
+/** Does work that asks the server, and shows its progress, or tells the sentence of a refusal. Then returns undefined. */
+async function working(work, tell = tellProblem) {
   const progress = find("#bar progress");
   const tellProgress = (line) => {
     if (!("progress" in line)) return;
     progress.hidden = false;
     progress.value = line.progress;
   };
-  tellProblem("");
+  tell("");
   try {
     return await work(tellProgress);
   } catch (error) {
     if (error.name === "AbortError") return undefined;
     if (!(error instanceof Refusal)) throw error;
-    tellProblem(error.message);
+    tell(error.message);
     return undefined;
   } finally {
     progress.hidden = true;

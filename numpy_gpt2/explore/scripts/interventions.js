@@ -48,17 +48,24 @@ function withInterventions(interventions) {
   return go({ ...state, interventions });
 }
 
+/** The button that was pressed goes with its chip: the keyboard goes on from the next chip, or from the form. */
+async function remove(left, i) {
+  if (!await withInterventions(left)) return;
+  const buttons = find("#bar .chips").querySelectorAll("button");
+  (buttons[Math.min(i, left.length - 1)] ?? find("#target")).focus();
+}
+
 function drawChips() {
   const { interventions } = state;
   const chips = interventions.map((intervention, i) => {
     const name = interventionName(intervention);
     const button = make("button", { type: "button", "aria-label": `remove ${name}` }, "×");
-    button.addEventListener("click", () => withInterventions(interventions.filter((_, other) => other !== i)));
+    button.addEventListener("click", () => remove(interventions.filter((_, other) => other !== i), i));
     return make("li", {}, name, button);
   });
   if (interventions.length > 1) {
     const button = make("button", { type: "button" }, "remove all");
-    button.addEventListener("click", () => withInterventions([]));
+    button.addEventListener("click", () => remove([], 0));
     chips.push(make("li", { class: "all" }, button));
   }
   find("#bar .chips").replaceChildren(...chips);
@@ -88,6 +95,7 @@ function drawChanges() {
     make("td", { class: "number" }, ...[was].flat()), make("td", { class: "number" }, ...[now].flat())));
   const head = make("tr", {}, make("td"), ...["before", "now"].map((name) => make("th", { scope: "col" }, name)));
   find("#changed table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...cells));
+  find("#changed .at-work").textContent = `Interventions: ${state.interventions.map(interventionName).join("; ")}.`;
   find("#bar .summary").append("After ", promptChip(position), ": ", ...topToken(before), " → ", ...topToken(page),
     ...(n_tokens > 1 ? [`. Loss ${fixed(meanLoss(before), 3)} → ${fixed(meanLoss(page), 3)}.`] : []));
 }
@@ -95,7 +103,10 @@ function drawChanges() {
 function listenToInterventions() {
   find("#bar form").addEventListener("submit", (event) => {
     event.preventDefault();
-    withInterventions([...state.interventions, asked()]);
+    const added = asked();
+    const isThere = state.interventions.some((each) => JSON.stringify(each) === JSON.stringify(added));
+    if (isThere) tellProblem(`${interventionName(added)} is at work already.`);
+    else withInterventions([...state.interventions, added]);
   });
   find("#target").addEventListener("change", ({ target }) => { chosen.target = target.value; });
   find("#kind").addEventListener("change", drawFields);
