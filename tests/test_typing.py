@@ -20,7 +20,9 @@ from typing_extensions import assert_type
 import numpy_gpt2
 from numpy_gpt2 import (GenerationConfig, Recorder, ablate, chain, forward, generate_tokens, logit_lens, pad_ids, patch,
                         score_tokens, stream_samples, stream_text)
-from numpy_gpt2.streams import TextStream
+from numpy_gpt2.sampling import LogitsProcessor
+from numpy_gpt2.streams import Stream, TextStream
+from numpy_gpt2.tap import Tap
 
 model, tokenizer = numpy_gpt2.load()
 ids = tokenizer.encode("Once")
@@ -40,6 +42,9 @@ assert_type(next(text), str)
 assert_type(text.ids, list[int])
 assert_type(text.log_probs, list[float])
 assert_type(stream_samples(model, tokenizer, "Once", 3, seed=0, top_log_probs=1), list[TextStream])
+tap: Tap = ablate("ln_f")
+processor: LogitsProcessor = forbid_0
+typed_stream: Stream[int] = generate_tokens(model, ids, 5, tap=tap, logits_processor=processor)
 acts = Recorder("h.*.attn.z")
 assert_type(forward(model, ids, tap=chain(acts, ablate("ln_f"))), np.ndarray)
 assert_type(dict(acts.items()), dict[str, np.ndarray])

@@ -192,6 +192,8 @@ def unknown_mistake(failure: Failure, file: str, language: str) -> str:
             kind, number = simple
             return say_in(language, kind, number=f"{number:.4g}")
     what = found.path if found.path[:1].isalpha() else say_in(language, "result") + found.path
+    if isinstance(found.got, list) and "" in found.got and "" not in found.expected:
+        return say_in(language, "empty", what=what)
     describe = DESCRIBE.get(found.kind, str)
     return say_in(language, found.kind, what=what, expected=describe(found.expected), got=describe(found.got))
 

@@ -130,6 +130,33 @@ def test_a_stream_that_waits_for_later_ids_is_wrong():
     assert not check("decode_stream", lambda self, ids: list(decode_stream(self, ids, iter))).passed
 
 
+def test_a_stream_that_a_stray_byte_holds_up_is_wrong():
+    def until_it_decodes(self, ids):
+        held_back = b""
+        for token_id in ids:
+            held_back += self.token_bytes(token_id)
+            try:
+                text = held_back.decode()
+            except UnicodeDecodeError:
+                continue
+            if text:
+                yield text
+            held_back = b""
+        if held_back:
+            yield held_back.decode(errors="replace")
+
+    assert "[108, 111, 160, 119, 101, 114]" in check("decode_stream", until_it_decodes).message
+
+
+def test_an_empty_piece_of_a_stream_is_named():
+    def with_an_empty_start(self, ids):
+        yield ""
+        yield from decode_stream(self, ids, iter)
+
+    assert first_line("decode_stream", with_an_empty_start) == (
+        "The result.pieces has an empty text: no piece may be empty.")
+
+
 def test_a_whole_number_is_not_a_float():
     assert first_line("sample", lambda logits, draws: np.float64(0)) == "The result is float64: expected int64."
     half = "The result[0] is float: expected int."

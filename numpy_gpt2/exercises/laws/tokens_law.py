@@ -51,6 +51,7 @@ def decode_cases(rng: np.random.Generator) -> Iterator[Args]:
     for text in TEXTS:
         yield (ids_of(text),)
     yield (ids_of("chào")[:-2],)  # ends inside a character
+    yield ([*b"lo\xa0wer"],)  # a byte that no character has there, which later ids cannot finish
 
 
 def call_as_method(function: Callable[..., Any], args: Args) -> Any:
