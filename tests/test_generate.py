@@ -451,6 +451,7 @@ def test_ctrl_c_ends_a_text_and_a_line_but_not_the_session(terminal):
     terminal.expect("\nstopped; /quit or Ctrl-D exits")
     terminal.expect("prompt> ")
     terminal.send("A half-typed")
+    terminal.expect("A half-typed")  # readline has read it: what it has not, Ctrl-C would flush
     terminal.sendintr()
     terminal.expect("prompt> ")
     terminal.sendline("A fox")
