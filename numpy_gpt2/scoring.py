@@ -219,7 +219,8 @@ def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int, tap:
         yield score_rows(model, hidden[..., i:i + n_rows, :], targets[..., i:i + n_rows], n_top, tap, first + i)
 
 
-def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap, position: int) -> Scores:
+def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap = no_tap,
+               position: int = 0) -> Scores:
     """Score the next tokens: hidden [n, n_embd] from this position on, targets [n] -> Scores of n tokens."""
     logits = unembed(model, hidden, tap, position)  # [n, vocab_size]
     check_finite(logits)
