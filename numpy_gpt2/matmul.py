@@ -15,7 +15,7 @@ SLICE = 384  # outputs at a time
 COPY_BLOCK = 32  # positions at a time, in copies that change the memory order
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-GIGABYTE = 2**30
+LARGEST_LIMIT = 2**31 - 1  # bytes, of an int
 
 
 def matrix_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -78,4 +78,4 @@ def reuse_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         for limit in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            ctypes.CDLL(None).mallopt(limit, GIGABYTE)
+            ctypes.CDLL(None).mallopt(limit, LARGEST_LIMIT)
