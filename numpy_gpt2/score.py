@@ -15,11 +15,11 @@ from typing import Any, Callable, Iterable, Iterator
 import numpy as np
 
 from .checkpoint.loading import load
-from .checkpoint.saving import write_whole
 from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model, byte_parts,
                             check_file, check_plot, name_of, non_empty_text, special_tokens, text_parts, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.progress import with_progress_bar
+from .explore.rendering import write_page
 from .explore.scored_text import MOST_SHOWN, check_fits_page, scored_page
 from .scoring import Scores, checked_stride, join_scores, score_in_pieces, score_stream
 from .tokenizer import Tokenizer, quoted
@@ -231,12 +231,6 @@ def lead(facts: dict[str, Any]) -> str:
     return (f"{facts['model']} read {facts['n_tokens']:,} tokens. On average they surprised it by "
             f"{facts['mean_loss']:.2f} nats, as would a draw from {facts['perplexity']:,.1f} equally likely tokens. "
             f"That is {facts['bits_per_byte']:.2f} bits per byte.")
-
-
-def write_page(path: Path, page: str) -> None:
-    data = page.encode("utf-8")
-    write_whole(path.resolve(), data)  # resolved, so that a symbolic link is kept
-    say(f"page: {path}, {len(data) / 1000:,.0f} KB")
 
 
 def draw_surprise(surprise: np.ndarray, path: Path) -> None:

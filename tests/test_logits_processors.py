@@ -182,7 +182,7 @@ def test_typical_sampling_keeps_what_transformers_keeps():
 
 
 def test_a_sampler_of_ones_own_forbids_all_but_its_choice():
-    """Mirostat, nucleus with a budget, a human: whoever chooses, the processor leaves that token alone."""
+    """Mirostat, nucleus with a budget, a human: whichever chooses, the processor leaves that token alone."""
     rng = np.random.default_rng(7)
 
     def gumbel_max(ids, logits):

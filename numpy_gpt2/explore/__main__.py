@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any, Collection
 
 from ..checkpoint.loading import load
-from ..checkpoint.saving import write_whole
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
                              read_prompt, special_tokens, whole_number)
 from ..cli.exits import BadInput, bad_input, run, say
 from ..tokenizer import Tokenizer
 from ..weights import GPT2
 from .page import MAX_TOKENS, page_data, prompt_ids
-from .rendering import render
+from .rendering import render, write_page
 
 OUTPUT = Path("explore.html")
 PAGE_SUFFIXES = ("", ".html", ".htm")
 
 
 def make_parser() -> ArgumentParser:
-
     parser = ArgumentParser(prog="numpy_gpt2.explore", description="Show one forward pass over a prompt: its tokens, "
                             "the model's parts, attention, the logit lens, the residual stream, and the next token. "
                             "Writes one HTML file, which needs no network; or, with --serve, serves a live page on "
@@ -45,7 +43,6 @@ def make_parser() -> ArgumentParser:
 
 
 def main() -> None:
-
     args = make_parser().parse_args()
     if args.prompt is not None and args.prompt_file is not None:
         raise BadInput("a prompt and --prompt-file were both given: give one")
@@ -68,12 +65,11 @@ def main() -> None:
     if args.serve:
         serve(data, prompt, model, tokenizer, args.model, special_tokens(args), args.port, args.open)
         return
-    page = render(data).encode("utf-8")
+    page = render(data)
     if is_piped:
-        sys.stdout.buffer.write(page)
+        sys.stdout.buffer.write(page.encode("utf-8"))
         return
-    write_whole(output.resolve(), page)  # resolved, so that a symbolic link is kept
-    say(f"page: {output}, {len(page) / 1000:,.0f} KB")
+    write_page(output, page)
     if args.open:
         open_in_browser(output.resolve().as_uri(), str(output))
 

@@ -1,7 +1,7 @@
 """The page as one HTML file: `page.html` with its style, scripts and data inserted.
 
-The parts are `page.html`, `page.css` and `scripts/` in this folder. There is no build step: they are combined whenever
-a page is written, so edits take effect in the next page.
+The parts are `page.html`, `page.css` and `scripts/` in this folder. There is no build step: each process combines them
+when it needs its first page.
 """
 
 import base64
@@ -11,6 +11,9 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Mapping
+
+from ..checkpoint.saving import write_whole
+from ..cli.exits import say
 
 FOLDER = Path(__file__).parent
 DATA = "{{data}}"  # the placeholder for the data; once in the template
@@ -31,11 +34,22 @@ def render(data: Mapping[str, Any]) -> str:
 @cache
 def template(served: bool = False) -> str:
     """The page without its data."""
-    places = {"{{style}}": style(), "{{script}}": script(served), "{{policy}}": content_security_policy(served)}
     page = SERVED_PART.sub(r"\1" if served else "", read("page.html"))
-    for place, text in places.items():
+    return assemble(page, style(), script(served), content_security_policy(served))
+
+
+def assemble(page: str, style: str, script: str, policy: str) -> str:
+    """A page with its style, script and Content-Security-Policy inserted."""
+    for place, text in {"{{policy}}": policy, "{{style}}": style, "{{script}}": script}.items():
         page = page.replace(place, text)
     return page
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page to a file, whole or not at all, and print its size."""
+    data = page.encode("utf-8")
+    write_whole(path.resolve(), data)  # resolved, so that a symbolic link is kept
+    say(f"page: {path}, {len(data) / 1000:,.0f} KB")
 
 
 def content_security_policy(served: bool = False) -> str:

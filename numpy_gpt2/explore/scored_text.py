@@ -12,7 +12,7 @@ import numpy as np
 from ..scoring import Scores
 from ..tokenizer import Tokenizer
 from .page import rounded, token_name
-from .rendering import DATA, policy_for, read, script_safe_json
+from .rendering import DATA, assemble, policy_for, read, script_safe_json
 
 MOST_SHOWN = 20_000  # tokens: a page of about 2 MB, which a browser still scrolls smoothly
 
@@ -49,7 +49,4 @@ def template() -> str:
     style = "\n" + read("page.css") + read("scored_text.css")
     script = '\n"use strict";\n\n' + "\n".join(map(read, ("scripts/elements.js", "scripts/pointing.js",
                                                           "scored_text.js")))
-    page = read("scored_text.html")
-    for place, text in {"{{policy}}": policy_for(style, script), "{{style}}": style, "{{script}}": script}.items():
-        page = page.replace(place, text)
-    return page
+    return assemble(read("scored_text.html"), style, script, policy_for(style, script))

@@ -119,7 +119,7 @@ def test_a_tap_changes_everything_that_is_shown_as_it_changes_the_pass():
     assert data["losses"] != page_data(MODEL, TOKENIZER, ids, "fairytale")["losses"]
 
 
-def test_whoever_waits_is_told_of_each_layer_of_the_lens():
+def test_progress_is_reported_for_each_layer_of_the_lens():
     told = []
     page_data(MODEL, TOKENIZER, [1, 2], "fairytale", after_layer=lambda: told.append(True))
     assert len(told) == MODEL.config.n_layer + 1
