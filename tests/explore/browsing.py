@@ -1,5 +1,6 @@
 """What the tests of the page in a browser share."""
 
+import time
 import unicodedata
 
 from numpy_gpt2.explore.page import page_data, prompt_ids
@@ -46,3 +47,11 @@ def sign_of(character):
         return {" ": "·", "\n": "↵", "\t": "⇥"}[character]
     kind = unicodedata.category(character)[0]  # M: marks, which stand on others; C, Z: control, format, separators
     return "◌" + character if kind == "M" else f"U+{ord(character):04X}" if kind in "CZ" else character
+
+
+def until(page, condition, arg=None, seconds=60):
+    """Waits until an expression of JavaScript is true. (Playwright's own way needs eval, which the page forbids.)"""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition, arg):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)  # milliseconds

@@ -18,7 +18,7 @@ from numpy_gpt2.explore.rendering import render
 from numpy_gpt2.lens import logit_lens, top_tokens
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.sampling import process_logits
-from browsing import PROMPT, as_shown, page_of, set_slider, table_of
+from browsing import PROMPT, as_shown, page_of, set_slider, table_of, until
 from test_page import NASTY, bytes_tokenizer
 
 COMMAND = [sys.executable, "-m", "numpy_gpt2.explore"]
@@ -369,7 +369,7 @@ def test_figures_follow_when_the_system_goes_dark(opened):
     drawn = '[...document.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL())'
     cell_in_light, in_light = page.evaluate(cell), page.evaluate(drawn)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{cell} !== '{cell_in_light}'")
+    until(page, f"{cell} !== '{cell_in_light}'")
     in_dark = page.evaluate(drawn)
     assert len(in_dark) > 36 and all(dark != light for dark, light in zip(in_dark, in_light, strict=True))
 

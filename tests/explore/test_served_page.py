@@ -4,13 +4,12 @@ Every figure is compared with what the library computes with the same taps.
 """
 
 import threading
-import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from browsing import PROMPT, as_shown, table_of
+from browsing import PROMPT, as_shown, table_of, until
 from numpy_gpt2 import (SIZES, Recorder, ablate, attribution_patching, chain, forward, generate_tokens,
                         logit_difference, logit_lens, patch, random_model)
 from numpy_gpt2.explore.answers import server_data
@@ -61,14 +60,6 @@ def served(browser, server):
     for context in contexts:
         context.close()
     assert complaints == []
-
-
-def until(page, condition, arg=None, seconds=60):
-    """Waits until an expression of JavaScript is true. (Playwright's own way needs eval, which the page forbids.)"""
-    deadline = time.monotonic() + seconds
-    while not page.evaluate(condition, arg):
-        assert time.monotonic() < deadline, condition
-        page.wait_for_timeout(20)  # milliseconds
 
 
 def tokens_of(page):
