@@ -22,12 +22,13 @@ from ..errors import CheckpointError, CheckpointWarning, shown
 from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
-from .hub import CONFIG, GENERATION, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up, optional
 from .generation import Configs, text_ids, warn_of_generation
+from .hub import RELEASED, checkpoint_files, look_up
 from .json_file import checked_settings, config_from, read_configs
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
+from .wanted import CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS, optional
 
 # Loading --------------------------------------------------------------------------------------------------------------
 
