@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,17 @@ from .json_file import LARGEST_TEXT, check_amount, check_is_content
 STORED_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 PIECE = 2**18  # numbers read at a time: still in the processor's cache when they are copied
+
+
+def checked_dtype(dtype: Any, *supported: str) -> np.dtype:
+    """The type, by any of its names in NumPy. Raises ValueError if it is not one of the supported."""
+    try:
+        checked = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:  # bfloat16, which NumPy does not have, or no type at all
+        checked = None
+    if checked not in supported:
+        raise ValueError(f"dtype must be {' or '.join(map(json.dumps, supported))}. Got {shown(dtype)}.")
+    return checked
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def transfer_file(url: str, path: Path, size: int | None, file_name: str, is_ver
     """Fetch what is missing of a file, resuming where an attempt broke off, in this run or an earlier one."""
     from huggingface_hub.utils import tqdm
     failures = 0
-    no_link = getattr(os, "O_NOFOLLOW", 0)  # through which another user may have planted another file
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # which another user may have planted
     with open(path, "ab", opener=lambda name, flags: os.open(name, flags | no_link, 0o666)) as file, \
             tqdm(desc=file_name, total=size, initial=file.tell(), unit="B", unit_scale=True,
                  disable=None) as bar:  # None: only on a terminal
