@@ -595,16 +595,6 @@ def test_the_headers_of_all_shards_are_read_and_no_weights_kept(hub, online, fil
     assert online.snapshot("class/header") == {"1" * 40: {"config.json", "model.safetensors.index.json"}}
 
 
-def test_the_headers_of_a_pinned_commit_are_read(hub, online, tmp_path):
-    first = checkpoint_bytes(tmp_path / "first")
-    save(random_model(GPT2Config(257, 8, 4, 1, 1)), tmp_path / "second", "float16")
-    second = first | {"model.safetensors": (tmp_path / "second" / "model.safetensors").read_bytes()}
-    hub.repos["class/header-then"] = Repo(first, older={"2" * 40: second})
-    with environment(hub.url, online.home / "hub"):
-        for revision, dtype in ((None, "F32"), ("2" * 40, "F16")):
-            assert set(read_metadata("class/header-then", revision).types.values()) == {dtype}
-
-
 HEADERS: dict[str, tuple[dict[str, object], str]] = {
     "longer than any GPT-2's": ({"body": (2**62).to_bytes(8, "little"), "endless": True}, "at most 8,388,608 bytes"),
     "endless brackets": ({"body": (10**6).to_bytes(8, "little") + b"[" * 10**6}, "at most 500,000 values"),
