@@ -24,7 +24,7 @@ from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
 from .generation import Configs, text_ids, warn_of_generation
 from .hub import RELEASED, checkpoint_files, look_up
-from .json_file import checked_settings, config_from, read_configs
+from .json_file import config_from, read_configs
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, checked_dtype, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
@@ -169,9 +169,8 @@ def belongs_to_the_pass(name: str) -> bool:
 
 def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
-    config_path = files["config.json"]
-    settings = checked_settings(configs["config.json"], str(config_path))
-    config = config_from({**settings, **text_ids(files, configs)}, str(config_path))
+    settings = configs["config.json"]
+    config = config_from({**settings, **text_ids(files, configs)}, str(files["config.json"]))
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts

@@ -10,7 +10,7 @@ from typing import Mapping
 
 from ..checkpoint.hub import (RELEASED, ask, cached_file, checkpoint_files, explained, fetch_file, fetch_header,
                               look_up)
-from ..checkpoint.json_file import config_from, read_config, read_settings
+from ..checkpoint.json_file import config_from, read_config, read_json_object
 from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
 from ..checkpoint.transfer import within
@@ -69,7 +69,7 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
 
 
 def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
-    settings = read_settings(files["config.json"], str(files["config.json"]))
+    settings = read_json_object(files["config.json"], str(files["config.json"]))
     config = config_from(settings, str(files["config.json"]))
     tensors = stored_tensors(files)
     place = next(path for file_name, path in files.items() if file_name != "config.json")
