@@ -96,10 +96,9 @@ def begin_and_ends(files: Mapping[str, Path], configs: Configs, settings: Tokeni
     default = END_OF_TEXT if settings.is_rebuilt else None
     begin, end = (names.get(key, None if key in settings.values else default) for key in ("bos_token", "eos_token"))
     found = text_ids(files, configs)
-    not_made_by_merges = {token_id for token, token_id in vocabulary.ids.items()
-                          if token in vocabulary.added_tokens or not ALPHABET.keys() >= set(token)}
     bos_id = found.get("bos_token_id")
-    if bos_id not in not_made_by_merges:
+    name = next((token for token, token_id in vocabulary.ids.items() if token_id == bos_id), "")
+    if name not in vocabulary.added_tokens and ALPHABET.keys() >= set(name):
         bos_id = vocabulary.ids.get(begin) if begin is not None else None
     if configs:
         ends = [token_id for token_id in ends_of(GPT2Config.from_dict(found)) if 0 <= token_id < len(vocabulary.ids)]

@@ -185,6 +185,7 @@ def test_a_text_far_larger_than_any_gpt2s_is_refused_before_it_is_parsed(tmp_pat
     ("special_tokens_map.json", {"bos_token": [1]}, "special_tokens_map.json: bos_token must be a token's name"),
     ("special_tokens_map.json", {"additional_special_tokens": 7}, "additional_special_tokens must be a list of tokens"),
     ("generation_config.json", {"eos_token_id": "</s>"}, "generation_config.json: eos_token_id must be a token id"),
+    ("generation_config.json", {"eos_token_id": [None]}, "eos_token_id must be a token id or null. Got [None]"),
     ("generation_config.json", [], "generation_config.json: expected a JSON object"),
 ], ids=lambda value: ascii(value)[:40])
 def test_what_is_wrong_in_a_file_of_added_tokens_or_settings_is_said_of_it(tmp_path, file_name, content, message):
