@@ -63,7 +63,7 @@ def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> Toke
     file_of: dict[str, str] = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         if file in files and "added_tokens_decoder" not in values:  # which replaces special_tokens_map.json
-            found = read_json_object(files[file], file)
+            found = read_json_object(files[file])
             values |= found
             file_of |= dict.fromkeys(found, file)
     class_name = tokenizer_class(values, configs)
@@ -171,7 +171,7 @@ def registered(files: Mapping[str, Path], settings: TokenizerSettings, in_tokeni
     else:
         if "added_tokens.json" in files:
             special_names = {entry.name for _, entry in settings.special}
-            ids = read_json_object(files["added_tokens.json"], "added_tokens.json")
+            ids = read_json_object(files["added_tokens.json"])
             if len(ids) > MOST_ADDED:
                 raise CheckpointError(f"added_tokens.json: expected at most {MOST_ADDED:,} tokens. Got {len(ids):,}")
             for name, token_id in ids.items():

@@ -170,7 +170,7 @@ def belongs_to_the_pass(name: str) -> bool:
 def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
     settings = configs["config.json"]
-    config = config_from({**settings, **text_ids(files, configs)}, str(files["config.json"]))
+    config = config_from({**settings, **text_ids(files, configs)}, files["config.json"])
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
