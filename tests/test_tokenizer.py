@@ -452,6 +452,7 @@ WRONG_VOCABS = {
     "fraction": ({**VOCAB, "a": float(VOCAB["a"])}, "the id of 'a' must be a whole number"),
     "true": ({**VOCAB, list(VOCAB)[1]: True}, "the id of .* must be a whole number. Got True"),
     "a list": ({**VOCAB, "a": [1]}, "the id of 'a' must be a whole number"),
+    "a list for no merge": ({**VOCAB, END_OF_TEXT: [1]}, "the id of '<.endoftext.>' must be a whole number. Got .1."),
     "no byte": (without("ÿ"), "expected a token for each of the 256 bytes.* 1 missing: b'.xff'$"),
     "surrogate": ({**VOCAB, "\ud800": N_TOKENS}, "token '.ud800': expected text, found half a character"),
     "empty": ({END_OF_TEXT: 0}, "expected a token for each of the 256 bytes"),

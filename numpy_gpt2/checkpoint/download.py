@@ -10,8 +10,7 @@ import os
 import re
 import shutil
 import sys
-import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -27,13 +26,11 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
     etag, size: as the hub reports them. Raises HubError for damage, CheckpointError for a text file larger than any
     GPT-2's, OSError if the file cannot be written, and whatever the transport raises.
     """
-    from huggingface_hub import constants
     check_text_size(file_name, size or 0)
-    cache, folder = Path(constants.HF_HUB_CACHE), "models--" + repo.replace("/", "--")
-    name = blob_name(etag, commit, file_name)
-    blob = cache / folder / "blobs" / name
-    link = cache / folder / "snapshots" / commit / file_name
-    lock = cache / ".locks" / folder / f"{name}.lock"
+    name, folder = blob_name(etag, commit, file_name), cache_folder(repo)
+    blob = folder / "blobs" / name
+    link = folder / "snapshots" / commit / file_name
+    lock = folder.parent / ".locks" / folder.name / f"{name}.lock"
     for path in (blob, link, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, file_name):
@@ -57,6 +54,12 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
     return link
 
 
+def cache_folder(repo: str) -> Path:
+    """The folder of a repository in huggingface_hub's cache."""
+    from huggingface_hub import constants
+    return Path(constants.HF_HUB_CACHE, "models--" + repo.replace("/", "--"))
+
+
 def hash_in(etag: str) -> str | None:
     """The sha256 or sha1 in an etag, in any of the forms that mirrors use; None if the etag is not a hash."""
     match = re.fullmatch("(?:sha256-)?([0-9a-f]{64}|[0-9a-f]{40})(?:-gzip)?", etag.lower())
@@ -77,16 +80,13 @@ def blob_name(etag: str, commit: str, file_name: str) -> str:
 def locked(path: Path, file_name: str) -> Iterator[None]:
     """Let one process download at a time; a process that waits for another says so on standard error."""
     from huggingface_hub.utils import WeakFileLock
-    line = f"waiting for another process that downloads {file_name} (its lock: {path})"
-    notice = threading.Timer(WAIT_S, lambda: print(line, file=sys.stderr, flush=True))
-    notice.daemon = True
-    notice.start()
-    try:
-        with WeakFileLock(path):
-            notice.cancel()
-            yield
-    finally:
-        notice.cancel()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(path, timeout=WAIT_S))
+        except TimeoutError:
+            print(f"waiting for another process that downloads {file_name} (its lock: {path})", file=sys.stderr)
+            stack.enter_context(WeakFileLock(path))
+        yield
 
 
 def check_disk(partial: Path, size: int | None) -> None:

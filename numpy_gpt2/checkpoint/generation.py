@@ -32,7 +32,7 @@ def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
     for name in CONFIG_FILES:
         settings = configs.get(name, {})
         ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
-        config_from(ids, str(files.get(name)))  # checks them
+        config_from({"model_type": "gpt2", **ids}, str(files.get(name)))  # checks them
         found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
     return found
 

@@ -21,12 +21,7 @@ MOST_TOKENIZER_VALUES = 900_000
 
 def read_config(path: Path, name: str = "config.json") -> GPT2Config:
     """The config in a hub `config.json`; `name` is what errors call the file. Raises CheckpointError."""
-    return config_from(read_settings(path, name), name)
-
-
-def read_settings(path: Path, name: str = "config.json") -> Mapping[str, Any]:
-    """All settings in a hub `config.json`. Raises CheckpointError if it is not a GPT-2's."""
-    return checked_settings(read_json_object(path, name), name)
+    return config_from(read_json_object(path, name), name)
 
 
 def read_configs(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -34,18 +29,13 @@ def read_configs(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     return {name: read_json_object(files[name], str(files[name])) for name in CONFIG_FILES if name in files}
 
 
-def checked_settings(settings: Mapping[str, Any], name: str = "config.json") -> Mapping[str, Any]:
-    """The same settings. Raises CheckpointError if they are not a GPT-2's."""
+def config_from(settings: Mapping[str, Any], name: str) -> GPT2Config:
+    """The config with these settings. Raises CheckpointError if they are not a GPT-2's."""
     if "model_type" not in settings:
         raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
     if settings.get("quantization_config") is not None:
         raise CheckpointError(f"{name}: quantization_config: expected weights that are not quantized. In transformers, "
                               "model.dequantize() and save_pretrained() write such a checkpoint.")
-    return settings
-
-
-def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2Config:
-    """The config with these settings. Raises CheckpointError."""
     try:
         return GPT2Config.from_dict(settings)
     except ValueError as error:

@@ -13,8 +13,9 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, Callable, Iterable, Iterator, NoReturn
 
-from ..checkpoint.hub import CONFIG, checkpoint_files
+from ..checkpoint.hub import checkpoint_files
 from ..checkpoint.json_file import read_config
+from ..checkpoint.wanted import CONFIG
 from ..config import GPT2Config
 from ..weights import GPT2, named_parameters
 from .exits import BadInput, bad_input, say

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Mapping
 
-from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, ask, cached_file, checkpoint_files,
-                              choose_files, explained, fetch_file, fetch_header, look_up, within)
-from ..checkpoint.json_file import config_from, read_config, read_settings
+from ..checkpoint.hub import (RELEASED, ask, cached_file, checkpoint_files, explained, fetch_file, fetch_header,
+                              look_up)
+from ..checkpoint.json_file import config_from, read_config, read_json_object
 from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
+from ..checkpoint.transfer import within
+from ..checkpoint.wanted import CONFIG, WEIGHTS, IncompleteCheckpoint, choose_files
 from ..config import SIZES, GPT2Config
 from ..errors import HubError
 from ..weights import parameter_shapes
@@ -55,7 +57,7 @@ def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
                             "there are no weights to read")
         return metadata_of_files(str(name), files)
     try:
-        files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main"), place)
+        files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main", []), place)
     except IncompleteCheckpoint:
         return metadata_from_hub(str(name), place, revision)
     return metadata_of_files(str(name), files)
@@ -67,7 +69,7 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
 
 
 def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
-    settings = read_settings(files["config.json"], str(files["config.json"]))
+    settings = read_json_object(files["config.json"], str(files["config.json"]))
     config = config_from(settings, str(files["config.json"]))
     tensors = stored_tensors(files)
     place = next(path for file_name, path in files.items() if file_name != "config.json")

@@ -27,9 +27,10 @@ from safetensors.numpy import save as to_safetensors
 
 from numpy_gpt2.checkpoint import hub as module
 from numpy_gpt2.checkpoint import loading
-from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, look_up, within
+from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, look_up
 from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
+from numpy_gpt2.checkpoint.transfer import within
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.checkpoint.wanted import WEIGHTS, IncompleteCheckpoint
@@ -439,6 +440,15 @@ def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_a
     assert {line.split()[-1] for line in hub.log} == ABSENT | {"config.json"}  # of which the commit is learnt
     hub.log.clear()
     assert online.call("load", "class/by-others")["warnings"] == [] and hub.log == []
+
+
+def test_a_file_that_would_win_over_what_the_cache_has_is_said_too(hub, online, unreachable, files):
+    del files["tokenizer.json"]
+    hub.repos["class/old-by-others"] = Repo(files)
+    assert "error" not in online.call("load", "class/old-by-others")
+    forget_absences(online.home, "class/old-by-others")
+    (warning,) = unreachable.call("load_tokenizer", "class/old-by-others")["warnings"]
+    assert "whether the hub also has tokenizer.json, generation_config.json, tokenizer_config.json, " in warning
 
 
 def test_a_pinned_commit_is_taken_from_the_cache_where_the_hub_cannot_be_asked(hub, online, unreachable, tmp_path):
