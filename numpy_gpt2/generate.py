@@ -16,6 +16,7 @@ from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_
                             add_special_tokens_argument, announce_model, model_config, prompt_file_or_pipe,
                             read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
+from .cli.interrupts import interruptible_prompt
 from .cli.tables import table, visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
@@ -233,7 +234,8 @@ def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, 
 def ask_for_prompt(on_a_terminal: bool) -> str:
     """The next line. Raises EOFError at the end of input."""
     if on_a_terminal:
-        return input("prompt> ")
+        with interruptible_prompt():
+            return input("prompt> ")
     say("prompt> ", end="")
     return read_line()
 
