@@ -66,7 +66,7 @@ def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> Toke
             found = read_json_object(files[file])
             values |= found
             file_of |= dict.fromkeys(found, file)
-    class_name = tokenizer_class(values, configs)
+    is_rebuilt = tokenizer_class(values, configs) in REBUILT
     for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, if there is one, decides
         if "tokenizer.json" not in files and values.get(key):
             raise not_supported(file_of[key], key, "false: add the token's name to the text", values[key])
@@ -77,7 +77,7 @@ def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> Toke
     if not isinstance(values.get("add_prefix_space"), bool | None):
         raise not_supported(file_of["add_prefix_space"], "add_prefix_space", "true or false",
                             values["add_prefix_space"])
-    return TokenizerSettings(values, list(special_tokens(values, file_of)), class_name in REBUILT)
+    return TokenizerSettings(values, list(special_tokens(values, file_of)), is_rebuilt)
 
 
 def tokenizer_class(values: Mapping[str, Any], configs: Configs) -> str | None:

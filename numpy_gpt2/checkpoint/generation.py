@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import GPT2Config
 from ..errors import CheckpointWarning, shown
-from .json_file import CONFIG_FILES, config_from
+from .json_file import config_from
 
 Configs = Mapping[str, Mapping[str, Any]]  # the settings in config.json and generation_config.json, if they exist
 
@@ -29,10 +29,9 @@ def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
     Raises CheckpointError.
     """
     found: dict[str, Any] = {}
-    for name in CONFIG_FILES:
-        settings = configs.get(name, {})
+    for name, settings in configs.items():  # generation_config.json comes last
         ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
-        config_from({"model_type": "gpt2", **ids}, files.get(name, Path(name)))  # checks them
+        config_from({"model_type": "gpt2", **ids}, files[name])  # checks them
         found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
     return found
 

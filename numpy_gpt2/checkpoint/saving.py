@@ -93,19 +93,17 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> P
     new = Path(mkdtemp(PARTIAL, ".save-", folder))
     try:
         for name, write in writers.items():
-            try:
-                write(new / name)
-            except SafetensorError as error:
-                raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+            write(new / name)
         usual_mode = (new / "config.json").stat().st_mode  # safetensors' own files can be read by their owner only
         for name in writers:
             old = folder / name
             (new / name).chmod(old.stat().st_mode if old.exists() else usual_mode)
         remove_leftovers(folder, COMPLETE)
         return new.rename(new.with_suffix(COMPLETE))
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    except SafetensorError as error:
+        raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what is complete has another name by now
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
