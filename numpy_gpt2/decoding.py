@@ -20,7 +20,7 @@ from .prompt_lookup import LookupStatistics, Process, lookup_steps
 from .sampling import GenerationOptions, LogitsProcessor, process_logits, sample
 from .scoring import Drawn, log_probs_of, pad_ids
 from .streams import SharedSteps, Stream, TextStream, side_by_side
-from .tap import Tap, check_tap, no_tap
+from .tap import Tap, check_tap, no_tap, tap_of_pass
 from .tokenizer import Tokenizer
 from .weights import GPT2
 
@@ -162,7 +162,7 @@ def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_
     Only the last position is unembedded: the product with the whole vocabulary is the most expensive step of the pass.
     """
     hidden = transform(model, new_ids, cache=cache, tap=tap)  # [*batch, n_new, n_embd]
-    return unembed(model, hidden[..., -1:, :], tap, cache.length - 1)[..., 0, :]  # [*batch, vocab_size]
+    return unembed(model, hidden[..., -1:, :], tap_of_pass(tap, model.config, cache.length - 1))[..., 0, :]
 
 
 def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: int | None = None, *,

@@ -13,6 +13,8 @@
 A name that matches no stage of any GPT-2 is refused at once; a block that the model does not have, before the pass.
 """
 
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Callable, Iterable, NamedTuple, Sequence, SupportsIndex
 
 import numpy as np
@@ -24,7 +26,7 @@ from .weights import GPT2
 from .ops import layer_norm, softmax
 from .sampling import check_finite
 from .scoring import top_ids_of
-from .tap import Recorder, Tap, check_tap, checked, fits, stage_of, stages_of
+from .tap import CheckedTap, Recorder, Tap, check_tap, stage_of, stages_of
 from .tokenizer import Tokenizer
 
 Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray  # a whole number or several
@@ -53,32 +55,47 @@ def patch(name: str, value: Any, positions: Indices | None = None,
             raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage.name!r}, "
                              f"[{', '.join(stage.shape)}].")
 
-    def at_position(first_position: int) -> Tap:
-        def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
-            if not fits(at, name):
-                return None
-            chosen = np.array([[True]])
-            if positions is not None:
-                first = 0 if at.endswith("_all") else first_position  # k_all and v_all have the cached tokens too
-                chosen = chosen_positions(positions, first, array.shape[-2])[:, np.newaxis]  # [n_new, 1]
+    all_positions = [] if positions is None else np.asarray(positions).ravel().tolist()
+
+    def patch_tap(at: str, array: np.ndarray, first_position: int = 0) -> np.ndarray | None:
+        if not fnmatchcase(at, name):
+            return None
+        chosen = np.array([[True]])
+        if positions is not None:
+            first = 0 if at.endswith("_all") else first_position  # k_all and v_all have the cached tokens too
+            end = first + array.shape[-2]
+            wanted = [position if position >= 0 else end + position for position in all_positions]
+            chosen = np.isin(np.arange(first, end), wanted)[:, np.newaxis]  # [n_new, 1]
             if not chosen.any():
                 return None
-            new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
-            new = broadcast(new, array, at)
-            if heads is not None:
-                of_heads = chosen_heads(heads, array.shape[-3], at)
-                chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
-            return np.where(chosen, new, array)
+        if heads is not None:
+            n_head = array.shape[-3]
+            of_heads = np.zeros((n_head, 1, 1), dtype=bool)
+            for head in np.asarray(heads).ravel().tolist():
+                of_heads[check_int(f"heads at {at!r}", head, -n_head, n_head - 1)] = True
+            chosen = chosen & of_heads  # [n_head, 1 or n_new, 1]
+        new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
+        return np.where(chosen, broadcast(new, array, at), array)
 
-        describe(patch_tap, (name,), () if positions is None else np.asarray(positions).ravel().tolist(), at_position)
-        return patch_tap
-
-    return at_position(0)
+    return with_settings(patch_tap, [name], all_positions,
+                         lambda first_position: partial(patch_tap, first_position=first_position))
 
 
-def describe(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> None:
-    """Attach the attributes that `tap_of_pass` and `watches` in tap.py read."""
+def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
+    """`new` with the shape and dtype of `array`. Raises ValueError if it does not broadcast or is not numeric."""
+    numbers = np.asarray(new)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
+    try:
+        return np.broadcast_to(numbers, array.shape).astype(array.dtype)
+    except ValueError:
+        raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
+
+
+def with_settings(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> Tap:
+    """The tap, with the attributes that `tap_of_pass` in tap.py reads."""
     tap.globs, tap.positions, tap.at_position = globs, positions, at_position
+    return tap
 
 
 def ablate(name: str, heads: Indices | None = None, positions: Indices | None = None) -> Tap:
@@ -112,7 +129,7 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices | N
         for at, array in acts.items():
             kept = array.shape[-3:-2] if "n_head" in stage_of(at).shape else ()
             rows = array.reshape(-1, *kept, *array.shape[-2:])  # [n_texts, n_head, n_tokens, width]
-            total = rows.astype(np.float64).sum(axis=0).sum(axis=-2, keepdims=True)  # [n_head, 1, width]
+            total = rows.sum(axis=(0, -2), dtype=np.float64, keepdims=True)[0]  # [n_head, 1, width]
             sums[at] = sums.get(at, 0) + total
             n_summed[at] = n_summed.get(at, 0) + array.size // total.size
     if not sums:
@@ -126,44 +143,17 @@ def chain(*taps: Tap) -> Tap:
         check_tap(tap)
 
     def at_position(first_position: int) -> Tap:
-        links = [checked(getattr(tap, "at_position", lambda _: tap)(first_position)) for tap in taps]
+        links = [CheckedTap(getattr(tap, "at_position", lambda _: tap)(first_position), ()) for tap in taps]
 
         def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
             for link in links:
                 value = link(name, value)
             return value
 
-        describe(chain_tap, [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
-                 [position for tap in taps for position in getattr(tap, "positions", ())], at_position)
         return chain_tap
 
-    return at_position(0)
-
-
-def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
-    """`new` with the shape and dtype of `array`. Raises ValueError if it does not broadcast or is not numeric."""
-    numbers = np.asarray(new)
-    if numbers.dtype.kind not in "biuf":
-        raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
-    try:
-        return np.broadcast_to(numbers, array.shape).astype(array.dtype)
-    except ValueError:
-        raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
-
-
-def chosen_positions(positions: Any, first: int, n: int) -> np.ndarray:
-    """A boolean mask [n] of the n tokens from position `first` on: true at these positions."""
-    wanted = np.ravel(positions)
-    wanted = np.where(wanted < 0, first + n + wanted, wanted)
-    return np.isin(np.arange(first, first + n), wanted)
-
-
-def chosen_heads(heads: Any, n_head: int, name: str) -> np.ndarray:
-    """A boolean mask [n_head] of the heads. Raises ValueError for one that is out of range."""
-    chosen = np.zeros(n_head, dtype=bool)
-    for head in np.ravel(heads).tolist():
-        chosen[check_int(f"heads at {name!r}", head, -n_head, n_head - 1)] = True
-    return chosen
+    return with_settings(at_position(0), [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
+                         [position for tap in taps for position in getattr(tap, "positions", ())], at_position)
 
 
 # The logit lens -------------------------------------------------------------------------------------------------------
@@ -208,7 +198,7 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
-    best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
+    best = top_ids_of(logits[:n_known], k)  # [k]
     return [TopToken(int(i), tokenizer.token_text(i), float(probabilities[i])) for i in best]
 
 
@@ -235,49 +225,24 @@ def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, posi
     Raises ValueError for a token or position that is out of range.
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
     """
-    config = model.config
-    residual = acts[f"h.{config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
-    check_logit(residual.shape[-2], config.vocab_size, position, token_id)
-    names, parts = residual_parts(model, acts, position)  # [n_parts, n_embd]
-    final = residual[..., position, :]  # [n_embd]
-    scale = np.sqrt(np.var(final, axis=-1, keepdims=True) + config.layer_norm_epsilon)  # [1]
-    direction = model.ln_f.weight * model.lm_head[token_id]  # [n_embd]
-    centred = parts - np.mean(parts, axis=-1, keepdims=True)  # [n_parts, n_embd]
-    values = centred @ direction / scale  # [n_parts]
-    of_bias = np.broadcast_to(model.ln_f.bias @ model.lm_head[token_id], (*values.shape[:-1], 1))  # [1]
-    return Attribution((*names, "ln_f.bias"), np.concatenate([values, of_bias], axis=-1))
-
-
-def residual_parts(model: GPT2, acts: Activations, position: int) -> tuple[list[str], np.ndarray]:
-    """The terms that sum to the last residual stream at one position: their names, and [n_parts, n_embd]."""
-    wte = acts["wte"][..., position, :]  # [n_embd]
-    wpe = np.broadcast_to(acts["wpe"][position], wte.shape)  # [n_embd]: wpe has no batch axes
-    names = ["wte", "wpe"]
-    parts = [wte[..., np.newaxis, :], wpe[..., np.newaxis, :]]  # each [1, n_embd]
+    residual = acts[f"h.{model.config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
+    check_int("token_id", token_id, 0, model.config.vocab_size - 1)
+    check_int("position", position, -residual.shape[-2], residual.shape[-2] - 1)
+    parts = {"wte": acts["wte"][..., position, :], "wpe": acts["wpe"][position]}  # each [n_embd], as all that follow
     for i, block in enumerate(model.h):
         z = acts[f"h.{i}.attn.z"][..., position, :]  # [n_head, d_head]
-        names += [f"h.{i}.attn.head.{head}" for head in range(model.config.n_head)]
-        parts.append(head_outputs(model, i, z))  # [n_head, n_embd]
-        names.append(f"h.{i}.attn.c_proj.bias")
-        parts.append(np.broadcast_to(block.attn.c_proj.bias, wte.shape)[..., np.newaxis, :])
-        names.append(f"h.{i}.mlp.out")
-        parts.append(acts[f"h.{i}.mlp.out"][..., position, np.newaxis, :])
-    return names, np.concatenate(parts, axis=-2)
-
-
-def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
-    """Each head's contribution to the residual stream, without the bias: z [n_head, d_head] -> [n_head, n_embd]."""
-    c_proj = model.h[layer].attn.c_proj
-    rows_of_head = c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
-    added = z[..., np.newaxis, :] @ rows_of_head  # [n_head, 1, n_embd]
-    return added[..., 0, :]
-
-
-def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) -> None:
-    """Raise ValueError for a position or a token that is out of range."""
-    for token_id in token_ids:
-        check_int("token_id", token_id, 0, vocab_size - 1)
-    check_int("position", position, -n_tokens, n_tokens - 1)
+        rows_of_head = block.attn.c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
+        for head, rows in enumerate(rows_of_head):
+            parts[f"h.{i}.attn.head.{head}"] = z[..., head, :] @ rows
+        parts[f"h.{i}.attn.c_proj.bias"] = block.attn.c_proj.bias
+        parts[f"h.{i}.mlp.out"] = acts[f"h.{i}.mlp.out"][..., position, :]
+    stacked = np.stack(np.broadcast_arrays(*parts.values()), axis=-2)  # [n_parts - 1, n_embd]
+    centred = stacked - np.mean(stacked, axis=-1, keepdims=True)
+    variance = np.var(residual[..., position, :], axis=-1, keepdims=True)  # [1]
+    direction = model.lm_head[token_id]  # [n_embd]
+    values = centred @ (model.ln_f.weight * direction) / np.sqrt(variance + model.config.layer_norm_epsilon)
+    of_bias = np.broadcast_to(model.ln_f.bias @ direction, (*values.shape[:-1], 1))  # [1]
+    return Attribution((*parts, "ln_f.bias"), np.concatenate([values, of_bias], axis=-1))
 
 
 # Attribution by gradients ---------------------------------------------------------------------------------------------
@@ -294,7 +259,10 @@ def logit_difference(token_id: int, other_id: int | None, position: int = -1) ->
     others = [] if other_id is None else [other_id]
 
     def metric(logits: np.ndarray) -> tuple[float, np.ndarray]:
-        check_logit(*logits.shape[-2:], position, token_id, *others)
+        n_tokens, vocab_size = logits.shape[-2:]
+        for each_id in (token_id, *others):
+            check_int("token_id", each_id, 0, vocab_size - 1)
+        check_int("position", position, -n_tokens, n_tokens - 1)
         at_position = logits[..., position, :]  # [vocab_size]
         d_logits = np.zeros_like(logits)  # [n_tokens, vocab_size]
         d_logits[..., position, token_id] += 1
@@ -313,10 +281,7 @@ def saliency(model: GPT2, ids: Any, position: int, token_id: int) -> np.ndarray:
     Differences", section 2, 2016.
     """
     acts, gradients = Recorder(), Recorder("wte")
-    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
-    check_logit(*logits.shape[-2:], position, token_id)
-    d_logits = np.zeros_like(logits)
-    d_logits[..., position, token_id] = 1
+    _, d_logits = logit_difference(token_id, None, position)(forward(model, ids, tap=acts))  # [n_tokens, vocab_size]
     backpropagate(model, ids, acts, d_logits, gradient_tap=gradients)
     return np.sum(gradients["wte"] * acts["wte"], axis=-1)  # [n_tokens]
 

@@ -9,7 +9,7 @@ import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, direct_logit_attribution, forward,
                         logit_lens, loss_and_gradients, mean_ablate, no_tap, patch, residual_logits, top_tokens,
                         unembed)
-from numpy_gpt2.lens import Attribution, TopToken, head_outputs
+from numpy_gpt2.lens import Attribution, TopToken
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.tap import stage_names, stage_of
 from strategies import lively_model, passes, random_ids, splits
@@ -214,7 +214,8 @@ def test_an_ablated_head_is_a_head_whose_rows_of_c_proj_are_left_out(model_and_i
     model, ids = model_and_ids
     head = data.draw(st.integers(0, model.config.n_head - 1))
     before, after = recorded(model, ids), recorded(model, ids, ablate("h.0.attn.z", heads=head))
-    lost = head_outputs(model, 0, before["h.0.attn.z"][..., -1, :])[..., head, :]
+    rows = np.split(model.h[0].attn.c_proj.weight, model.config.n_head)[head]  # [d_head, n_embd]
+    lost = before["h.0.attn.z"][..., head, -1, :] @ rows
     assert_close(before["h.0.attn.out"][..., -1, :] - lost, after["h.0.attn.out"][..., -1, :])
 
 

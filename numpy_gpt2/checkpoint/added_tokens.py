@@ -63,10 +63,10 @@ def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> Toke
     file_of: dict[str, str] = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         if file in files and "added_tokens_decoder" not in values:  # which replaces special_tokens_map.json
-            found = read_json_object(files[file], file)
+            found = read_json_object(files[file])
             values |= found
             file_of |= dict.fromkeys(found, file)
-    class_name = tokenizer_class(values, configs)
+    is_rebuilt = tokenizer_class(values, configs) in REBUILT
     for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, if there is one, decides
         if "tokenizer.json" not in files and values.get(key):
             raise not_supported(file_of[key], key, "false: add the token's name to the text", values[key])
@@ -77,7 +77,7 @@ def read_tokenizer_settings(files: Mapping[str, Path], configs: Configs) -> Toke
     if not isinstance(values.get("add_prefix_space"), bool | None):
         raise not_supported(file_of["add_prefix_space"], "add_prefix_space", "true or false",
                             values["add_prefix_space"])
-    return TokenizerSettings(values, list(special_tokens(values, file_of)), class_name in REBUILT)
+    return TokenizerSettings(values, list(special_tokens(values, file_of)), is_rebuilt)
 
 
 def tokenizer_class(values: Mapping[str, Any], configs: Configs) -> str | None:
@@ -171,7 +171,7 @@ def registered(files: Mapping[str, Path], settings: TokenizerSettings, in_tokeni
     else:
         if "added_tokens.json" in files:
             special_names = {entry.name for _, entry in settings.special}
-            ids = read_json_object(files["added_tokens.json"], "added_tokens.json")
+            ids = read_json_object(files["added_tokens.json"])
             if len(ids) > MOST_ADDED:
                 raise CheckpointError(f"added_tokens.json: expected at most {MOST_ADDED:,} tokens. Got {len(ids):,}")
             for name, token_id in ids.items():

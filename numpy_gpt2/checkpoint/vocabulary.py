@@ -53,12 +53,12 @@ def tokenizer_from_files(files: Mapping[str, Path], configs: Configs | None = No
 def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
     """The Tokenizer of a vocabulary. Options as for `Tokenizer`. Raises CheckpointError for an inconsistent one."""
     check_ids(vocabulary)
-    ordinary = dict.fromkeys(ALPHABET) | check_merges(vocabulary)
+    pairs = checked_merges(vocabulary)
+    ordinary = dict.fromkeys((*ALPHABET, *map("".join, pairs)))  # in the order of the merges
     in_bytes = {token: bytes(map(ALPHABET.__getitem__, token)) for token in ordinary}
     ids = {in_bytes[token]: vocabulary.ids[token] for token in ordinary}
     ranks: dict[tuple[bytes, bytes], int] = {}
-    for rank, merge in enumerate(vocabulary.merges):
-        left, _, right = merge.partition(" ")
+    for rank, (left, right) in enumerate(pairs):
         if left in in_bytes and right in in_bytes:  # otherwise the pair never occurs
             pair = in_bytes[left], in_bytes[right]
             ranks.pop(pair, None)  # a pair listed twice has its last rank, as in `tokenizers`
@@ -114,7 +114,7 @@ def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> V
     """
     preparation = Preparation(bool(settings.values.get("add_prefix_space")))
     if "tokenizer.json" in files:
-        contents = read_json_object(files["tokenizer.json"], "tokenizer.json")
+        contents = read_json_object(files["tokenizer.json"])
         check_settings(contents, settings.is_rebuilt)
         names = "tokenizer.json", "tokenizer.json"
         ids, merges, entries = ids_in(contents), merges_in(contents), entries_in(contents)
@@ -122,7 +122,7 @@ def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> V
             preparation = preparation_in(contents)
     elif "vocab.json" in files and "merges.txt" in files:
         names = "vocab.json", "merges.txt"
-        ids, merges, entries = read_json_object(files["vocab.json"], "vocab.json"), read_merges(files["merges.txt"]), []
+        ids, merges, entries = read_json_object(files["vocab.json"]), read_merges(files["merges.txt"]), []
     else:
         raise CheckpointError("tokenizer: expected the files tokenizer.json, or vocab.json and merges.txt. "
                               f"Got {', '.join(sorted(files)) or 'none'}")
@@ -134,9 +134,9 @@ def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> V
 def read_merges(path: Path) -> list[str]:
     """The merges in OpenAI's format: one on each line, after a line with the version."""
     try:
-        text = read_text_file(path, "merges.txt").decode("utf-8")
+        text = read_text_file(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"merges.txt: not UTF-8 text: {error}") from error
+        raise CheckpointError(f"{path}: not UTF-8 text: {error}") from error
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n", MOST_VALUES)  # a rest is refused as a merge
     if lines == [""] or lines[0].startswith("#version"):
         del lines[0]
@@ -176,23 +176,22 @@ def check_ids(vocabulary: Vocabulary) -> None:
                               f"No token has the id {is_taken.index(False)}")
 
 
-def check_merges(vocabulary: Vocabulary) -> dict[str, None]:
-    """The tokens that the merges make, in their order. Raises CheckpointError unless they, and all 256 bytes, exist."""
-    ids = vocabulary.ids
-    made: dict[str, None] = {}
+def checked_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The merges as pairs. Raises CheckpointError unless their tokens, what they make, and all 256 bytes exist."""
+    ids, pairs = vocabulary.ids, []
     for number, merge in enumerate(vocabulary.merges, start=1):
         left, _, right = merge.partition(" ")
         if not (left and right and left in ids and right in ids and left + right in ids
                 and ALPHABET.keys() >= set(left + right)):
             raise CheckpointError(f"{vocabulary.merges_file}: merge {number} must be a pair of tokens that makes "
                                   f"another, all three in {vocabulary.ids_file}. Got {shown(merge)}")
-        made[left + right] = None
+        pairs.append((left, right))
     missing = sorted(byte for letter, byte in ALPHABET.items() if letter not in ids)
     if missing:
         raise CheckpointError(f"{vocabulary.ids_file}: expected a token for each of the 256 bytes, as `tokenizers` "
                               "trains them with initial_alphabet=ByteLevel.alphabet(). "
                               f"{len(missing)} missing: {shown(bytes(missing))}")
-    return made
+    return pairs
 
 
 def ids_are_ranks(ids: Mapping[bytes, int], ranks: Ranks) -> bool:

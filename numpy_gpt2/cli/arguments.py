@@ -93,8 +93,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 def model_config(name: str) -> GPT2Config:
     """The config of a model, without its weights. Raises BadInput."""
     with bad_input():
-        path = checkpoint_files(name, None, [CONFIG])["config.json"]
-    return read_config(path, str(path))
+        files = checkpoint_files(name, None, [CONFIG])
+    return read_config(files["config.json"])
 
 
 def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:

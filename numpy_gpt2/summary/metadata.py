@@ -53,7 +53,7 @@ def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
             if error.wanted != WEIGHTS:
                 raise
             config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
-            return Metadata(str(name), read_config(config_path, str(config_path)), "config.json alone, not verified: "
+            return Metadata(str(name), read_config(config_path), "config.json alone, not verified: "
                             "there are no weights to read")
         return metadata_of_files(str(name), files)
     try:
@@ -69,8 +69,8 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
 
 
 def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
-    settings = read_json_object(files["config.json"], str(files["config.json"]))
-    config = config_from(settings, str(files["config.json"]))
+    settings = read_json_object(files["config.json"])
+    config = config_from(settings, files["config.json"])
     tensors = stored_tensors(files)
     place = next(path for file_name, path in files.items() if file_name != "config.json")
     config = checked_config(config, tensors, place)
@@ -90,7 +90,7 @@ def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
             raise
         source = f"the released settings (numpy_gpt2.SIZES), not verified: {str(error).partition(' Ways out:')[0]}"
         return replace(metadata_of_size(size_of_repo[repo], source), name=name)
-    config = read_config(config_path, f"{repo}: config.json")
+    config = read_config(config_path)
     return metadata_of_tensors(name, config, tensors, Path(repo), f"config.json and the header on the hub: {repo} at "
                                f"commit {commit[:8]}")
 
