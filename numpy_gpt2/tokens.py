@@ -20,9 +20,10 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
                         "a file)")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
+    source.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="also show how the tokens are formed: for each piece of "
                         "the text its bytes, then each merge with its rank (its index in the list of merges) and the "
@@ -34,8 +35,6 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    if args.text is not None and args.prompt_file is not None:
-        raise BadInput("a text and --prompt-file were both given: give one")
     file = prompt_file_or_pipe(args.text, args.prompt_file)
     if args.text is None and file is None:
         raise BadInput("expected a text, or standard input, or --prompt-file with a file")

@@ -163,7 +163,7 @@ def test_a_narrow_terminal_gets_lines_that_fit(run, columns):
 
 BAD_INPUT = {
     "nothing": ([], b"", "expected a text, or standard input, or --prompt-file with a file"),
-    "two texts": (["a", "--prompt-file", "-"], b"b", "a text and --prompt-file were both given: give one"),
+    "two texts": (["a", "--prompt-file", "-"], b"b", "--prompt-file: not allowed with argument TEXT"),
     "not UTF-8": (["--prompt-file", "-"], b"caf\xe9", "standard input is not UTF-8 text: byte 0xe9 at offset 3"),
     "no file": (["--prompt-file", "no/such/file"], b"", "no/such/file: No such file or directory"),
     "too long": (["--prompt-file", "-"], b"a" * (2**20 + 1),

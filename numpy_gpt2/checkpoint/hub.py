@@ -9,7 +9,7 @@ an unreachable hub only after five retries for each file, so we ask about each f
 import os
 import re
 import warnings
-from contextlib import suppress
+from contextlib import closing, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, Sequence
 
 from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
 from .download import cache_folder, download_file
+from .json_file import LARGEST_TEXT
 from .saving import interrupted_save
-from .tensors import StoredTensor, tensors_in_header
-from .transfer import ANSWER_S, SILENCE_S, download_header, within
+from .tensors import StoredTensor, header_length, tensors_in_header
+from .transfer import ANSWER_S, SILENCE_S, http_get, within
 from .wanted import SAVE_AGAIN, WEIGHTS, IncompleteCheckpoint, Wanted, choose_files, files_in_folder
 
 BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
@@ -185,10 +186,15 @@ def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
 
 
 def fetch_header(repo: str, commit: str, file_name: str) -> list[StoredTensor]:
-    """The tensors listed in the header of a weights file. The weights are not downloaded."""
+    """The tensors listed in the header of a weights file. The weights are not downloaded, and nothing is cached."""
     from huggingface_hub import hf_hub_url
+    url, start = hf_hub_url(repo, file_name, revision=commit), b""
     try:
-        start = download_header(hf_hub_url(repo, file_name, revision=commit), file_name)
+        with closing(http_get(url, file_name, {"Range": f"bytes=0-{LARGEST_TEXT + 8}"})) as response:
+            for piece in response.iter_bytes():
+                start += piece
+                if len(start) >= 8 + header_length(start):
+                    break
     except Exception as error:
         raise explained(error, repo, commit) from error
     return tensors_in_header(start, Path(repo, file_name))  # the path is what errors call it

@@ -22,9 +22,9 @@ from ..errors import CheckpointError, CheckpointWarning, shown
 from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
-from .generation import Configs, text_ids, warn_of_generation
+from .generation import Configs, differences, text_ids
 from .hub import RELEASED, checkpoint_files, look_up
-from .json_file import checked_settings, config_from, read_configs
+from .json_file import config_from, read_configs
 from .memory import check_memory
 from .tensors import STORED_TYPES, StoredTensor, checked_dtype, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
@@ -169,9 +169,8 @@ def belongs_to_the_pass(name: str) -> bool:
 
 def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
-    config_path = files["config.json"]
-    settings = checked_settings(configs["config.json"], str(config_path))
-    config = config_from({**settings, **text_ids(files, configs)}, str(config_path))
+    settings = configs["config.json"]
+    config = config_from({**settings, **text_ids(files, configs)}, files["config.json"])
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
@@ -181,7 +180,8 @@ def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> 
     check_memory(config, dtype)
     arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
     scale_queries(config, settings, arrays)
-    warn_of_generation(files, configs, config, stacklevel=3)
+    for difference in differences(files, configs, config):
+        warnings.warn(difference, CheckpointWarning, stacklevel=3)
     return build_model(config, arrays)
 
 

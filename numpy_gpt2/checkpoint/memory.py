@@ -34,6 +34,7 @@ def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
 
 
 def gigabytes(n_bytes: int) -> str:
+    """1234567890 -> "1.23 GB"."""
     return f"{n_bytes / 1e9:.2f} GB"
 
 
@@ -80,6 +81,7 @@ def named_numbers(path: Path) -> dict[str, int]:
 
 
 def text_of(path: Path) -> str:
+    """The text of a system file; empty if it cannot be read, for example on another system."""
     try:
         return path.read_text()
     except OSError:

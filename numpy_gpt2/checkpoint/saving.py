@@ -12,6 +12,7 @@ import secrets
 import shutil
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Callable, Iterator, Mapping
@@ -25,15 +26,14 @@ from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters
 from .json_file import read_json_object
 from .tensors import checked_dtype
+from .wanted import BESIDE_TOKENIZER, TOKENIZER
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json")
+TOKENIZER_FILES = {*BESIDE_TOKENIZER, *chain(*TOKENIZER)}
 
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
 
 
-def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
-         tokenizer: Tokenizer | None = None) -> None:
+def save(model: GPT2, folder: str | Path, dtype: Any = "float32", tokenizer: Tokenizer | None = None) -> None:
     """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
     dtype: of the tensors in the file, "float32" or "float16". tokenizer: one that was loaded; its files, which `load`
@@ -53,7 +53,7 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
         config |= class_of(tokenizer)
         writers |= {name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
                     if name in tokenizer.files}
-        stale |= set(TOKENIZER_FILES) - writers.keys()
+        stale |= TOKENIZER_FILES - writers.keys()
     # transformers opens a file only if its metadata says that it has PyTorch's layout, as GPT-2's checkpoints do
     writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
     writers["config.json"] = lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -72,7 +72,7 @@ def class_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """The setting of the tokenizer's class, for the new config.json, if its own config.json has it."""
     if "config.json" not in tokenizer.files:
         return {}
-    settings = read_json_object(tokenizer.files["config.json"], str(tokenizer.files["config.json"]))
+    settings = read_json_object(tokenizer.files["config.json"])
     return {key: value for key, value in settings.items() if key == "tokenizer_class"}
 
 
@@ -92,19 +92,17 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> P
     new = Path(mkdtemp(PARTIAL, ".save-", folder))
     try:
         for name, write in writers.items():
-            try:
-                write(new / name)
-            except SafetensorError as error:
-                raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+            write(new / name)
         usual_mode = (new / "config.json").stat().st_mode  # safetensors' own files can be read by their owner only
         for name in writers:
             old = folder / name
             (new / name).chmod(old.stat().st_mode if old.exists() else usual_mode)
         remove_leftovers(folder, COMPLETE)
         return new.rename(new.with_suffix(COMPLETE))
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    except SafetensorError as error:
+        raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what is complete has another name by now
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Mapping
 
 from ..errors import CheckpointError, HubError
-from .json_file import LARGEST_TEXT, largest_text
-from .tensors import header_length
+from .json_file import largest_text
 
 ANSWER_S = 8  # timeout for the response to begin, name resolution included, which has no timeout of its own
 SILENCE_S = 5  # timeout between two pieces of a response
@@ -73,7 +72,7 @@ def receive(state: Transfer) -> None:
     headers = {"Range": f"bytes={position}-"} if position else {}
     if position and not state.is_verifiable:
         headers["If-Range"] = state.first_etag  # "all of it, if it has changed"
-    with closing(within(ANSWER_S, lambda: get(state.url, state.file_name, headers))) as response:
+    with closing(within(ANSWER_S, lambda: http_get(state.url, state.file_name, headers))) as response:
         check_response(state, response)
         for piece in response.iter_bytes():
             file.write(piece)
@@ -144,18 +143,7 @@ def check_text_size(file_name: str, n_bytes: int) -> None:
                               "the hub.")
 
 
-def download_header(url: str, file_name: str) -> bytes:
-    """The first bytes of a safetensors file, at least up to the end of its header. Nothing is cached."""
-    start = b""
-    with closing(get(url, file_name, {"Range": f"bytes=0-{LARGEST_TEXT + 8}"})) as response:
-        for piece in response.iter_bytes():
-            start += piece
-            if len(start) >= 8 + header_length(start):
-                break
-    return start
-
-
-def get(url: str, file_name: str, headers: Mapping[str, str]) -> Any:
+def http_get(url: str, file_name: str, headers: Mapping[str, str]) -> Any:
     """The server's response to a GET, its body unread. Follows redirects, and raises for a status of 400 or more."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, get_session

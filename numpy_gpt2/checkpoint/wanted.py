@@ -23,7 +23,7 @@ CONFIG: Wanted = (("config.json",),)
 WEIGHTS: Wanted = (("model.safetensors",), (INDEX,))  # in one file, or in the shards that the index names
 TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 GENERATION = optional("generation_config.json")
-BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
+BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # where they exist
 
 # Other formats that people have instead of these files, and what to do.
 SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
@@ -79,7 +79,8 @@ def files_in_folder(folder: Path, wanted: Sequence[Wanted]) -> dict[str, Path]:
 def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
     """For each purpose the first set of files that `get` finds completely. Raises IncompleteCheckpoint if none is."""
     files: dict[str, Path] = {}
-    for alternatives in [*wanted, *(optional(name) for purpose in wanted for name in BESIDE.get(purpose, ()))]:
+    beside = BESIDE_TOKENIZER if TOKENIZER in wanted else ()
+    for alternatives in (*wanted, *map(optional, beside)):
         files |= first_complete(alternatives, get, place)
     if INDEX in files:
         for shard in shard_names(files[INDEX]):
@@ -104,7 +105,7 @@ def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[st
 
 def shard_names(index: Path) -> list[str]:
     """The files that a sharded checkpoint's index names: bare names, so that none is outside its folder."""
-    weight_map = read_json_object(index, str(index)).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
     for tensor, shard in weight_map.items():

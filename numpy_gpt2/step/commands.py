@@ -3,8 +3,10 @@
 import cmd
 import shutil
 import sys
+from contextlib import nullcontext
 from typing import Any, Iterable, Mapping
 
+from ..cli.interrupts import interruptible_prompt
 from ..cli.tables import table
 from .grids import elided, fitted
 from .naming import Refused, nearest
@@ -26,7 +28,8 @@ class Commands(cmd.Cmd):
         """Read and run commands until one continues the pass. Ctrl-C clears a half-typed line."""
         while True:
             try:
-                return self.cmdloop()
+                with interruptible_prompt() if self.on_a_terminal else nullcontext():
+                    return self.cmdloop()
             except KeyboardInterrupt:
                 if not (self.on_a_terminal and half_typed()):
                     raise

@@ -10,7 +10,7 @@ from typing import Any, Mapping, Sequence
 
 from ..checkpoint.hub import (RELEASED, ask, cached_file, checkpoint_files, explained, fetch_file, fetch_header,
                               look_up)
-from ..checkpoint.json_file import config_from, read_config, read_settings
+from ..checkpoint.json_file import config_from, read_config, read_json_object
 from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
 from ..checkpoint.transfer import within
@@ -58,10 +58,10 @@ def read_metadata(name: str | Path) -> Metadata:
         if error.wanted != WEIGHTS:
             raise
         config_path = checkpoint_files(name, None, (CONFIG,))["config.json"]
-        return Metadata(name, read_config(config_path, str(config_path)), "config.json alone, not verified: "
+        return Metadata(name, read_config(config_path), "config.json alone, not verified: "
                         "there are no weights to read")
-    settings = read_settings(files["config.json"], str(files["config.json"]))
-    config = config_from(settings, str(files["config.json"]))
+    settings = read_json_object(files["config.json"])
+    config = config_from(settings, files["config.json"])
     tensors = stored_tensors(files)
     weights = next(path for file_name, path in files.items() if file_name != "config.json")
     config = checked_config(config, tensors, weights)
@@ -84,8 +84,8 @@ def metadata_from_hub(name: str, repo: str) -> Metadata:
             raise
         source = f"the released settings (numpy_gpt2.SIZES), not verified: {str(error).partition(' Ways out:')[0]}"
         return replace(metadata_of_size(size, source), name=name)
-    settings = read_settings(config_path, f"{repo}: config.json")
-    config = config_from(settings, f"{repo}: config.json")
+    settings = read_json_object(config_path)
+    config = config_from(settings, config_path)
     check_tensors(config, tensors, Path(repo))
     return metadata_of_tensors(name, config, settings, tensors, f"config.json and the header on the hub: {repo} at "
                                f"commit {commit[:8]}")
