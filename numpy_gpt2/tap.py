@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -103,20 +103,21 @@ class Recorder(Mapping[str, np.ndarray]):
         self.activations.clear()
 
 
-def check_tap(tap: Any) -> None:
-    """Raise TypeError for what is no tap, such as a list of taps or the class Recorder itself."""
-    if isinstance(tap, type) or not (callable(tap) or hasattr(tap, "at_position")):
-        raise TypeError("a tap must be a callable (name, value), such as Recorder(); chain(a, b) joins several. "
-                        f"Got {shown(tap)}.")
-
-
 @dataclass(frozen=True)
 class CheckedTap:
-    """A tap during one pass: it gets read-only views, and must return None or an array like the one given."""
+    """A tap during one pass: it gets read-only views, and must return None or an array like the one given.
+
+    Raises TypeError for what is no tap, such as a list of taps or the class Recorder itself.
+    """
 
     tap: Tap
-    globs: Sequence[str]  # of the names of the arrays that it may use
+    globs: Sequence[str] = ("*",)  # of the names of the arrays that it may use
     prefix: str = ""  # precedes each name, as in "h.3." + "attn.pattern"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tap, type) or not (callable(self.tap) or hasattr(self.tap, "at_position")):
+            raise TypeError("a tap must be a callable (name, value), such as Recorder(); chain(a, b) joins several. "
+                            f"Got {shown(self.tap)}.")
 
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
         name = self.prefix + name
@@ -149,13 +150,12 @@ def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> ArrayTap:
     """The tap for a pass whose first new token has this position. One that is already for a pass is returned as it is.
 
     Raises ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name or a position that this model does not
-    have. Other callables are not checked. Raises TypeError for anything that is not callable.
+    have. Other callables are not checked. Raises TypeError for what is no tap.
     """
     if tap is no_tap:
         return no_tap
     if isinstance(tap, CheckedTap):
         return tap
-    check_tap(tap)
     globs = getattr(tap, "globs", ("*",))
     for glob in globs:
         check_glob(glob, config)
@@ -283,10 +283,7 @@ def stage_of(name: str) -> Stage:
 
 
 def stages_of(glob: str) -> list[Stage]:
-    """The stages that a glob matches in some GPT-2: `h.3.attn.[qk]` matches two.
-
-    Raises ValueError, with the nearest names, if there are none.
-    """
+    """The stages that a glob matches in some GPT-2: two for `h.3.attn.[qk]`. Raises ValueError if there are none."""
     blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # and any larger block number in the glob
     fitting = [stage for stage in STAGES
                if any(fnmatchcase(stage.name.replace("h.i.", f"h.{i}."), glob) for i in blocks)]

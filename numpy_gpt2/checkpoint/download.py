@@ -12,7 +12,7 @@ import shutil
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 from ..errors import HubError
 from .transfer import check_text_size, transfer_file
@@ -27,7 +27,10 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
     GPT-2's, OSError if the file cannot be written, and whatever the transport raises.
     """
     check_text_size(file_name, size or 0)
-    name, folder = blob_name(etag, commit, file_name), cache_folder(repo)
+    # An etag that is not a hash may be that of other bytes in another file or commit: there the name depends on both.
+    is_verifiable = hash_in(etag) is not None
+    unverified = "unverified-" + hashlib.sha256(f"{etag} {commit} {file_name}".encode()).hexdigest()
+    name, folder = etag if is_verifiable else unverified, cache_folder(repo)
     blob = folder / "blobs" / name
     link = folder / "snapshots" / commit / file_name
     lock = folder.parent / ".locks" / folder.name / f"{name}.lock"
@@ -42,7 +45,7 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
                 partial.unlink(missing_ok=True)  # it may be the beginning of another file
             check_disk(partial, size)
             try:
-                transfer_file(url, partial, size, file_name, hash_in(etag) is not None)
+                transfer_file(url, partial, size, file_name, is_verifiable)
             except OSError as error:
                 if error.errno is not None:  # a local error, such as a full disk, not one of the network
                     error.filename = str(partial)
@@ -64,16 +67,6 @@ def hash_in(etag: str) -> str | None:
     """The sha256 or sha1 in an etag, in any of the forms that mirrors use; None if the etag is not a hash."""
     match = re.fullmatch("(?:sha256-)?([0-9a-f]{64}|[0-9a-f]{40})(?:-gzip)?", etag.lower())
     return match[1] if match else None
-
-
-def blob_name(etag: str, commit: str, file_name: str) -> str:
-    """The name of the file's bytes in the cache: the etag if it is a hash.
-
-    Any other etag may be that of other bytes in another file or commit, so there the name depends on both.
-    """
-    if hash_in(etag) is not None:
-        return etag
-    return "unverified-" + hashlib.sha256(f"{etag} {commit} {file_name}".encode()).hexdigest()
 
 
 @contextmanager
@@ -109,23 +102,18 @@ def verify(path: Path, etag: str, size: int | None, file_name: str) -> None:
         expected, found = f"{size:,} bytes", f"{n_bytes:,} bytes"
     elif wanted is None:
         return
-    elif len(wanted) == 64:
-        expected, found = f"sha256 {wanted}", f"sha256 {hex_digest(path, hashlib.sha256())}"
     else:
-        git_hash = hashlib.sha1(b"blob %d\0" % n_bytes)
-        expected, found = f"git's sha1 {wanted}", f"git's sha1 {hex_digest(path, git_hash)}"
+        kind, digest = "sha256", hashlib.sha256()
+        if len(wanted) == 40:
+            kind, digest = "git's sha1", hashlib.sha1(b"blob %d\0" % n_bytes)
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        expected, found = f"{kind} {wanted}", f"{kind} {digest.hexdigest()}"
     if expected != found:
         path.unlink()
         raise HubError(f"{file_name}: the download is damaged and was removed: expected {expected}, found {found}. "
                        "Try again; if it happens again, check proxies and HF_ENDPOINT.")
-
-
-def hex_digest(path: Path, digest: Any) -> str:
-    """The digest of a hash object of hashlib after reading the file, one megabyte at a time."""
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def make_link(link: Path, blob: Path) -> None:

@@ -33,8 +33,7 @@ TOKENIZER_FILES = {*BESIDE_TOKENIZER, *chain(*TOKENIZER)}
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
 
 
-def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
-         tokenizer: Tokenizer | None = None) -> None:
+def save(model: GPT2, folder: str | Path, dtype: Any = "float32", tokenizer: Tokenizer | None = None) -> None:
     """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
     dtype: of the tensors in the file, "float32" or "float16". tokenizer: one that was loaded; its files, which `load`
