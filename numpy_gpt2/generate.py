@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from contextlib import suppress
@@ -17,7 +16,7 @@ from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_
                             read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.interrupts import interruptible_prompt
-from .cli.tables import table, visible
+from .cli.tables import table, terminal_size, visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
 from .tokenizer import Tokenizer, quoted
@@ -145,7 +144,7 @@ def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:
     """A line for each generated token, including those cut off by a stop string."""
     rows = [[f"{log_prob:.3f}", f"{math.exp(log_prob):.4f}", str(token_id), quoted(tokenizer, token_id)]
             for token_id, log_prob in zip(stream.ids, stream.log_probs)]
-    return table(["log-prob", "probability", "id", "token"], rows, ">>><", shutil.get_terminal_size((120, 24)).columns)
+    return table(["log-prob", "probability", "id", "token"], rows, ">>><", terminal_size()[0])
 
 
 def fraction(text: str) -> float:

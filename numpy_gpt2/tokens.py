@@ -1,6 +1,5 @@
 """The tokens of a text, their ids and bytes: `python -m numpy_gpt2.tokens "Once upon a time"`."""
 
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +9,7 @@ from .checkpoint.loading import load_tokenizer
 from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, prompt_file_or_pipe,
                             read_prompt, special_tokens)
 from .cli.exits import BadInput, bad_input, run, say
-from .cli.tables import table
+from .cli.tables import table, terminal_size
 from .tokenizer import Tokenizer, quoted_bytes
 
 NEARBY = 11  # tokens shown around a merge: enough for all of most words
@@ -44,20 +43,19 @@ def main() -> None:
     hint = " (bundled; for OpenAI's: --model gpt2)" if args.model == "fairytale" else ""
     say(f"tokenizer: {args.model}, {tokenizer.vocab_size:,} tokens{hint}")
 
-    width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
     if args.merges:
         pieces = tokenizer.pieces(text, special_tokens(args))
         rows = [row for piece in pieces for row in merge_rows(piece.encode(), tokenizer)]
-        print_table(["rank", "merge", "tokens"], rows, "><<", width)
+        print_table(["rank", "merge", "tokens"], rows, "><<")
     ids = tokenizer.encode(text, special_tokens(args))
     rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]
             for token_id, token in zip(ids, map(tokenizer.token_bytes, ids))]
-    print_table(["id", "token", "bytes"], rows, "><<", width)
+    print_table(["id", "token", "bytes"], rows, "><<")
     print(f"tokens: {len(ids):,}, characters: {len(text):,}, bytes: {len(text.encode()):,}")
 
 
-def print_table(header: list[str], rows: list[list[str]], align: str, width: int) -> None:
-    for line in table(header, rows, align, width):
+def print_table(header: list[str], rows: list[list[str]], align: str) -> None:
+    for line in table(header, rows, align, terminal_size()[0]):
         print(line)
 
 
