@@ -23,7 +23,7 @@ from .config import GPT2Config
 from .model import QUERY_BLOCK, attend, check_ids, forward, merge_heads, split_heads
 from .ops import SQRT_2, SQRT_2_OVER_PI, STRIP, erf, in_strips, row_mean, softmax
 from .scoring import check_targets, cross_entropy
-from .tap import ArrayTap, Recorder, Tap, check_activations, checked, no_tap, scoped, tap_of_pass, watches
+from .tap import ArrayTap, Recorder, Tap, check_activations, no_tap, scoped, tap_of_pass, watches
 from .weights import GPT2, MLP, Attention, Block, Conv1D, LayerNorm
 
 Activations = Recorder | Mapping[str, np.ndarray]
@@ -46,7 +46,7 @@ def loss_and_gradients(model: GPT2, ids: Any, targets: Any = None, *, tap: Tap =
     ids = check_ids(model, ids)
     targets = check_targets(model, ids, targets)
     activations: dict[str, np.ndarray] = {}
-    checked_tap = checked(tap_of_pass(tap, model.config, first_position=0))
+    checked_tap = tap_of_pass(tap, model.config, first_position=0)
 
     def keep(name: str, value: np.ndarray) -> np.ndarray:
         value = checked_tap(name, value)
@@ -71,7 +71,7 @@ def backpropagate(model: GPT2, ids: Any, activations: Activations, d_logits: np.
     """
     ids = check_ids(model, ids)
     check_activations(activations, d_logits, model.config, ids.shape)
-    tap = checked(tap_of_pass(gradient_tap, model.config, first_position=0))
+    tap = tap_of_pass(gradient_tap, model.config, first_position=0)
     config = model.config
     d_hidden, d_lm_head = unembed_backward(tap("logits", d_logits), activations["ln_f"], model.lm_head)
     d_hidden = tap("ln_f", d_hidden)  # [n_tokens, n_embd]

@@ -75,13 +75,13 @@ class GPT2Config:
         object.__setattr__(self, "layer_norm_epsilon", float(epsilon))  # a NumPy scalar would make the pass float64
         if not isinstance(self.tie_word_embeddings, bool):
             raise ValueError(f"tie_word_embeddings must be true or false. Got {shown(self.tie_word_embeddings)}.")
-        several = isinstance(self.eos_token_id, (list, tuple))
-        ends = tuple(self.eos_token_id) if several else (self.eos_token_id,)  # type: ignore[arg-type]
-        for name, values in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", ends)):
-            if not all(value is None or type(value) is int for value in values):
-                raise ValueError(f"{name} must be a token id or null. Got {shown(getattr(self, name))}.")
-        if several:
-            object.__setattr__(self, "eos_token_id", ends)  # a tuple, so that the config stays hashable
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            several = name == "eos_token_id" and isinstance(value, (list, tuple))
+            if value is not None and not all(type(token_id) is int for token_id in (value if several else [value])):
+                raise ValueError(f"{name} must be a token id or null. Got {shown(value)}.")
+            if several:
+                object.__setattr__(self, name, tuple(value))  # so that the config stays hashable
 
     @property
     def d_head(self) -> int:

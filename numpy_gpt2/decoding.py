@@ -20,7 +20,7 @@ from .prompt_lookup import LookupStatistics, Process, lookup_steps
 from .sampling import GenerationOptions, LogitsProcessor, process_logits, sample
 from .scoring import Drawn, log_probs_of, pad_ids
 from .streams import SharedSteps, Stream, TextStream, side_by_side
-from .tap import Tap, check_tap, no_tap
+from .tap import CheckedTap, Tap, no_tap, tap_of_pass
 from .tokenizer import Tokenizer
 from .weights import GPT2
 
@@ -74,7 +74,7 @@ def generate_tokens(model: GPT2, ids: Any, max_new_tokens: int | None = None, *,
     vocab_size = model.config.vocab_size if vocab_size is None else vocab_size
     check_int("vocab_size", vocab_size, 1, model.config.vocab_size)
     check_int("top_log_probs", top_log_probs, 0, model.config.vocab_size)
-    check_tap(tap)
+    CheckedTap(tap)  # which raises TypeError for what is no tap, before anything is computed
     processors: Sequence[Any] = logits_processor if isinstance(logits_processor, (list, tuple)) else [logits_processor]
     if not all(map(callable, processors)):
         raise ValueError(f"logits_processor must be a function, or a list of functions. Got {logits_processor!r}.")
@@ -162,7 +162,7 @@ def next_logits(model: GPT2, new_ids: np.ndarray, cache: KVCache, tap: Tap = no_
     Only the last position is unembedded: the product with the whole vocabulary is the most expensive step of the pass.
     """
     hidden = transform(model, new_ids, cache=cache, tap=tap)  # [*batch, n_new, n_embd]
-    return unembed(model, hidden[..., -1:, :], tap, cache.length - 1)[..., 0, :]  # [*batch, vocab_size]
+    return unembed(model, hidden[..., -1:, :], tap_of_pass(tap, model.config, cache.length - 1))[..., 0, :]
 
 
 def stream_text(model: GPT2, tokenizer: Tokenizer, prompt: str, max_new_tokens: int | None = None, *,

@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 import re
-import shutil
 import sys
 import time
 from contextlib import suppress
@@ -16,7 +15,8 @@ from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_
                             add_special_tokens_argument, announce_model, model_config, prompt_file_or_pipe,
                             read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
-from .cli.tables import table, visible
+from .cli.interrupts import interruptible_prompt
+from .cli.tables import table, terminal_size, visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
 from .tokenizer import Tokenizer, quoted
@@ -32,14 +32,15 @@ def make_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="numpy_gpt2.generate", description="Continue a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
-    parser.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
                         "or a file; otherwise none: the model starts from scratch)")
+    source.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
+    source.add_argument("--interactive", action="store_true", help="read prompts interactively, one per line")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
     parser.add_argument("--last", action="store_true", help="if the prompt is too long, keep its end, with room for "
                         "the new tokens, but at least half the context")
-    parser.add_argument("--interactive", action="store_true", help="read prompts interactively, one per line")
     parser.add_argument("--max-new-tokens", type=whole_number(0), default=40, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, metavar="T",
                         help=f"below 1 more predictable, above 1 more random, 0 greedy (default: {TEMPERATURE})")
@@ -70,10 +71,6 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Parse, load, and continue each prompt."""
     args = make_parser().parse_args()
-    if args.interactive and (args.prompt is not None or args.prompt_file is not None):
-        raise BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
-    if args.prompt is not None and args.prompt_file is not None:
-        raise BadInput("a prompt and --prompt-file were both given: give one")
     if args.greedy and args.temperature:
         raise BadInput(f"--greedy is --temperature 0. Got --temperature {args.temperature} with it: give one")
     if args.temperature is None:
@@ -147,7 +144,7 @@ def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:
     """A line for each generated token, including those cut off by a stop string."""
     rows = [[f"{log_prob:.3f}", f"{math.exp(log_prob):.4f}", str(token_id), quoted(tokenizer, token_id)]
             for token_id, log_prob in zip(stream.ids, stream.log_probs)]
-    return table(["log-prob", "probability", "id", "token"], rows, ">>><", shutil.get_terminal_size((120, 24)).columns)
+    return table(["log-prob", "probability", "id", "token"], rows, ">>><", terminal_size()[0])
 
 
 def fraction(text: str) -> float:
@@ -213,7 +210,7 @@ def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, 
     say(HELP)
     while True:
         try:
-            line = ask_for_prompt(on_a_terminal)
+            line = next_line(on_a_terminal)
             if line.strip() in ("/quit", "/exit"):
                 return
             if re.fullmatch(r"/\w+ *", line):
@@ -230,16 +227,15 @@ def answer_prompts(model: GPT2, tokenizer: Tokenizer, config: GenerationConfig, 
             say("\nstopped; /quit or Ctrl-D exits")
 
 
-def ask_for_prompt(on_a_terminal: bool) -> str:
-    """The next line. Raises EOFError at the end of input."""
+def next_line(on_a_terminal: bool) -> str:
+    """The next line, decoded like an argument. Raises EOFError at the end of input.
+
+    From a pipe, a line longer than any prompt is cut, but still recognizably too long.
+    """
     if on_a_terminal:
-        return input("prompt> ")
+        with interruptible_prompt():
+            return input("prompt> ")
     say("prompt> ", end="")
-    return read_line()
-
-
-def read_line() -> str:
-    """A line of standard input, decoded like an argument; a longer one is cut, but still recognizably too long."""
     line = sys.stdin.buffer.readline(LONGEST_PROMPT + 1)
     if not line:
         raise EOFError

@@ -2,17 +2,14 @@
 
     acts = Recorder()
     forward(model, ids, tap=chain(ablate("h.3.attn.z", heads=1), acts))   # a pass without one head, recorded
-
-    forward(model, ids, tap=acts)
     logit_lens(model, acts, layer=3)                                      # the prediction before block 3
     direct_logit_attribution(model, acts, token_id)                       # the contributions of heads and MLPs
-
     saliency(model, ids, -1, token_id)                                    # each input token's effect on a logit
     attribution_patching(model, clean, corrupted, logit_difference(a, b)) # all patches at once, to first order
-
-A name that matches no stage of any GPT-2 is refused at once; a block that the model does not have, before the pass.
 """
 
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Callable, Iterable, NamedTuple, Sequence, SupportsIndex
 
 import numpy as np
@@ -24,25 +21,21 @@ from .weights import GPT2
 from .ops import layer_norm, softmax
 from .sampling import check_finite
 from .scoring import top_ids_of
-from .tap import Recorder, Tap, check_tap, checked, fits, stage_of, stages_of
+from .tap import CheckedTap, Recorder, Tap, stage_of, stages_of
 from .tokenizer import Tokenizer
 
-Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray  # a whole number or several
+Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | None  # a whole number or several; None means all
+Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> value, gradient at the logits
 
-# Taps -----------------------------------------------------------------------------------------------------------------
 
-
-def patch(name: str, value: Any, positions: Indices | None = None,
-          heads: Indices | None = None) -> Tap:
+def patch(name: str, value: Any, positions: Indices = None, heads: Indices = None) -> Tap:
     """A tap that replaces a stage's array, or part of it, with `value`.
 
     name: a stage, or a glob of stages: "h.3.attn.z", "h.*.mlp.out".
-    value: an array or a number that broadcasts to the stage's whole array, or a function from the whole array to such
-        a value. It is converted to the array's dtype.
+    value: a number or an array, broadcast and converted to the whole array, or a function from that array to such.
     positions: only these, on axis -2. They are positions in the context, from 0: with 4 tokens in the cache, the first
-        new token has position 4. Positions outside a pass are ignored. -1 is the last token of a pass. None means all.
-        (`score_tokens` begins each window of a long text at position 0.)
-    heads: only these, on axis -3. Negative indices count from the end; None means all.
+        new token has position 4. Positions outside a pass are ignored. -1 is the last token of a pass.
+    heads: only these, on axis -3. Negative indices count from the end.
 
     A patched `k` or `v` stays in the cache for later passes; a patched `k_all` or `v_all` does not.
     Raises ValueError for a name that matches no stage, or heads for a stage without heads; before the pass, for a block
@@ -50,60 +43,60 @@ def patch(name: str, value: Any, positions: Indices | None = None,
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
-            raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage.name!r}, "
-                             f"[{', '.join(stage.shape)}].")
+            raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage}.")
+    all_positions = [] if positions is None else np.asarray(positions).ravel().tolist()
+    all_heads = [] if heads is None else np.asarray(heads).ravel().tolist()
 
-    def at_position(first_position: int) -> Tap:
-        def patch_tap(at: str, array: np.ndarray) -> np.ndarray | None:
-            if not fits(at, name):
-                return None
-            chosen = np.array([[True]])
-            if positions is not None:
-                first = 0 if at.endswith("_all") else first_position  # k_all and v_all have the cached tokens too
-                chosen = chosen_positions(positions, first, array.shape[-2])[:, np.newaxis]  # [n_new, 1]
+    def patch_tap(at: str, array: np.ndarray, first_position: int = 0) -> np.ndarray | None:
+        if not fnmatchcase(at, name):
+            return None
+        chosen = np.array([[True]])
+        if positions is not None:
+            first = 0 if at.endswith("_all") else first_position  # k_all and v_all have the cached tokens too
+            end = first + array.shape[-2]
+            wanted = [position if position >= 0 else end + position for position in all_positions]
+            chosen = np.isin(np.arange(first, end), wanted)[:, np.newaxis]  # [n_new, 1]
             if not chosen.any():
                 return None
-            new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
-            new = broadcast(new, array, at)
-            if heads is not None:
-                of_heads = chosen_heads(heads, array.shape[-3], at)
-                chosen = chosen & of_heads[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
-            return np.where(chosen, new, array)
+        if heads is not None:
+            n_head = array.shape[-3]
+            wanted = [check_int(f"heads at {at!r}", head, -n_head, n_head - 1) % n_head for head in all_heads]
+            chosen = chosen & np.isin(np.arange(n_head), wanted)[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
+        new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
+        patched = array.copy()
+        try:
+            np.copyto(patched, new, where=chosen)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the value must be a number, or an array that broadcasts to {array.shape}, at {at!r}. "
+                             f"Got {np.shape(new) or type(new).__name__}.") from error
+        return patched
 
-        describe(patch_tap, (name,), () if positions is None else np.asarray(positions).ravel().tolist(), at_position)
-        return patch_tap
-
-    return at_position(0)
+    return with_settings(patch_tap, [name], all_positions, lambda first: partial(patch_tap, first_position=first))
 
 
-def describe(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> None:
-    """Attach the attributes that `tap_of_pass` and `watches` in tap.py read."""
+def with_settings(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> Tap:
+    """The tap, with the attributes that `tap_of_pass` in tap.py reads."""
     tap.globs, tap.positions, tap.at_position = globs, positions, at_position
+    return tap
 
 
-def ablate(name: str, heads: Indices | None = None, positions: Indices | None = None) -> Tap:
-    """A tap that sets a stage's array, or part of it, to 0: `ablate("h.3.attn.z", heads=1)` ablates one head.
-
-    Arguments and errors are those of `patch`.
-    """
+def ablate(name: str, heads: Indices = None, positions: Indices = None) -> Tap:
+    """A tap that sets a stage's array, or part of it, to 0; arguments and errors are those of `patch`."""
     return patch(name, 0, positions, heads)
 
 
-def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices | None = None,
-                positions: Indices | None = None) -> Tap:
+def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices = None, positions: Indices = None) -> Tap:
     """A tap that replaces a stage's array, or part of it, with its mean over all tokens of some texts.
 
     Unlike `ablate`, this keeps what a head or an MLP adds on average, and removes only what depends on the text.
 
     texts: the ids of each, processed in one pass. Other arguments as for `patch`; each stage, head and channel has its
-    own mean. Raises ValueError as `patch` and `forward` do, for no texts, and for "attn.scores" and "attn.pattern",
-    whose rows depend on the length of the text.
+    own mean. Raises ValueError as `patch` and `forward`, for no texts, and for scores and pattern (rows of any length).
     Source: Wang et al., "Interpretability in the Wild", section 2.2, 2022 (which uses a mean per position).
     """
     for stage in stages_of(name):
         if stage.shape[-1] == "n_all":
-            raise ValueError(f"mean_ablate needs a stage with a mean over texts. Got {stage.name!r}, "
-                             f"[{', '.join(stage.shape)}].")
+            raise ValueError(f"mean_ablate needs a stage with a mean over texts. Got {stage}.")
     sums: dict[str, np.ndarray] = {}  # by stage, [n_head, 1, width] or [1, width]
     n_summed: dict[str, int] = {}
     for ids in texts:
@@ -112,7 +105,7 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices | N
         for at, array in acts.items():
             kept = array.shape[-3:-2] if "n_head" in stage_of(at).shape else ()
             rows = array.reshape(-1, *kept, *array.shape[-2:])  # [n_texts, n_head, n_tokens, width]
-            total = rows.astype(np.float64).sum(axis=0).sum(axis=-2, keepdims=True)  # [n_head, 1, width]
+            total = rows.sum(axis=(0, -2), dtype=np.float64, keepdims=True)[0]  # [n_head, 1, width]
             sums[at] = sums.get(at, 0) + total
             n_summed[at] = n_summed.get(at, 0) + array.size // total.size
     if not sums:
@@ -122,51 +115,16 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices | N
 
 def chain(*taps: Tap) -> Tap:
     """Compose taps; each gets what the previous one returned: `chain(patch(...), acts)` records the patched arrays."""
-    for tap in taps:
-        check_tap(tap)
+    links = [CheckedTap(tap) for tap in taps]
 
-    def at_position(first_position: int) -> Tap:
-        links = [checked(getattr(tap, "at_position", lambda _: tap)(first_position)) for tap in taps]
+    def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
+        for link in links:
+            value = link(name, value)
+        return value
 
-        def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
-            for link in links:
-                value = link(name, value)
-            return value
-
-        describe(chain_tap, [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
-                 [position for tap in taps for position in getattr(tap, "positions", ())], at_position)
-        return chain_tap
-
-    return at_position(0)
-
-
-def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
-    """`new` with the shape and dtype of `array`. Raises ValueError if it does not broadcast or is not numeric."""
-    numbers = np.asarray(new)
-    if numbers.dtype.kind not in "biuf":
-        raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
-    try:
-        return np.broadcast_to(numbers, array.shape).astype(array.dtype)
-    except ValueError:
-        raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
-
-
-def chosen_positions(positions: Any, first: int, n: int) -> np.ndarray:
-    """A boolean mask [n] of the n tokens from position `first` on: true at these positions."""
-    wanted = np.ravel(positions)
-    wanted = np.where(wanted < 0, first + n + wanted, wanted)
-    return np.isin(np.arange(first, first + n), wanted)
-
-
-def chosen_heads(heads: Any, n_head: int, name: str) -> np.ndarray:
-    """A boolean mask [n_head] of the heads. Raises ValueError for one that is out of range."""
-    chosen = np.zeros(n_head, dtype=bool)
-    for head in np.ravel(heads).tolist():
-        chosen[check_int(f"heads at {name!r}", head, -n_head, n_head - 1)] = True
-    return chosen
-
-
-# The logit lens -------------------------------------------------------------------------------------------------------
+    return with_settings(chain_tap, [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
+                         [position for tap in taps for position in getattr(tap, "positions", ())],
+                         lambda first: chain(*[getattr(tap, "at_position", lambda _: tap)(first) for tap in taps]))
 
 
 class TopToken(NamedTuple):
@@ -199,8 +157,7 @@ def logit_lens(model: GPT2, acts: Activations, layer: SupportsIndex) -> np.ndarr
 def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any]:
     """The k most likely tokens in descending order: a list of TopToken for logits [vocab_size], nested for more axes.
 
-    Ids without a token are left out, but their probability still counts.
-    Raises FloatingPointError for logits that are NaN or +inf.
+    Ids without a token are left out, but their probability still counts. Raises FloatingPointError for NaN or +inf.
     """
     n_known = min(tokenizer.vocab_size, logits.shape[-1])
     check_int("k", k, 1, n_known)
@@ -208,11 +165,8 @@ def top_tokens(logits: np.ndarray, tokenizer: Tokenizer, k: int = 5) -> list[Any
     if logits.ndim > 1:
         return [top_tokens(row, tokenizer, k) for row in logits]
     probabilities = softmax(logits)  # [vocab_size]
-    best = top_ids_of(logits[np.newaxis, :n_known], k)[0]  # [k]
+    best = top_ids_of(logits[:n_known], k)  # [k]
     return [TopToken(int(i), tokenizer.token_text(i), float(probabilities[i])) for i in best]
-
-
-# Attribution ----------------------------------------------------------------------------------------------------------
 
 
 class Attribution(NamedTuple):
@@ -235,54 +189,24 @@ def direct_logit_attribution(model: GPT2, acts: Activations, token_id: int, posi
     Raises ValueError for a token or position that is out of range.
     Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021.
     """
-    config = model.config
-    residual = acts[f"h.{config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
-    check_logit(residual.shape[-2], config.vocab_size, position, token_id)
-    names, parts = residual_parts(model, acts, position)  # [n_parts, n_embd]
-    final = residual[..., position, :]  # [n_embd]
-    scale = np.sqrt(np.var(final, axis=-1, keepdims=True) + config.layer_norm_epsilon)  # [1]
-    direction = model.ln_f.weight * model.lm_head[token_id]  # [n_embd]
-    centred = parts - np.mean(parts, axis=-1, keepdims=True)  # [n_parts, n_embd]
-    values = centred @ direction / scale  # [n_parts]
-    of_bias = np.broadcast_to(model.ln_f.bias @ model.lm_head[token_id], (*values.shape[:-1], 1))  # [1]
-    return Attribution((*names, "ln_f.bias"), np.concatenate([values, of_bias], axis=-1))
-
-
-def residual_parts(model: GPT2, acts: Activations, position: int) -> tuple[list[str], np.ndarray]:
-    """The terms that sum to the last residual stream at one position: their names, and [n_parts, n_embd]."""
-    wte = acts["wte"][..., position, :]  # [n_embd]
-    wpe = np.broadcast_to(acts["wpe"][position], wte.shape)  # [n_embd]: wpe has no batch axes
-    names = ["wte", "wpe"]
-    parts = [wte[..., np.newaxis, :], wpe[..., np.newaxis, :]]  # each [1, n_embd]
+    residual = acts[f"h.{model.config.n_layer - 1}.resid_post"]  # [n_tokens, n_embd]
+    check_int("token_id", token_id, 0, model.config.vocab_size - 1)
+    check_int("position", position, -residual.shape[-2], residual.shape[-2] - 1)
+    parts = {"wte": acts["wte"][..., position, :], "wpe": acts["wpe"][position]}  # each [n_embd], as all that follow
     for i, block in enumerate(model.h):
         z = acts[f"h.{i}.attn.z"][..., position, :]  # [n_head, d_head]
-        names += [f"h.{i}.attn.head.{head}" for head in range(model.config.n_head)]
-        parts.append(head_outputs(model, i, z))  # [n_head, n_embd]
-        names.append(f"h.{i}.attn.c_proj.bias")
-        parts.append(np.broadcast_to(block.attn.c_proj.bias, wte.shape)[..., np.newaxis, :])
-        names.append(f"h.{i}.mlp.out")
-        parts.append(acts[f"h.{i}.mlp.out"][..., position, np.newaxis, :])
-    return names, np.concatenate(parts, axis=-2)
-
-
-def head_outputs(model: GPT2, layer: int, z: np.ndarray) -> np.ndarray:
-    """Each head's contribution to the residual stream, without the bias: z [n_head, d_head] -> [n_head, n_embd]."""
-    c_proj = model.h[layer].attn.c_proj
-    rows_of_head = c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
-    added = z[..., np.newaxis, :] @ rows_of_head  # [n_head, 1, n_embd]
-    return added[..., 0, :]
-
-
-def check_logit(n_tokens: int, vocab_size: int, position: int, *token_ids: int) -> None:
-    """Raise ValueError for a position or a token that is out of range."""
-    for token_id in token_ids:
-        check_int("token_id", token_id, 0, vocab_size - 1)
-    check_int("position", position, -n_tokens, n_tokens - 1)
-
-
-# Attribution by gradients ---------------------------------------------------------------------------------------------
-
-Metric = Callable[[np.ndarray], tuple[float, np.ndarray]]  # logits -> value, gradient at the logits
+        rows_of_head = block.attn.c_proj.weight.reshape(*z.shape[-2:], -1)  # [n_head, d_head, n_embd]
+        for head, rows in enumerate(rows_of_head):
+            parts[f"h.{i}.attn.head.{head}"] = z[..., head, :] @ rows
+        parts[f"h.{i}.attn.c_proj.bias"] = block.attn.c_proj.bias
+        parts[f"h.{i}.mlp.out"] = acts[f"h.{i}.mlp.out"][..., position, :]
+    stacked = np.stack(np.broadcast_arrays(*parts.values()), axis=-2)  # [n_parts - 1, n_embd]
+    centred = stacked - np.mean(stacked, axis=-1, keepdims=True)
+    variance = np.var(residual[..., position, :], axis=-1, keepdims=True)  # [1]
+    direction = model.lm_head[token_id]  # [n_embd]
+    values = centred @ (model.ln_f.weight * direction) / np.sqrt(variance + model.config.layer_norm_epsilon)
+    of_bias = np.broadcast_to(model.ln_f.bias @ direction, (*values.shape[:-1], 1))  # [1]
+    return Attribution((*parts, "ln_f.bias"), np.concatenate([values, of_bias], axis=-1))
 
 
 def logit_difference(token_id: int, other_id: int | None, position: int = -1) -> Metric:
@@ -291,15 +215,17 @@ def logit_difference(token_id: int, other_id: int | None, position: int = -1) ->
     other_id: None for the logit of one token alone. The metric is summed over the rows of a batch. When called, it
     raises ValueError for a token or position that is out of range.
     """
-    others = [] if other_id is None else [other_id]
+    terms = [(token_id, 1), (other_id, -1)] if other_id is not None else [(token_id, 1)]
 
     def metric(logits: np.ndarray) -> tuple[float, np.ndarray]:
-        check_logit(*logits.shape[-2:], position, token_id, *others)
-        at_position = logits[..., position, :]  # [vocab_size]
-        d_logits = np.zeros_like(logits)  # [n_tokens, vocab_size]
-        d_logits[..., position, token_id] += 1
-        d_logits[..., position, others] -= 1
-        return float(np.sum(at_position[..., token_id])) - float(np.sum(at_position[..., others])), d_logits
+        n_tokens, vocab_size = logits.shape[-2:]
+        check_int("position", position, -n_tokens, n_tokens - 1)
+        value, d_logits = 0.0, np.zeros_like(logits)  # [n_tokens, vocab_size]
+        for term_id, sign in terms:
+            check_int("token_id", term_id, 0, vocab_size - 1)
+            value += sign * float(np.sum(logits[..., position, term_id]))
+            d_logits[..., position, term_id] += sign
+        return value, d_logits
 
     return metric
 
@@ -309,14 +235,10 @@ def saliency(model: GPT2, ids: Any, position: int, token_id: int) -> np.ndarray:
 
     The gradient with respect to a token's embedding, times the embedding: to first order, what the logit would lose
     without it. Raises ValueError for ids, a token or a position that are out of range.
-    Source: Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation
-    Differences", section 2, 2016.
+    Source: Shrikumar et al., "Not Just a Black Box", section 2, 2016.
     """
     acts, gradients = Recorder(), Recorder("wte")
-    logits = forward(model, ids, tap=acts)  # [n_tokens, vocab_size]
-    check_logit(*logits.shape[-2:], position, token_id)
-    d_logits = np.zeros_like(logits)
-    d_logits[..., position, token_id] = 1
+    _, d_logits = logit_difference(token_id, None, position)(forward(model, ids, tap=acts))  # [n_tokens, vocab_size]
     backpropagate(model, ids, acts, d_logits, gradient_tap=gradients)
     return np.sum(gradients["wte"] * acts["wte"], axis=-1)  # [n_tokens]
 
@@ -332,9 +254,9 @@ class PatchingEffects(NamedTuple):
 def attribution_patching(model: GPT2, clean: Any, corrupted: Any, metric: Metric) -> PatchingEffects:
     """All activation patches at once, to first order: every stage, head and position in three passes.
 
-    A patch changes the metric by about (clean - corrupted) * gradient. Two forward passes give the difference, and a
-    backward pass over the corrupted prompt gives the gradient. The product is summed over the channels (for scores and
-    pattern, over the keys). The estimate is good where the difference is small or the rest of the model nearly linear.
+    A patch changes the metric by about (clean - corrupted) * gradient, the gradient of the corrupted pass, summed over
+    the channels (for scores and pattern, over the keys). The estimate is good where the difference is small or the rest
+    of the model nearly linear.
 
     clean, corrupted: ids of the same shape. metric: `logit_difference`, or any function from logits to a value and its
     gradient. Raises ValueError for ids of different shapes.
@@ -360,8 +282,7 @@ def integrated_gradients(model: GPT2, ids: Any, metric: Metric, baseline: Any = 
 
     The token embeddings move along a straight line from `baseline` (a number or an array) to their actual values. A
     token's attribution is its displacement times the mean gradient along the line, by Gauss-Legendre quadrature with
-    n_steps passes. Attributions sum to metric(tokens) - metric(baseline), up to the quadrature error.
-    Raises ValueError for n_steps below 1.
+    n_steps passes (1 or more). Attributions sum to metric(tokens) - metric(baseline), up to the quadrature error.
     Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", section 3, 2017.
     """
     check_int("n_steps", n_steps, 1)

@@ -19,7 +19,7 @@ from .config import GPT2Config
 from .errors import as_array
 from .matmul import matrix_product
 from .ops import activation, layer_norm, linear, softmax
-from .tap import ArrayTap, Tap, checked, no_tap, scoped, tap_of_pass, watches
+from .tap import ArrayTap, Tap, no_tap, scoped, tap_of_pass, watches
 from .weights import GPT2, MLP, Attention, Block
 
 # How many queries attention processes at a time, which does not change the result. Smaller blocks would make the matrix
@@ -36,7 +36,7 @@ def forward(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = n
     """
     hidden = transform(model, ids, cache=cache, tap=tap)  # [n_new, n_embd]
     first_position = 0 if cache is None else cache.length - hidden.shape[-2]
-    return unembed(model, hidden, tap, first_position)
+    return unembed(model, hidden, tap_of_pass(tap, model.config, first_position))
 
 
 def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap = no_tap) -> np.ndarray:
@@ -48,7 +48,7 @@ def transform(model: GPT2, ids: Any, *, cache: KVCache | None = None, tap: Tap =
     if not hasattr(cache, "check_room"):
         raise TypeError(f"cache must be a KVCache. Got {type(cache).__name__}; activations are recorded with tap=.")
     cache.check_room(model, tuple(batch), n_new)
-    array_tap = checked(tap_of_pass(tap, model.config, cache.length))
+    array_tap = tap_of_pass(tap, model.config, cache.length)
     with np.errstate(under="ignore"):  # tiny numbers become 0, even if the caller's np.errstate raises
         x = embed(model, ids, cache.length, array_tap)  # [n_new, n_embd]
         for layer, weights in enumerate(model.h):
@@ -142,14 +142,14 @@ def mlp(x: np.ndarray, weights: MLP, activation_function: str, tap: ArrayTap) ->
     return tap("mlp.out", linear(post, weights.c_proj.weight, weights.c_proj.bias))  # [n_new, n_embd]
 
 
-def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
+def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """The logits of the next token: [n, n_embd] -> [n, vocab_size].
 
-    first_position: the position of the first of the n tokens, for taps that select positions.
+    tap: as for `forward`; `tap_of_pass` (tap.py) makes one for tokens that are not the first of the text.
     """
     with np.errstate(under="ignore"):
         logits = matrix_product(hidden, model.lm_head.T)  # [n, vocab_size]
-    return checked(tap_of_pass(tap, model.config, first_position))("logits", logits)
+    return tap_of_pass(tap, model.config, first_position=0)("logits", logits)
 
 
 def check_ids(model: GPT2, ids: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from .cache import KVCache
 from .model import transform, unembed
 from .scoring import Drawn, log_probs_of
-from .tap import Tap
+from .tap import Tap, tap_of_pass
 from .weights import GPT2
 
 MATCHED = (3, 2)  # how many of the last tokens must have occurred before: three, otherwise two
@@ -77,7 +77,8 @@ def lookup_steps(model: GPT2, prompt: np.ndarray, n_steps: int, eos_ids: list[in
     while True:
         new_ids = np.concatenate([unread, drafted])  # [n_unread + n_drafted]
         hidden = transform(model, new_ids, cache=cache, tap=tap)  # [n_unread + n_drafted, n_embd]
-        logits = unembed(model, hidden[len(unread) - 1:], tap, len(history) - 1)  # [1 + n_drafted, vocab_size]
+        array_tap = tap_of_pass(tap, model.config, len(history) - 1)
+        logits = unembed(model, hidden[len(unread) - 1:], array_tap)  # [1 + n_drafted, vocab_size]
         statistics.n_passes += 1
         statistics.n_drafted += len(drafted)
         for i, row in enumerate(logits):

@@ -81,29 +81,25 @@ def main() -> None:
     ids = tokenizer.encode(text, special_tokens(args))
     if args.no_bos and len(ids) == 1:
         raise BadInput("the text is one token, with nothing before it to predict it from: leave out --no-bos")
-    if args.html:
-        with bad_input():
-            check_fits_page(len(ids))
     text_ids, n_bytes = ids, len(text.encode())
     if args.no_bos:
         n_bytes -= len(tokenizer.token_bytes(ids[0]))  # count only scored bytes
-    else:
-        with bad_input():
-            ids = tokenizer.with_bos(ids)
     with bad_input():
+        if args.html:
+            check_fits_page(len(ids))
+        if not args.no_bos:
+            ids = tokenizer.with_bos(ids)
         stride = checked_stride(args.stride, model.config.n_positions)
         n_top = min(N_ALTERNATIVES, model.config.vocab_size) if args.tokens or args.html else 0
         pieces = score_in_pieces(model, ids, stride, n_top)
     scores = join_scores(with_progress_bar(pieces, len(ids) - 1))
 
-    facts = {**scoring_settings(args, model, tokenizer, stride),
-             **measures(len(scores.log_probs), float(scores.log_probs.sum()), n_bytes)}
-    if args.json:
-        print_json(facts, scores, ids[1:], tokenizer, args.tokens)
-    else:
-        if args.tokens:
-            print_table(scores, ids[1:], tokenizer)
-        print_measures(facts)
+    facts = measures(args, model, tokenizer, stride, len(scores.log_probs), float(scores.log_probs.sum()), n_bytes)
+    if args.tokens and args.json:
+        facts["tokens"] = [token_facts(scores, i, token_id, tokenizer) for i, token_id in enumerate(ids[1:])]
+    elif args.tokens:
+        print_table(scores, ids[1:], tokenizer)
+    print_measures(facts, args.json)
     if args.html:
         write_page(args.html, scored_page(tokenizer, text_ids, scores, model.config.vocab_size, lead(facts)))
     if args.plot:
@@ -111,18 +107,14 @@ def main() -> None:
         say(f"picture: {args.plot}")
 
 
-def scoring_settings(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int) -> dict[str, Any]:
-    """The settings of the scoring. bos: the token prepended to the text, or None."""
+def measures(args: argparse.Namespace, model: GPT2, tokenizer: Tokenizer, stride: int, n_tokens: int, log_prob: float,
+             n_bytes: int) -> dict[str, Any]:
+    """How tokens with this total log-probability were scored, and their measures. bos: the token put first, or None."""
     bos = None if args.no_bos else quoted(tokenizer, tokenizer.with_bos()[0]).strip('"')
-    return {"model": args.model, "n_positions": model.config.n_positions, "stride": stride, "bos": bos}
-
-
-def measures(n_tokens: int, log_prob: float, n_bytes: int) -> dict[str, Any]:
-    """The measures of tokens with this total log-probability."""
-    scores = Scores(np.array([log_prob]), *[np.zeros(0)] * 3)  # as if they were one token
     mean_loss = -log_prob / n_tokens
-    return {"n_tokens": n_tokens, "n_bytes": n_bytes, "total_loss": -log_prob, "mean_loss": mean_loss,
-            "perplexity": float(np.exp(mean_loss)), "bits_per_byte": scores.bits_per_byte(n_bytes)}
+    return {"model": args.model, "n_positions": model.config.n_positions, "stride": stride, "bos": bos,
+            "n_tokens": n_tokens, "n_bytes": n_bytes, "total_loss": -log_prob, "mean_loss": mean_loss,
+            "perplexity": float(np.exp(mean_loss)), "bits_per_byte": -log_prob / math.log(2) / n_bytes}
 
 
 # A text of any length -------------------------------------------------------------------------------------------------
@@ -157,11 +149,7 @@ def score_long_text(texts: Iterator[str], source: str, args: argparse.Namespace)
         for piece in with_progress_bar(score_stream(model, ids_of_parts(), stride)):
             n_tokens += len(piece.log_probs)
             log_prob += float(piece.log_probs.sum())
-    facts = {**scoring_settings(args, model, tokenizer, stride), **measures(n_tokens, log_prob, n_bytes)}
-    if args.json:
-        print(json.dumps(finite(facts)))
-    else:
-        print_measures(facts)
+    print_measures(measures(args, model, tokenizer, stride, n_tokens, log_prob, n_bytes), args.json)
 
 
 def divided(texts: Iterable[str], encode: Callable[[str], list[int]], source: str) -> Iterator[str]:
@@ -194,7 +182,10 @@ def dividing_place(text: str, encode: Callable[[str], list[int]]) -> int:
 # Printing -------------------------------------------------------------------------------------------------------------
 
 
-def print_measures(facts: dict[str, Any]) -> None:
+def print_measures(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        perplexity = facts["perplexity"] if math.isfinite(facts["perplexity"]) else None  # JSON has no infinity
+        return print(json.dumps({**facts, "perplexity": perplexity}))
     bos = f"{facts['bos']}, put before the text" if facts["bos"] else "none (--no-bos): the first token is not scored"
     print(f"BOS            {bos}")
     print(f"tokens scored  {facts['n_tokens']:,} (context {facts['n_positions']:,}, stride {facts['stride']:,})")
@@ -219,13 +210,6 @@ def print_table(scores: Scores, ids: list[int], tokenizer: Tokenizer) -> None:
     print()
 
 
-def print_json(facts: dict[str, Any], scores: Scores, ids: list[int], tokenizer: Tokenizer, with_tokens: bool) -> None:
-    facts = finite(facts)
-    if with_tokens:
-        facts = {**facts, "tokens": [token_facts(scores, i, token_id, tokenizer) for i, token_id in enumerate(ids)]}
-    print(json.dumps(facts))
-
-
 def lead(facts: dict[str, Any]) -> str:
     """The measures in a sentence, for the page."""
     return (f"{facts['model']} read {facts['n_tokens']:,} tokens. On average they surprised it by "
@@ -248,11 +232,6 @@ def draw_surprise(surprise: np.ndarray, path: Path) -> None:
     distribution.hist(surprise, np.arange(0, np.max(surprise) + 1, 0.5), edgecolor="white")
     distribution.set(title="How often each surprise occurs", xlabel="nats", ylabel="tokens")
     figure.savefig(path, dpi=150)
-
-
-def finite(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with an infinite perplexity as None, since JSON has no infinity."""
-    return facts if math.isfinite(facts["perplexity"]) else {**facts, "perplexity": None}
 
 
 def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:

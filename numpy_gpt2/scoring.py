@@ -33,14 +33,13 @@ import numpy as np
 from .errors import as_array, check_int, shown
 from .model import check_ids, transform, unembed
 from .sampling import check_finite
-from .tap import Tap, checked, no_tap, watches
+from .tap import Tap, no_tap, tap_of_pass, watches
 from .weights import GPT2
 
 # Positions to unembed at a time. The logits of a full window, 1024 rows of 50257, take 206 MB; these take 26 MB, and
 # the matrix product still runs at full speed.
 ROWS_AT_ONCE = 128
 ROWS_IN_CACHE = 16  # few enough that their probabilities over the vocabulary stay in the processor's cache
-
 LEFT_OUT = -100  # the target of an ignored position, as in transformers
 
 
@@ -84,14 +83,6 @@ class Scores:
         return scores_html(self)
 
 
-class Window(NamedTuple):
-    """Tokens begin to end - 1 are read in one pass; first_scored to end - 1 are scored."""
-
-    begin: int
-    first_scored: int
-    end: int
-
-
 def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 0, *, mask: Any = None,
                  tap: Tap = no_tap) -> Scores:
     """Score each token but the first, given those before it: ids [n_tokens] -> log_probs [n_tokens - 1].
@@ -102,8 +93,7 @@ def score_tokens(model: GPT2, ids: Any, stride: int | None = None, n_top: int = 
         transformers' example: after the first window every token sees at least half the context, and no token is read
         more than twice. A text that fits the context is one window, whatever the stride.
     n_top: how many of the most likely tokens to report at each position.
-    mask: booleans of the shape of ids, true for each token that counts. The others have a log_prob of 0, and are
-        excluded from the mean.
+    mask: booleans of the shape of ids. Tokens where it is false have a log_prob of 0, and do not count in the mean.
     tap: an activation hook, which gets the arrays of every window. Each window begins at position 0 of the context.
 
     Raises ValueError for invalid arguments, before any computation, and FloatingPointError for logits that are not
@@ -151,24 +141,22 @@ def score_in_pieces(model: GPT2, ids: Any, stride: int | None = None, n_top: int
         raise ValueError("ids must be two tokens or more: nothing predicts the first, so only the others are scored. "
                          f"Got shape {text.shape}.")
     check_int("n_top", n_top, 0, model.config.vocab_size)
-    windows = list(sliding_windows(text.shape[-1], model.config.n_positions, stride))
-    for window in windows:
-        check_ids(model, text[..., window.begin:window.end])
-    return (piece for window in windows for piece in score_window(model, text, window, n_top, tap))
+    stride = checked_stride(stride, model.config.n_positions)
+    for begin in range(0, text.shape[-1], stride):
+        check_ids(model, text[..., begin:begin + stride])
+    return score_stream(model, [text], stride, n_top, tap)
 
 
-def score_stream(model: GPT2, parts: Iterable[Any], stride: int) -> Iterator[Scores]:
+def score_stream(model: GPT2, parts: Iterable[Any], stride: int, n_top: int = 0, tap: Tap = no_tap) -> Iterator[Scores]:
     """`score_in_pieces` for a text whose ids come in parts; keeps at most the context and one part in memory."""
     n_positions = model.config.n_positions
-    held, first_scored = np.zeros(0, np.intp), 1  # [n_held]: from where the next window begins
+    held, first_scored = np.zeros(0, np.int64), 1  # [n_held]: from where the next window begins
     for part in parts:
-        held = np.concatenate([held, part])
-        while len(held) > n_positions:  # a window is full, and not the last
-            window = check_ids(model, held[:n_positions])
-            yield from score_window(model, window, Window(0, first_scored, n_positions), n_top=0)
-            held, first_scored = held[stride:], n_positions - stride
-    if first_scored < len(held):
-        yield from score_window(model, check_ids(model, held), Window(0, first_scored, len(held)), n_top=0)
+        held = np.concatenate([held, part], axis=-1) if held.size else np.asarray(part)
+        while held.shape[-1] > n_positions:  # a window is full, and not the last
+            yield from score_window(model, held[..., :n_positions], first_scored, n_top, tap)
+            held, first_scored = held[..., stride:], n_positions - stride
+    yield from score_window(model, held, first_scored, n_top, tap)
 
 
 def join_scores(pieces: Iterable[Scores]) -> Scores:
@@ -180,49 +168,32 @@ def join_scores(pieces: Iterable[Scores]) -> Scores:
                   np.concatenate([piece.top_log_probs for piece in pieces], axis=-2))
 
 
-# Windows --------------------------------------------------------------------------------------------------------------
-
-
-def sliding_windows(n_tokens: int, n_positions: int, stride: int | None = None) -> Iterator[Window]:
-    """The windows that together score tokens 1 to n_tokens - 1 of a text once each. Raises ValueError (stride)."""
-    stride = checked_stride(stride, n_positions)
-    begin, first_scored = 0, 1
-    while first_scored < n_tokens:
-        end = min(begin + n_positions, n_tokens)
-        yield Window(begin, first_scored, end)
-        begin, first_scored = begin + stride, end
-
-
 def checked_stride(stride: int | None, n_positions: int) -> int:
-    """The stride; None means half the context. Raises ValueError.
-
-    With a stride of the whole context, nothing would predict the first token of each window.
-    """
+    """The stride; None means half the context. Raises ValueError."""
     if stride is None:
         stride = n_positions // 2
     if callable(stride):  # a tap
         raise TypeError(f"stride must be a whole number; a tap is given by keyword, tap=. Got {shown(stride)}.")
+    # With a stride of the whole context, nothing would predict the first token of each window.
     return check_int("stride (less than the model's context)", stride, 1, n_positions - 1)
 
 
-def score_window(model: GPT2, text: np.ndarray, window: Window, n_top: int, tap: Tap = no_tap) -> Iterator[Scores]:
-    """Yield the scores of one window in pieces of ROWS_AT_ONCE positions, or at once for a tap that uses the logits."""
-    # Each position predicts the next token, so the last token of the window is not read.
-    hidden = transform(model, text[..., window.begin:window.end - 1], tap=tap)  # [n_read, n_embd]
-    first = window.first_scored - 1 - window.begin  # the first position whose prediction is scored
-    hidden = hidden[..., first:, :]  # [n_scored, n_embd]
-    targets = text[..., window.first_scored:window.end]  # [n_scored]
-    n_targets = targets.shape[-1]
-    n_texts = targets.size // n_targets
-    n_rows = n_targets if watches(checked(tap), "logits") else max(1, ROWS_AT_ONCE // n_texts)
-    for i in range(0, n_targets, n_rows):
-        yield score_rows(model, hidden[..., i:i + n_rows, :], targets[..., i:i + n_rows], n_top, tap, first + i)
+def score_window(model: GPT2, ids: np.ndarray, first_scored: int, n_top: int, tap: Tap) -> Iterator[Scores]:
+    """Yield the scores of the tokens from first_scored on, few at a time; all at once for a tap that uses logits."""
+    ids = check_ids(model, ids)  # [n_read + 1]
+    array_tap = tap_of_pass(tap, model.config, first_position=0)
+    hidden = transform(model, ids[..., :-1], tap=array_tap)  # [n_read, n_embd]; the last token predicts nothing
+    targets = ids[..., 1:]  # [n_read]
+    n_read = targets.shape[-1]
+    n_rows = n_read if watches(array_tap, "logits") else max(1, ROWS_AT_ONCE // targets[..., 0].size)  # of each text
+    for i in range(first_scored - 1, n_read, n_rows):
+        array_tap = tap_of_pass(tap, model.config, first_position=i)
+        yield score_rows(model, hidden[..., i:i + n_rows, :], targets[..., i:i + n_rows], n_top, array_tap)
 
 
-def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap = no_tap,
-               position: int = 0) -> Scores:
-    """Score the next tokens: hidden [n, n_embd] from this position on, targets [n] -> Scores of n tokens."""
-    logits = unembed(model, hidden, tap, position)  # [n, vocab_size]
+def score_rows(model: GPT2, hidden: np.ndarray, targets: np.ndarray, n_top: int, tap: Tap = no_tap) -> Scores:
+    """Score the next tokens: hidden [n, n_embd], targets [n] -> Scores of n tokens."""
+    logits = unembed(model, hidden, tap)  # [n, vocab_size]
     check_finite(logits)
     chosen = np.take_along_axis(logits, targets[..., np.newaxis], axis=-1)  # [n, 1]
     ranks = 1 + np.sum(logits > chosen, axis=-1)  # [n]
@@ -247,41 +218,38 @@ class Drawn(NamedTuple):
 
 def log_probs_of(logits: np.ndarray, ids: np.ndarray, n_top: int) -> Drawn:
     """The log-probability of each id, and the n_top most likely ids: logits [..., vocab_size], ids [...] -> Drawn."""
-    rows = logits.reshape(-1, logits.shape[-1])  # [n, vocab_size]
-    index = np.arange(len(rows))  # [n]
-    total = log_sum_exp(rows)  # [n, 1]
-    log_probs = rows[index, ids.reshape(-1)] - total[:, 0]  # [n]
-    top_ids = top_ids_of(rows, n_top)  # [n, n_top]
-    top_log_probs = rows[index[:, np.newaxis], top_ids] - total  # [n, n_top]
-    of_each = (*ids.shape, n_top)
-    return Drawn(ids, log_probs.reshape(ids.shape), top_ids.reshape(of_each), top_log_probs.reshape(of_each))
+    total = log_sum_exp(logits)  # [..., 1]
+    chosen = np.take_along_axis(logits, ids[..., np.newaxis], axis=-1)  # [..., 1]
+    top_ids = top_ids_of(logits, n_top)  # [..., n_top]
+    top_log_probs = np.take_along_axis(logits, top_ids, axis=-1) - total  # [..., n_top]
+    return Drawn(ids, (chosen - total)[..., 0], top_ids, top_log_probs)
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))), to normalize log-probabilities: [n, vocab_size] -> [n, 1], float64.
+    """log(sum(exp(logits))), to normalize log-probabilities: [..., vocab_size] -> [..., 1], float64.
 
     Summed in float64, so that a large vocabulary adds no rounding error to that of the logits.
     """
-    largest = np.max(logits, axis=-1, keepdims=True)  # [n, 1]
+    largest = np.max(logits, axis=-1, keepdims=True)  # [..., 1]
     with np.errstate(under="ignore"):  # tiny probabilities become 0
-        total = np.sum(np.exp(logits - largest), axis=-1, keepdims=True, dtype=np.float64)  # [n, 1], at least 1
+        total = np.sum(np.exp(logits - largest), axis=-1, keepdims=True, dtype=np.float64)  # [..., 1], at least 1
     return largest + np.log(total)
 
 
 def top_ids_of(logits: np.ndarray, n_top: int) -> np.ndarray:
-    """The ids of the n_top largest logits in descending order, ties by id: [n, vocab_size] -> [n, n_top].
+    """The ids of the n_top largest logits in descending order, ties by id: [..., vocab_size] -> [..., n_top].
 
     Only these are sorted; sorting the whole vocabulary would be slow.
     """
+    top_ids = np.zeros((*logits.shape[:-1], n_top), dtype=np.intp)
     if n_top == 0:
-        return np.zeros((len(logits), 0), dtype=np.intp)
-    nth_largest = np.partition(logits, -n_top, axis=-1)[:, -n_top]  # [n]
-    best = []
-    for row, least in zip(logits, nth_largest):
+        return top_ids
+    nth_largest = np.partition(logits, -n_top, axis=-1)[..., -n_top]  # [...]
+    for index, least in np.ndenumerate(nth_largest):
+        row = logits[index]  # [vocab_size]
         kept = np.flatnonzero(row >= least)  # in order of id; more than n_top if the last one ties
-        order = np.argsort(-row[kept], kind="stable")[:n_top]
-        best.append(kept[order])  # [n_top]
-    return np.array(best)  # [n, n_top]
+        top_ids[index] = kept[np.argsort(-row[kept], kind="stable")][:n_top]
+    return top_ids
 
 
 # The training loss ----------------------------------------------------------------------------------------------------

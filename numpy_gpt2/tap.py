@@ -16,10 +16,10 @@ pass has a method `at_position(first_position)`, which is called before each pas
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from .config import GPT2Config
 from .errors import check_int, shown
 
 Tap = Callable[[str, np.ndarray], np.ndarray | None]
-ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # a tap after `checked`, which always returns an array
+ArrayTap = Callable[[str, np.ndarray], np.ndarray]  # no_tap or a CheckedTap, which always return an array
 
 
 def no_tap(name: str, value: np.ndarray) -> np.ndarray:
@@ -51,13 +51,13 @@ class Recorder(Mapping[str, np.ndarray]):
         self.activations: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
-        if any(fits(name, glob) for glob in self.globs):
+        if any(fnmatchcase(name, glob) for glob in self.globs):
             self.activations[name] = value.copy()
         return value
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.activations:
-            raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; {self._instead(name)}")
+            raise KeyError(self._missing(name))
         return self.activations[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -84,40 +84,46 @@ class Recorder(Mapping[str, np.ndarray]):
         Raises ValueError for a glob that matches no stage, KeyError if no match was recorded.
         """
         stages_of(glob)
-        arrays = [array for name, array in self.items() if fits(name, glob)]
+        arrays = [array for name, array in self.items() if fnmatchcase(name, glob)]
         if not arrays:
-            raise KeyError(f"{glob!r} matches none of the {len(self)} stages recorded; {self._instead(glob)}")
+            raise KeyError(self._missing(glob))
         return np.stack(arrays)
 
-    def _instead(self, name: str) -> str:
-        """What to do about a name that was not recorded."""
-        if not self.activations:
-            return "record a pass first: forward(model, ids, tap=acts)"
-        if any(fits(known, str(name)) for known in self):
-            return "stack(glob) takes a glob"
-        return f"the nearest is {difflib.get_close_matches(str(name), self, n=1, cutoff=0)[0]!r}"
+    def _missing(self, name: str) -> str:
+        """An error line: a name or glob was not recorded, and what to do."""
+        instead = "record a pass first: forward(model, ids, tap=acts)"
+        if self.activations:
+            instead = f"the nearest is {difflib.get_close_matches(str(name), self, n=1, cutoff=0)[0]!r}"
+        if any(fnmatchcase(known, str(name)) for known in self):
+            instead = "stack(glob) takes a glob"
+        return f"{name!r} is not among the {len(self)} stages recorded; {instead}"
 
     def clear(self) -> None:
         """Delete all recorded arrays."""
         self.activations.clear()
 
 
-def check_tap(tap: Any) -> None:
-    """Raise TypeError for what is no tap, such as a list of taps or the class Recorder itself."""
-    if isinstance(tap, type) or not (callable(tap) or hasattr(tap, "at_position")):
-        raise TypeError("a tap must be a callable (name, value), such as Recorder(); chain(a, b) joins several. "
-                        f"Got {shown(tap)}.")
+@dataclass(frozen=True)
+class CheckedTap:
+    """A tap during one pass: it gets read-only views, and must return None or an array like the one given.
 
+    Raises TypeError for what is no tap, such as a list of taps or the class Recorder itself.
+    """
 
-def checked(tap: Tap) -> ArrayTap:
-    """Wrap a tap: it gets read-only views and, to avoid a ValueError, returns None or an array like the one given."""
-    if tap is no_tap:
-        return no_tap
+    tap: Tap
+    globs: Sequence[str] = ("*",)  # of the names of the arrays that it may use
+    prefix: str = ""  # precedes each name, as in "h.3." + "attn.pattern"
 
-    def checked_tap(name: str, value: np.ndarray) -> np.ndarray:
+    def __post_init__(self) -> None:
+        if isinstance(self.tap, type) or not (callable(self.tap) or hasattr(self.tap, "at_position")):
+            raise TypeError("a tap must be a callable (name, value), such as Recorder(); chain(a, b) joins several. "
+                            f"Got {shown(self.tap)}.")
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        name = self.prefix + name
         view = value.view()
         view.flags.writeable = False
-        returned = tap(name, view)
+        returned = self.tap(name, view)
         if returned is None or returned is view:
             return value
         if not isinstance(returned, np.ndarray):
@@ -127,28 +133,46 @@ def checked(tap: Tap) -> ArrayTap:
                              f"Got {returned.shape}, {returned.dtype}.")
         return returned
 
-    globs = getattr(tap, "globs", ("*",))
-    checked_tap.watches = lambda name: any(fits(name, glob) for glob in globs)  # type: ignore[attr-defined]
-    return checked_tap
+
+def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
+    """The tap for one block: with the prefix "h.3.", it receives `attn.pattern` as `h.3.attn.pattern`."""
+    return replace(tap, prefix=prefix) if isinstance(tap, CheckedTap) else tap
 
 
-def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> Tap:
-    """The tap for a pass whose first new token has this position.
+def watches(tap: ArrayTap, name: str) -> bool:
+    """Whether a tap may use this array: `Recorder`, `patch`, `ablate` and `chain` have globs, others use all."""
+    if isinstance(tap, CheckedTap):
+        return any(fnmatchcase(tap.prefix + name, glob) for glob in tap.globs)
+    return tap is not no_tap
+
+
+def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> ArrayTap:
+    """The tap for a pass whose first new token has this position. One that is already for a pass is returned as it is.
 
     Raises ValueError for a `Recorder`, `patch`, `ablate` or `chain` with a name or a position that this model does not
-    have. Other callables are not checked. Raises TypeError for anything that is not callable.
+    have. Other callables are not checked. Raises TypeError for what is no tap.
     """
-    check_tap(tap)
-    for glob in getattr(tap, "globs", ()):
-        if not any_fits(glob, config):
-            names = stage_names(config)
-            nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
-            raise ValueError(f"the tap names {glob!r}, which matches no stage of this model with {config.n_layer} "
-                             f"blocks; the nearest are {', '.join(nearest)}.")
+    if tap is no_tap:
+        return no_tap
+    if isinstance(tap, CheckedTap):
+        return tap
+    globs = getattr(tap, "globs", ("*",))
+    for glob in globs:
+        check_glob(glob, config)
     for position in getattr(tap, "positions", ()):
         check_int("positions", position, -config.n_positions, config.n_positions - 1)
-    at_position = getattr(tap, "at_position", None)
-    return tap if at_position is None else at_position(first_position)
+    at_position = getattr(tap, "at_position", lambda _: tap)
+    return CheckedTap(at_position(first_position), globs)
+
+
+@cache
+def check_glob(glob: str, config: GPT2Config) -> None:
+    """Raise ValueError, with the nearest names, for a glob that matches no stage of this model."""
+    names = stage_names(config)
+    if not any(fnmatchcase(name, glob) for name in names):
+        nearest = difflib.get_close_matches(glob, names, n=3, cutoff=0)
+        raise ValueError(f"the tap names {glob!r}, which matches no stage of this model with {config.n_layer} blocks; "
+                         f"the nearest are {', '.join(nearest)}.")
 
 
 def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits: np.ndarray, config: GPT2Config,
@@ -161,29 +185,6 @@ def check_activations(activations: Recorder | Mapping[str, np.ndarray], d_logits
         if array.shape != expected:
             raise ValueError(f"activations and d_logits must come from a pass over ids without a cache: {expected} at "
                              f"{name!r}. Got {array.shape}.")
-
-
-@cache
-def any_fits(glob: str, config: GPT2Config) -> bool:
-    """Whether a glob matches a stage of this model."""
-    return any(fits(name, glob) for name in stage_names(config))
-
-
-def scoped(tap: ArrayTap, prefix: str) -> ArrayTap:
-    """Wrap a tap to add a prefix: inside block 3, it receives `attn.pattern` as `h.3.attn.pattern`."""
-    if tap is no_tap:
-        return no_tap
-
-    def scoped_tap(name: str, value: np.ndarray) -> np.ndarray:
-        return tap(prefix + name, value)
-
-    scoped_tap.watches = lambda name: watches(tap, prefix + name)  # type: ignore[attr-defined]
-    return scoped_tap
-
-
-def watches(tap: ArrayTap, name: str) -> bool:
-    """Whether a tap may use this array: `Recorder`, `patch`, `ablate` and `chain` have globs, others use all."""
-    return tap is not no_tap and tap.watches(name)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -281,19 +282,11 @@ def stage_of(name: str) -> Stage:
     return {stage.name: stage for stage in STAGES}[row]
 
 
-def fits(name: str, glob: str) -> bool:
-    """Whether a glob matches a name: `*` is any text, `?` any character, `[0-3]` any of these."""
-    return fnmatchcase(name, glob)
-
-
 def stages_of(glob: str) -> list[Stage]:
-    """The stages that a glob matches in some GPT-2: `h.3.attn.[qk]` matches two.
-
-    Raises ValueError, with the nearest names, if there are none.
-    """
+    """The stages that a glob matches in some GPT-2: two for `h.3.attn.[qk]`. Raises ValueError if there are none."""
     blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # and any larger block number in the glob
     fitting = [stage for stage in STAGES
-               if any(fits(stage.name.replace("h.i.", f"h.{i}."), glob) for i in blocks)]
+               if any(fnmatchcase(stage.name.replace("h.i.", f"h.{i}."), glob) for i in blocks)]
     if not fitting:
         block = re.match(r"h\.(?!0\d|-)[\d*?\[\]!-]+\.", glob)
         prefix = block.group() if block else "h.*."

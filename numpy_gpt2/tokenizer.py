@@ -35,7 +35,6 @@ END_OF_TEXT = "<|endoftext|>"  # separates the documents that GPT-2 was trained 
 # that alternative ends anyway. (U+001C to U+001F are white space to Python's \s but not to tiktoken's.)
 LONG_RUN_CUT = re.compile(r"(?=[^\S\x1c-\x1f][\S\x1c-\x1f])(?<=\s{10000})")
 
-
 # What `tokenizers` treats as white space, and as part of a word.
 UNICODE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))).translate(dict.fromkeys(range(0x1c, 0x20)))
 WHITE_SPACE = regex.compile(r"\p{White_Space}*")
@@ -92,7 +91,6 @@ class Tokenizer:
                               for name, token in added_tokens.items()}
         self._added_bytes = {token.id: name.encode() if token.content is None else token.content
                              for name, token in self._added_tokens.items()}
-        self._always = [name for name, token in self._added_tokens.items() if token.is_found and not token.is_special]
         self.vocab_size = len(self._added_bytes.keys() | set(ids.values()))
         end_of_text = self._added_tokens.get(END_OF_TEXT)
         self.eot_id = -1 if end_of_text is None else end_of_text.id
@@ -110,10 +108,7 @@ class Tokenizer:
         """
         ids = []
         for stretch in self._stretches(text, allowed_special):
-            if isinstance(stretch, int):
-                ids.append(stretch)
-            else:
-                ids.extend(self._encode_ordinary(stretch))
+            ids += [stretch] if isinstance(stretch, int) else self._encode_ordinary(stretch)
         return ids
 
     def pieces(self, text: str, allowed_special: Collection[str] = ()) -> list[str]:
@@ -125,20 +120,25 @@ class Tokenizer:
         """Yield the text in order: the id of each added token, and the prepared stretches between them."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a str. Got {type(text).__name__}.")
-        refuse_lone_surrogates(text)
-        special = [name for name, token in self._added_tokens.items() if token.is_special and token.is_found]
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text holds a lone surrogate, {text[error.start]!a}, at position {error.start}: "
+                             "UTF-8 has no bytes for it.") from error
+        found = {name: token for name, token in self._added_tokens.items() if token.is_found}
+        special = [name for name, token in found.items() if token.is_special]
         allowed = set(special if allowed_special == "all" else allowed_special)
-        unknown = allowed - {*special, *self._always}
+        unknown = allowed - found.keys()
         if unknown:
             got = allowed_special if isinstance(allowed_special, str) else min(unknown)
             raise ValueError(f'allowed_special must be "all" or some of {shown(special)}, in a list. Got {shown(got)}.')
-        names = list(allowed.union(self._always))
+        wanted = {name: token for name, token in found.items() if name in allowed or not token.is_special}
         normalize = self._preparation.normalize or str
-        for part in self._cut(text, [name for name in names if not self._added_tokens[name].normalized]):
-            if isinstance(part, int):
-                yield part
-                continue
-            for stretch in self._cut(normalize(part), [name for name in names if self._added_tokens[name].normalized]):
+        as_written = {name: token for name, token in wanted.items() if not token.normalized}
+        normalized = {normalize(name): token for name, token in wanted.items() if token.normalized}
+        for part in cut(text, as_written):
+            stretches: Iterable[int | str] = [part] if isinstance(part, int) else cut(normalize(part), normalized)
+            for stretch in stretches:
                 if isinstance(stretch, str) and self._preparation.add_prefix_space and not stretch.startswith(" "):
                     stretch = " " + stretch
                 yield stretch
@@ -152,33 +152,12 @@ class Tokenizer:
                              "empty, or score without one (--no-bos)")
         return [self.bos_id, *ids]
 
-    def _cut(self, text: str, names: list[str]) -> Iterator[int | str]:
-        """Yield the text in order: the id of each of the named tokens, and the stretches between them."""
-        normalize = self._preparation.normalize
-        tokens = {normalize(name) if normalize and self._added_tokens[name].normalized else name:
-                  self._added_tokens[name] for name in names}
-        position = 0
-        for start, end, token in find_tokens(text, tokens):
-            if token.single_word and (WORD.match(text[start - 1:start]) or WORD.match(text[end:end + 1])):
-                continue
-            if token.lstrip:
-                start = max(position, len(text[:start].rstrip(UNICODE_SPACE)))
-            if token.rstrip:
-                end = WHITE_SPACE.match(text, end).end()
-            if position < start:
-                yield text[position:start]
-            yield token.id
-            position = end
-        if position < len(text):
-            yield text[position:]
-
     def _encode_ordinary(self, text: str) -> list[int]:
         """The ids of a stretch between added tokens."""
         if not self._ids_are_ranks:
             return self._encode_by_merges(text)
-        if not self._preparation.use_regex:
-            return self._encoding.encode_ordinary(text)
-        return [token_id for part in LONG_RUN_CUT.split(text) for token_id in self._encoding.encode_ordinary(part)]
+        parts = LONG_RUN_CUT.split(text) if self._preparation.use_regex else [text]
+        return [token_id for part in parts for token_id in self._encoding.encode_ordinary(part)]
 
     def _encode_by_merges(self, text: str) -> list[int]:
         """Encode with bpe.py: slower than tiktoken, but correct for every list of merges."""
@@ -225,15 +204,6 @@ class Tokenizer:
         return self._encoding.decode_single_token_bytes(token_id)
 
 
-def refuse_lone_surrogates(text: str) -> None:
-    """Raise ValueError, with the position, for half a character, which a Python str can hold but UTF-8 cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the text holds a lone surrogate, {text[error.start]!a}, at position {error.start}: "
-                         "UTF-8 has no bytes for it.") from error
-
-
 def split_as_tiktoken(text: str) -> list[str]:
     """Split a text into pieces exactly as tiktoken does.
 
@@ -259,6 +229,24 @@ def matcher(pattern: str) -> tiktoken.Encoding:
     """An encoding that encodes only matches of the pattern."""
     return tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks={bytes([byte]): byte for byte in range(256)},
                              special_tokens={})
+
+
+def cut(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[int | str]:
+    """Yield the text in order: the id of each of these tokens, and the stretches between them."""
+    position = 0
+    for start, end, token in find_tokens(text, tokens):
+        if token.single_word and (WORD.match(text[start - 1:start]) or WORD.match(text[end:end + 1])):
+            continue
+        if token.lstrip:
+            start = max(position, len(text[:start].rstrip(UNICODE_SPACE)))
+        if token.rstrip:
+            end = WHITE_SPACE.match(text, end).end()
+        if position < start:
+            yield text[position:start]
+        yield token.id
+        position = end
+    if position < len(text):
+        yield text[position:]
 
 
 def find_tokens(text: str, tokens: Mapping[str, AddedToken]) -> Iterator[tuple[int, int, AddedToken]]:

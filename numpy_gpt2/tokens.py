@@ -1,6 +1,5 @@
 """The tokens of a text, their ids and bytes: `python -m numpy_gpt2.tokens "Once upon a time"`."""
 
-import shutil
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +9,7 @@ from .checkpoint.loading import load_tokenizer
 from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, prompt_file_or_pipe,
                             read_prompt, special_tokens)
 from .cli.exits import BadInput, bad_input, run, say
-from .cli.tables import table
+from .cli.tables import table, terminal_size
 from .tokenizer import Tokenizer, quoted_bytes
 
 NEARBY = 11  # tokens shown around a merge: enough for all of most words
@@ -20,9 +19,10 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
                         "a file)")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
+    source.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="also show how the tokens are formed: for each piece of "
                         "the text its bytes, then each merge with its rank (its index in the list of merges) and the "
@@ -34,8 +34,6 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    if args.text is not None and args.prompt_file is not None:
-        raise BadInput("a text and --prompt-file were both given: give one")
     file = prompt_file_or_pipe(args.text, args.prompt_file)
     if args.text is None and file is None:
         raise BadInput("expected a text, or standard input, or --prompt-file with a file")
@@ -45,20 +43,19 @@ def main() -> None:
     hint = " (bundled; for OpenAI's: --model gpt2)" if args.model == "fairytale" else ""
     say(f"tokenizer: {args.model}, {tokenizer.vocab_size:,} tokens{hint}")
 
-    width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
     if args.merges:
         pieces = tokenizer.pieces(text, special_tokens(args))
         rows = [row for piece in pieces for row in merge_rows(piece.encode(), tokenizer)]
-        print_table(["rank", "merge", "tokens"], rows, "><<", width)
+        print_table(["rank", "merge", "tokens"], rows, "><<")
     ids = tokenizer.encode(text, special_tokens(args))
     rows = [[str(token_id), quoted_bytes(token), token.hex(" ")]
             for token_id, token in zip(ids, map(tokenizer.token_bytes, ids))]
-    print_table(["id", "token", "bytes"], rows, "><<", width)
+    print_table(["id", "token", "bytes"], rows, "><<")
     print(f"tokens: {len(ids):,}, characters: {len(text):,}, bytes: {len(text.encode()):,}")
 
 
-def print_table(header: list[str], rows: list[list[str]], align: str, width: int) -> None:
-    for line in table(header, rows, align, width):
+def print_table(header: list[str], rows: list[list[str]], align: str) -> None:
+    for line in table(header, rows, align, terminal_size()[0]):
         print(line)
 
 

@@ -89,7 +89,10 @@ BLOCK_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_
 
 
 def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
-    """Each parameter once, with its name in the checkpoint. A tied `lm_head` is not a separate parameter."""
+    """Each parameter once, with its name in the checkpoint.
+
+    `lm_head` is one unless the config ties it and it is wte itself.
+    """
     yield "wte.weight", model.wte
     yield "wpe.weight", model.wpe
     for i, weights in enumerate(model.h):
@@ -98,7 +101,7 @@ def named_parameters(model: GPT2) -> Iterator[tuple[str, np.ndarray]]:
             yield f"h.{i}.{part}.bias", attrgetter(part)(weights).bias
     yield "ln_f.weight", model.ln_f.weight
     yield "ln_f.bias", model.ln_f.bias
-    if model.lm_head is not model.wte:
+    if model.lm_head is not model.wte or not model.config.tie_word_embeddings:
         yield "lm_head.weight", model.lm_head
 
 
@@ -131,7 +134,10 @@ def parameter_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 
 
 def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
-    """A model of arrays with the names and shapes of `parameter_shapes`, without checks or copies."""
+    """A model of arrays with the names and shapes of `parameter_shapes`, without checks or copies.
+
+    An "lm_head.weight" beside a tied config is taken too.
+    """
     def norm(name: str) -> LayerNorm:
         return LayerNorm(arrays[f"{name}.weight"], arrays[f"{name}.bias"])
 
@@ -147,7 +153,8 @@ def build_model(config: GPT2Config, arrays: Mapping[str, np.ndarray]) -> GPT2:
         )
 
     wte = arrays["wte.weight"]
-    lm_head = wte if config.tie_word_embeddings else arrays["lm_head.weight"]
+    is_tied = config.tie_word_embeddings and "lm_head.weight" not in arrays
+    lm_head = wte if is_tied else arrays["lm_head.weight"]
     blocks = tuple(block(f"h.{i}") for i in range(config.n_layer))
     return GPT2(config, wte, arrays["wpe.weight"], blocks, norm("ln_f"), lm_head)
 

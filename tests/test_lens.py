@@ -9,7 +9,7 @@ import numpy_gpt2
 from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, direct_logit_attribution, forward,
                         logit_lens, loss_and_gradients, mean_ablate, no_tap, patch, residual_logits, top_tokens,
                         unembed)
-from numpy_gpt2.lens import Attribution, TopToken, head_outputs
+from numpy_gpt2.lens import Attribution, TopToken
 from numpy_gpt2.ops import softmax
 from numpy_gpt2.tap import stage_names, stage_of
 from strategies import lively_model, passes, random_ids, splits
@@ -214,7 +214,8 @@ def test_an_ablated_head_is_a_head_whose_rows_of_c_proj_are_left_out(model_and_i
     model, ids = model_and_ids
     head = data.draw(st.integers(0, model.config.n_head - 1))
     before, after = recorded(model, ids), recorded(model, ids, ablate("h.0.attn.z", heads=head))
-    lost = head_outputs(model, 0, before["h.0.attn.z"][..., -1, :])[..., head, :]
+    rows = np.split(model.h[0].attn.c_proj.weight, model.config.n_head)[head]  # [d_head, n_embd]
+    lost = before["h.0.attn.z"][..., head, -1, :] @ rows
     assert_close(before["h.0.attn.out"][..., -1, :] - lost, after["h.0.attn.out"][..., -1, :])
 
 
@@ -244,8 +245,8 @@ def test_each_stage_that_a_glob_matches_has_its_own_mean():
 
 
 @pytest.mark.parametrize("texts, name, message", [
-    ([[1]], "h.0.attn.pattern", r"with a mean over texts. Got 'h.i.attn.pattern', \[n_head, n_new, n_all\]\.$"),
-    ([[1]], "h.*.attn.*", r"with a mean over texts. Got 'h.i.attn.scores', \[n_head, n_new, n_all\]\.$"),
+    ([[1]], "h.0.attn.pattern", r"a mean over texts. Got Stage\('h.i.attn.pattern': \[n_head, n_new, n_all\], .*\.$"),
+    ([[1]], "h.*.attn.*", r"a mean over texts. Got Stage\('h.i.attn.scores': \[n_head, n_new, n_all\], .*\.$"),
     ([], "ln_f", "texts must be one or more lists of token ids. Got none."),
     ([[1] * 9], "ln_f", "ids must be at most 8 tokens"),
     ([[1]], "h.2.ln_1", "matches no stage of this model"),
@@ -304,18 +305,21 @@ def test_a_glob_that_fits_some_stage_of_the_model_is_taken(name):
 
 @pytest.mark.parametrize("name", ["wte", "h.1.resid_pre", "h.1.attn.qkv", "h.*.attn.*", "*", "logits"])
 def test_heads_of_a_stage_without_heads_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=r"^heads must be left out for a stage without heads. Got 1 for '[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^heads must be left out.*. Got 1 for Stage\('[^\n]*$"):
         patch(name, 0, heads=1)
+
+
+OTHER_VALUE = "the value must be a number, or an array that broadcasts to {}. Got {}."
 
 
 @pytest.mark.parametrize("tap, expected", [
     (patch("h.0.attn.z", 0, heads=2), "heads at 'h.0.attn.z' must be a whole number from -2 to 1. Got 2."),
     (patch("h.0.attn.z", 0, heads=[0, -3]), "heads at 'h.0.attn.z' must be a whole number from -2 to 1. Got -3."),
-    (patch("wpe", np.zeros((2, 3, 6))), "the value must broadcast to (3, 6) at 'wpe'. Got (2, 3, 6)."),
-    (patch("h.1.mlp.pre", np.zeros(6)), "the value must broadcast to (2, 3, 10) at 'h.1.mlp.pre'. Got (6,)."),
-    (patch("ln_f", lambda array: None), "the value must be an array or a number at 'ln_f'. Got NoneType."),
-    (patch("ln_f", "loud"), "the value must be an array or a number at 'ln_f'. Got str."),
-    (patch("ln_f", 1j), "the value must be an array or a number at 'ln_f'. Got complex."),
+    (patch("wpe", np.zeros((2, 3, 6))), OTHER_VALUE.format("(3, 6), at 'wpe'", "(2, 3, 6)")),
+    (patch("h.1.mlp.pre", np.zeros(6)), OTHER_VALUE.format("(2, 3, 10), at 'h.1.mlp.pre'", "(6,)")),
+    (patch("ln_f", lambda array: None), OTHER_VALUE.format("(2, 3, 6), at 'ln_f'", "NoneType")),
+    (patch("ln_f", "loud"), OTHER_VALUE.format("(2, 3, 6), at 'ln_f'", "str")),
+    (patch("ln_f", 1j), OTHER_VALUE.format("(2, 3, 6), at 'ln_f'", "complex")),
 ])
 def test_what_cannot_be_patched_is_refused_with_the_name_of_the_stage(tap, expected):
     with pytest.raises(ValueError) as error:

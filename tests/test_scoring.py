@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import strategies
 from numpy_gpt2 import (GPT2Config, Recorder, build_model, forward, load_model, named_parameters, random_model,
                         scoring)
-from numpy_gpt2.scoring import Scores, join_scores, score_in_pieces, score_tokens, sliding_windows
+from numpy_gpt2.scoring import Scores, join_scores, score_in_pieces, score_tokens
 
 SMALL = GPT2Config(vocab_size=17, n_positions=8, n_embd=6, n_layer=2, n_head=2)
 
@@ -102,26 +102,40 @@ def test_logits_that_are_not_finite_are_an_error():
 # Windows --------------------------------------------------------------------------------------------------------------
 
 
+def windows_of(n_tokens, n_positions, stride):
+    """Begin, first scored token and end of each window, by the position of its tokens in the text."""
+    model = random_model(GPT2Config(n_tokens, n_positions, n_embd=2, n_layer=1, n_head=1))
+    windows = []
+
+    def keep(model, ids, first_scored, *options):
+        windows.append((ids[0], ids[first_scored], ids[-1] + 1))
+        return iter(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "score_window", keep)
+        assert not list(score_in_pieces(model, range(n_tokens), stride))
+    return windows
+
+
 @given(st.data(), st.integers(2, 40), st.integers(2, 300))
 def test_each_token_is_scored_once_with_the_promised_number_of_tokens_before_it(data, n_positions, n_tokens):
     stride = data.draw(st.integers(1, n_positions - 1))
-    windows = list(sliding_windows(n_tokens, n_positions, stride))
-    scored = [token for window in windows for token in range(window.first_scored, window.end)]
+    windows = windows_of(n_tokens, n_positions, stride)
+    scored = [token for _, first_scored, end in windows for token in range(first_scored, end)]
     assert scored == list(range(1, n_tokens))
-    for number, window in enumerate(windows):
-        assert window.begin == number * stride
-        assert window.end - window.begin <= n_positions
-        n_before = window.first_scored - window.begin
-        assert n_before == (1 if number == 0 else n_positions - stride)
+    for number, (begin, first_scored, end) in enumerate(windows):
+        assert begin == number * stride
+        assert end - begin <= n_positions
+        assert first_scored - begin == (1 if number == 0 else n_positions - stride)
 
 
 def test_the_windows_of_the_docstring_s_picture():
-    assert list(sliding_windows(14, 8, 4)) == [(0, 1, 8), (4, 8, 12), (8, 12, 14)]
+    assert windows_of(14, 8, 4) == [(0, 1, 8), (4, 8, 12), (8, 12, 14)]
 
 
 @pytest.mark.parametrize("n_tokens", [8, 9])
 def test_a_text_that_just_fits_is_one_window_and_one_token_more_makes_two(n_tokens):
-    assert len(list(sliding_windows(n_tokens, 8, 7))) == n_tokens - 7
+    assert len(windows_of(n_tokens, 8, 7)) == n_tokens - 7
 
 
 # Memory and work ------------------------------------------------------------------------------------------------------

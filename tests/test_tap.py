@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, chain, forward, generate_tokens, named_parameters,
-                        no_tap, score_tokens, transform)
-from numpy_gpt2.tap import checked, scoped, stage_names, stage_of, stages_of
+from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens,
+                        named_parameters, no_tap, score_tokens, transform, unembed)
+from numpy_gpt2.tap import CheckedTap, scoped, stage_names, stage_of, stages_of, tap_of_pass
 from strategies import lively_model, passes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
@@ -187,6 +187,21 @@ def test_a_refusal_says_what_was_expected_and_what_was_seen():
     assert str(error.value) == "the tap must return shape (3, 10), float64 at 'h.1.mlp.pre'. Got (2, 10), float32."
 
 
+def test_a_tap_of_the_unembedding_alone_is_checked_and_one_of_a_pass_is_bound_to_its_position():
+    hidden = np.ones((2, CONFIG.n_embd))
+    expected = unembed(MODEL, hidden)
+    for wrong in (ablate("h.2.ln_1"), ablate("logits", positions=8), lambda name, value: value.tolist()):
+        with pytest.raises(ValueError, match="tap|positions"):
+            unembed(MODEL, hidden, wrong)
+    with pytest.raises(TypeError, match="a tap must be a callable"):
+        unembed(MODEL, hidden, [Recorder()])
+    for first_position in (0, 3):
+        tap = ablate("logits", positions=first_position + 1)
+        logits = unembed(MODEL, hidden, tap_of_pass(tap, CONFIG, first_position))
+        np.testing.assert_array_equal(logits, [expected[0], np.zeros(CONFIG.vocab_size)])
+    np.testing.assert_array_equal(unembed(MODEL, hidden, ablate("logits", positions=1)), logits)
+
+
 def test_a_pass_that_its_tap_stops_adds_nothing_to_the_cache():
     def stop(name, value):
         if name == "h.1.mlp.out":
@@ -259,7 +274,7 @@ def test_stack_makes_one_array_of_a_stage_of_all_blocks():
     assert pattern.shape == (CONFIG.n_layer, *acts["h.0.attn.pattern"].shape)
     assert all(np.array_equal(pattern[i], acts[f"h.{i}.attn.pattern"]) for i in range(CONFIG.n_layer))
     assert np.array_equal(acts.stack("*ln_1"), acts["h.1.ln_1"][np.newaxis])
-    with pytest.raises(KeyError, match="'ln_f' matches none of the 3 stages recorded"):
+    with pytest.raises(KeyError, match="'ln_f' is not among the 3 stages recorded"):
         acts.stack("ln_f")
     with pytest.raises(ValueError, match="the nearest are"):
         acts.stack("h.*.attn.paterns")
@@ -318,11 +333,13 @@ def test_what_is_no_tap_is_refused_with_what_one_is(tap):
 
 
 def test_scoped_puts_the_prefix_before_the_name():
-    assert scoped(lambda name, value: (name, value), "h.3.")("attn.q", 5) == ("h.3.attn.q", 5)
+    names = []
+    scoped(CheckedTap(lambda name, value: names.append(name), "*"), "h.3.")("attn.q", np.ones(5))
+    assert names == ["h.3.attn.q"]
 
 
 def test_no_tap_costs_nothing_on_its_way_down():
-    assert checked(no_tap) is no_tap
+    assert tap_of_pass(no_tap, CONFIG, 0) is no_tap
     assert scoped(no_tap, "h.3.") is no_tap
 
 

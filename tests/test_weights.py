@@ -1,11 +1,14 @@
 """A model with some weights replaced shares all the others, and leaves the old model as it was."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, forward, named_parameters, parameter_shapes, random_model, replace_weights
+from numpy_gpt2 import (GPT2Config, forward, load_model, named_parameters, parameter_shapes, random_model,
+                        replace_weights, save)
 from strategies import passes
 
 
@@ -37,6 +40,19 @@ def test_what_does_not_fit_is_refused_by_name(drawn):
         replace_weights(model, {"ln_f.bias": model.wte})
     with pytest.raises(ValueError, match="ln_f.bias must have shape .*, float64. Got .*, float32"):
         replace_weights(model, {"ln_f.bias": model.ln_f.bias.astype(np.float32)})
+
+
+@pytest.mark.parametrize("tie_word_embeddings", [True, False])
+@pytest.mark.parametrize("is_one_array", [True, False])
+def test_whatever_the_config_says_a_replaced_weight_and_a_saved_folder_keep_the_unembedding(
+        tmp_path, tie_word_embeddings, is_one_array):
+    config = GPT2Config(11, 8, 4, 1, 2, tie_word_embeddings=tie_word_embeddings)
+    model = random_model(config)
+    model = dataclasses.replace(model, lm_head=model.wte if is_one_array else model.wte + 1)
+    replaced = replace_weights(model, {"ln_f.bias": model.ln_f.bias + 1})
+    assert replaced.lm_head is model.lm_head and replaced.ln_f.bias is not model.ln_f.bias
+    save(model, tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).lm_head, model.lm_head)
 
 
 def test_a_random_model_is_float32_and_that_of_seed_0_unless_another_is_given():

@@ -10,10 +10,9 @@ import os
 import re
 import shutil
 import sys
-import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 from ..errors import HubError
 from .transfer import check_text_size, transfer_file
@@ -27,13 +26,14 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
     etag, size: as the hub reports them. Raises HubError for damage, CheckpointError for a text file larger than any
     GPT-2's, OSError if the file cannot be written, and whatever the transport raises.
     """
-    from huggingface_hub import constants
     check_text_size(file_name, size or 0)
-    cache, folder = Path(constants.HF_HUB_CACHE), "models--" + repo.replace("/", "--")
-    name = blob_name(etag, commit, file_name)
-    blob = cache / folder / "blobs" / name
-    link = cache / folder / "snapshots" / commit / file_name
-    lock = cache / ".locks" / folder / f"{name}.lock"
+    # An etag that is not a hash may be that of other bytes in another file or commit: there the name depends on both.
+    is_verifiable = hash_in(etag) is not None
+    unverified = "unverified-" + hashlib.sha256(f"{etag} {commit} {file_name}".encode()).hexdigest()
+    name, folder = etag if is_verifiable else unverified, cache_folder(repo)
+    blob = folder / "blobs" / name
+    link = folder / "snapshots" / commit / file_name
+    lock = folder.parent / ".locks" / folder.name / f"{name}.lock"
     for path in (blob, link, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, file_name):
@@ -45,7 +45,7 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
                 partial.unlink(missing_ok=True)  # it may be the beginning of another file
             check_disk(partial, size)
             try:
-                transfer_file(url, partial, size, file_name, hash_in(etag) is not None)
+                transfer_file(url, partial, size, file_name, is_verifiable)
             except OSError as error:
                 if error.errno is not None:  # a local error, such as a full disk, not one of the network
                     error.filename = str(partial)
@@ -57,36 +57,29 @@ def download_file(url: str, repo: str, commit: str, file_name: str, etag: str, s
     return link
 
 
+def cache_folder(repo: str) -> Path:
+    """The folder of a repository in huggingface_hub's cache."""
+    from huggingface_hub import constants
+    return Path(constants.HF_HUB_CACHE, "models--" + repo.replace("/", "--"))
+
+
 def hash_in(etag: str) -> str | None:
     """The sha256 or sha1 in an etag, in any of the forms that mirrors use; None if the etag is not a hash."""
     match = re.fullmatch("(?:sha256-)?([0-9a-f]{64}|[0-9a-f]{40})(?:-gzip)?", etag.lower())
     return match[1] if match else None
 
 
-def blob_name(etag: str, commit: str, file_name: str) -> str:
-    """The name of the file's bytes in the cache: the etag if it is a hash.
-
-    Any other etag may be that of other bytes in another file or commit, so there the name depends on both.
-    """
-    if hash_in(etag) is not None:
-        return etag
-    return "unverified-" + hashlib.sha256(f"{etag} {commit} {file_name}".encode()).hexdigest()
-
-
 @contextmanager
 def locked(path: Path, file_name: str) -> Iterator[None]:
     """Let one process download at a time; a process that waits for another says so on standard error."""
     from huggingface_hub.utils import WeakFileLock
-    line = f"waiting for another process that downloads {file_name} (its lock: {path})"
-    notice = threading.Timer(WAIT_S, lambda: print(line, file=sys.stderr, flush=True))
-    notice.daemon = True
-    notice.start()
-    try:
-        with WeakFileLock(path):
-            notice.cancel()
-            yield
-    finally:
-        notice.cancel()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(path, timeout=WAIT_S))
+        except TimeoutError:
+            print(f"waiting for another process that downloads {file_name} (its lock: {path})", file=sys.stderr)
+            stack.enter_context(WeakFileLock(path))
+        yield
 
 
 def check_disk(partial: Path, size: int | None) -> None:
@@ -109,23 +102,18 @@ def verify(path: Path, etag: str, size: int | None, file_name: str) -> None:
         expected, found = f"{size:,} bytes", f"{n_bytes:,} bytes"
     elif wanted is None:
         return
-    elif len(wanted) == 64:
-        expected, found = f"sha256 {wanted}", f"sha256 {hex_digest(path, hashlib.sha256())}"
     else:
-        git_hash = hashlib.sha1(b"blob %d\0" % n_bytes)
-        expected, found = f"git's sha1 {wanted}", f"git's sha1 {hex_digest(path, git_hash)}"
+        kind, digest = "sha256", hashlib.sha256()
+        if len(wanted) == 40:
+            kind, digest = "git's sha1", hashlib.sha1(b"blob %d\0" % n_bytes)
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        expected, found = f"{kind} {wanted}", f"{kind} {digest.hexdigest()}"
     if expected != found:
         path.unlink()
         raise HubError(f"{file_name}: the download is damaged and was removed: expected {expected}, found {found}. "
                        "Try again; if it happens again, check proxies and HF_ENDPOINT.")
-
-
-def hex_digest(path: Path, digest: Any) -> str:
-    """The digest of a hash object of hashlib after reading the file, one megabyte at a time."""
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def make_link(link: Path, blob: Path) -> None:

@@ -3,14 +3,13 @@
 transformers' generate reads them from generation_config.json, or from config.json if there is no such file.
 """
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import GPT2Config
-from ..errors import CheckpointWarning, shown
-from .json_file import CONFIG_FILES, config_from
+from ..errors import shown
+from .json_file import config_from
 
 Configs = Mapping[str, Mapping[str, Any]]  # the settings in config.json and generation_config.json, if they exist
 
@@ -29,10 +28,9 @@ def text_ids(files: Mapping[str, Path], configs: Configs) -> dict[str, Any]:
     Raises CheckpointError.
     """
     found: dict[str, Any] = {}
-    for name in CONFIG_FILES:
-        settings = configs.get(name, {})
+    for name, settings in configs.items():  # generation_config.json comes last
         ids: dict[str, Any] = {key: settings[key] for key in ("bos_token_id", "eos_token_id") if key in settings}
-        config_from(ids, str(files.get(name)))  # checks them
+        config_from({"model_type": "gpt2", **ids}, files[name])  # checks them
         found |= {key: value for key, value in ids.items() if value is not None or name == "config.json"}
     return found
 
@@ -43,22 +41,19 @@ def ends_of(config: GPT2Config) -> tuple[int, ...]:
     return ends if isinstance(ends, tuple) else () if ends is None else (ends,)
 
 
-def warn_of_generation(files: Mapping[str, Path], configs: Configs, config: GPT2Config, stacklevel: int) -> None:
-    """Warn of each way in which a text may differ from that of transformers' generate with these files."""
-    def warn(name: str, words: str) -> None:
-        warnings.warn(f"{files[name]}: {words}", CheckpointWarning, stacklevel=stacklevel + 2)
-
+def differences(files: Mapping[str, Path], configs: Configs, config: GPT2Config) -> Iterator[str]:
+    """Each way in which a text may differ from that of transformers' generate with these files, in a line."""
     name = "generation_config.json" if "generation_config.json" in configs else "config.json"
     settings = configs[name]
     if name != "config.json" and settings.get("eos_token_id") is None and config.eos_token_id is not None:
-        warn(name, f"no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in transformers "
-             "they would end at the length alone.")
+        yield (f"{files[name]}: no eos_token_id, so texts end at config.json's, {shown(config.eos_token_id)}; in "
+               "transformers they would end at the length alone.")
     for end in ends_of(config):
         is_leftover = end == GPT2Config.eos_token_id  # the default, in configs whose vocabulary is another
         if not is_leftover and not 0 <= end < config.vocab_size:
-            warn("config.json", f"eos_token_id {end}: the model has the ids 0 to {config.vocab_size - 1}, so no text "
-                 "ends with it.")
+            yield (f"{files['config.json']}: eos_token_id {end}: the model has the ids 0 to {config.vocab_size - 1}, "
+                   "so no text ends with it.")
     ignored = [f"{key} {shown(settings[key])}" for key, neutral in NOT_APPLIED.items()
                if settings.get(key) is not None and settings[key] not in neutral]
     if ignored:
-        warn(name, f"ignored, though transformers' generate applies it by default: {', '.join(ignored)}.")
+        yield f"{files[name]}: ignored, though transformers' generate applies it by default: {', '.join(ignored)}."

@@ -9,19 +9,19 @@ an unreachable hub only after five retries for each file, so we ask about each f
 import os
 import re
 import warnings
-from contextlib import suppress
+from contextlib import closing, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
 from ..errors import CheckpointError, CheckpointWarning, HubError, one_line, shown
-from .download import download_file
+from .download import cache_folder, download_file
+from .json_file import LARGEST_TEXT
 from .saving import interrupted_save
-from .tensors import StoredTensor, tensors_in_header
-from .transfer import ANSWER_S, SILENCE_S, download_header, within
-from .wanted import (CONFIG, GENERATION, INDEX, SAVE_AGAIN, TOKENIZER, WEIGHTS, IncompleteCheckpoint,  # noqa: F401
-                     Wanted, choose_files, files_in_folder, optional, with_those_beside)
+from .tensors import StoredTensor, header_length, tensors_in_header
+from .transfer import ANSWER_S, SILENCE_S, http_get, within
+from .wanted import SAVE_AGAIN, WEIGHTS, IncompleteCheckpoint, Wanted, choose_files, files_in_folder
 
 BUNDLED = {"fairytale": Path(__file__).parents[1] / "fairytale"}
 
@@ -38,11 +38,13 @@ RELEASED = {
 }
 
 # Other GPT-2s that people call by name without the owner. The error names the owner; it is not filled in silently.
-OWNERS = {"microsoft": ["DialoGPT-small", "DialoGPT-medium", "DialoGPT-large"], "sshleifer": ["tiny-gpt2"],
-          "stanford-crfm": ["BioMedLM", "alias-gpt2-small-x21", "battlestar-gpt2-small-x49"],
-          "codeparrot": ["codeparrot", "codeparrot-small"], "dbmdz": ["german-gpt2"], "NlpHUST": ["gpt2-vietnamese"],
-          "aubmindlab": ["aragpt2-base", "aragpt2-medium"], "uer": ["gpt2-chinese-cluecorpussmall"],
-          "cerebras": ["Cerebras-GPT-111M", "Cerebras-GPT-256M", "Cerebras-GPT-590M", "Cerebras-GPT-1.3B"]}
+WELL_KNOWN = (
+    "microsoft/DialoGPT-small", "microsoft/DialoGPT-medium", "microsoft/DialoGPT-large", "sshleifer/tiny-gpt2",
+    "stanford-crfm/BioMedLM", "stanford-crfm/alias-gpt2-small-x21", "stanford-crfm/battlestar-gpt2-small-x49",
+    "codeparrot/codeparrot", "codeparrot/codeparrot-small", "dbmdz/german-gpt2", "NlpHUST/gpt2-vietnamese",
+    "aubmindlab/aragpt2-base", "aubmindlab/aragpt2-medium", "uer/gpt2-chinese-cluecorpussmall",
+    "cerebras/Cerebras-GPT-111M", "cerebras/Cerebras-GPT-256M", "cerebras/Cerebras-GPT-590M",
+    "cerebras/Cerebras-GPT-1.3B")
 
 WAYS_OUT = ("Ways out: try again later, use a cache that has the files (HF_HOME), a folder that has them, "
             'a mirror (HF_ENDPOINT), or the bundled checkpoint "fairytale".')
@@ -87,10 +89,9 @@ def look_up(name: str) -> Path | str:
         return Path(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII):
         return name
-    for owner, models in OWNERS.items():
-        for model in models:
-            if name.lower() == model.lower():
-                raise ValueError(f"no checkpoint {name!r}: on the hub it is {owner}/{model}.")
+    for repo in WELL_KNOWN:
+        if repo.lower().endswith(f"/{name.lower()}"):
+            raise ValueError(f"no checkpoint {name!r}: on the hub it is {repo}.")
     if os.path.isfile(name):
         raise ValueError(f"{name}: a file: expected the folder that it is in, with config.json and model.safetensors.")
     known = [*BUNDLED, *RELEASED]
@@ -114,63 +115,47 @@ def checked_revision(revision: str | None) -> str:
 
 
 def hub_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> dict[str, Path]:
-    """The files from the hub's cache or, if one is missing there, from the network, all from one commit.
+    """The files from the hub's cache or, unless it knows of each, from the network, all from one commit.
 
     transformers caches what it downloads as "gpt2" under that name; the files are the same.
     """
-    in_cache = [repo, repo.partition("/")[2]] if repo in RELEASED.values() else [repo]
-    for name in in_cache:
+    usable = None  # files that would do, and the names of others that the repository may also have
+    for name in [repo, repo.partition("/")[2]] if repo in RELEASED.values() else [repo]:
+        unknown: list[str] = []
         with suppress(IncompleteCheckpoint):
-            return choose_files(wanted, partial(known_file, name, revision), name)
+            files = choose_files(wanted, partial(cached_file, name, revision, unknown), name)
+            if not unknown:
+                return files
+            usable = usable or (files, unknown)
     try:
         commit = current_commit(repo, revision)  # a branch may move between two files; a commit does not
         files = choose_files(wanted, partial(fetch_file, repo, commit), repo)
     except HubError as error:
-        for name in in_cache:
-            with suppress(IncompleteCheckpoint):
-                files = choose_files(wanted, partial(cached_file, name, revision), name)
-                warnings.warn(f"{repo}: loaded from the cache, without checking whether the hub also has "
-                              f"{', '.join(unknown_files(name, revision, wanted))}: {error}", CheckpointWarning,
-                              stacklevel=4)
-                return files
-        raise
+        if usable is None:
+            raise
+        files, unknown = usable
+        warnings.warn(f"{repo}: loaded from the cache, without checking whether the hub also has {', '.join(unknown)}: "
+                      f"{error}", CheckpointWarning, stacklevel=4)
+        return files
     except IncompleteCheckpoint as error:
         if error.wanted == WEIGHTS:
             raise IncompleteCheckpoint(f"{error} Where a repository has other formats only, {SAVE_AGAIN}; or it has a "
                                        "revision with model.safetensors (see its pull requests).", WEIGHTS) from None
         raise
-    remember_commit(next(iter(files.values())), revision)
+    if revision != commit:
+        remember(repo, f"refs/{revision}", commit)  # only now that all its files are there, for use offline
     return files
 
 
-def unknown_files(repo: str, revision: str, wanted: Sequence[Wanted]) -> list[str]:
-    """The optional files that are not in the cache and not known to be absent from the repository."""
-    unknown = []
-    for alternatives in with_those_beside(wanted):
-        if () in alternatives:
-            try:
-                known_file(repo, revision, alternatives[0][0])
-            except IncompleteCheckpoint:
-                unknown.append(alternatives[0][0])
-    return unknown
+def cached_file(repo: str, revision: str, unknown: list[str], file_name: str) -> Path | None:
+    """The file's path in the cache, or None. The network is not used. A FileGetter.
 
-
-def cached_file(repo: str, revision: str, file_name: str) -> Path | None:
-    """The file's path in the cache, or None. The network is not used. A FileGetter."""
-    with suppress(IncompleteCheckpoint):
-        return known_file(repo, revision, file_name)
-    return None
-
-
-def known_file(repo: str, revision: str, file_name: str) -> Path | None:
-    """The file's path in the cache, or None if the cache knows that the repository has no such file.
-
-    A FileGetter. Raises IncompleteCheckpoint if the cache knows neither.
+    unknown: gets the name, unless the cache has the file or knows that the repository does not.
     """
     from huggingface_hub import try_to_load_from_cache
     found = try_to_load_from_cache(repo, file_name, revision=revision)
     if found is None:
-        raise IncompleteCheckpoint(f"{repo}: {file_name} is not in the cache.", ((file_name,),))
+        unknown.append(file_name)
     return Path(found) if isinstance(found, str) else None  # a marker object: known not to exist
 
 
@@ -185,11 +170,13 @@ def current_commit(repo: str, revision: str) -> str:
 def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
     """Download a file into the cache and verify it, unless it is cached. None: this commit has no such file."""
     from huggingface_hub import hf_hub_url
-    with suppress(IncompleteCheckpoint):
-        return known_file(repo, commit, file_name)
+    unknown: list[str] = []
+    path = cached_file(repo, commit, unknown, file_name)
+    if not unknown:
+        return path
     metadata = ask(repo, commit, file_name)
     if metadata is None:
-        remember_absence(repo, commit, file_name)
+        remember(repo, f".no_exist/{commit}/{file_name}")
         return None
     url = hf_hub_url(repo, file_name, revision=commit)
     try:
@@ -199,52 +186,41 @@ def fetch_file(repo: str, commit: str, file_name: str) -> Path | None:
 
 
 def fetch_header(repo: str, commit: str, file_name: str) -> list[StoredTensor]:
-    """The tensors listed in the header of a weights file. The weights are not downloaded."""
+    """The tensors listed in the header of a weights file. The weights are not downloaded, and nothing is cached."""
     from huggingface_hub import hf_hub_url
-    path = Path(repo, file_name)  # what errors call it
+    url, start = hf_hub_url(repo, file_name, revision=commit), b""
     try:
-        start = download_header(hf_hub_url(repo, file_name, revision=commit), path)
+        with closing(http_get(url, file_name, {"Range": f"bytes=0-{LARGEST_TEXT + 8}"})) as response:
+            for piece in response.iter_bytes():
+                start += piece
+                if len(start) >= 8 + header_length(start):
+                    break
     except Exception as error:
         raise explained(error, repo, commit) from error
-    return tensors_in_header(start, path)
+    return tensors_in_header(start, Path(repo, file_name))  # the path is what errors call it
 
 
-def remember_commit(path: Path, revision: str) -> None:
-    """Record in the cache which commit the revision pointed to, once all its files are there, for use offline.
+def remember(repo: str, note: str, text: str = "") -> None:
+    """Record in the cache, in a file as huggingface_hub writes it, what the next load then need not ask.
 
-    The cache's layout is documented: snapshots/<commit>/<file>, and the commit's name in refs/<revision>.
+    The layout is documented: refs/<revision> holds a commit's name; an empty .no_exist/<commit>/<file>: no such file.
     """
-    commit = path.parent.name
-    ref = path.parent.parent.parent / "refs" / revision
-    if revision == commit:
-        return
-    try:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit)
-    except OSError:
-        pass  # the cache is read-only: the next load asks again
-
-
-def remember_absence(repo: str, commit: str, file_name: str) -> None:
-    """Record in the cache, as huggingface_hub does, that the commit has no such file: the next load need not ask."""
-    from huggingface_hub import constants
-    mark = Path(constants.HF_HUB_CACHE, "models--" + repo.replace("/", "--"), ".no_exist", commit, file_name)
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except OSError:
-        pass  # as for remember_commit
+    path = cache_folder(repo) / note
+    with suppress(OSError):  # the cache is read-only: the next load asks again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def ask(repo: str, revision: str, file_name: str) -> Any:
     """What the hub says about a file: its commit, etag and size. None: no such file. No retries; ANSWER_S at most."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     url = hf_hub_url(repo, file_name, revision=revision)
     try:
         metadata = within(ANSWER_S, lambda: get_hf_file_metadata(url, timeout=SILENCE_S))
     except Exception as error:
-        if is_missing_file(error):
-            return None
+        if status_of(error) == 404 and not isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)):
+            return None  # a mirror may say no more than 404
         raise explained(error, repo, revision) from error
     for name in (metadata.commit_hash, metadata.etag):  # both become names in the cache
         if not re.fullmatch(r"[\w-]{1,200}", name or "", re.ASCII):
@@ -259,12 +235,6 @@ def ask(repo: str, revision: str, file_name: str) -> Any:
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of an error, if the server responded at all."""
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def is_missing_file(error: Exception) -> bool:
-    """Whether the repository exists but this file does not. (A mirror may say no more than 404.)"""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-    return status_of(error) == 404 and not isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
 
 
 def explained(error: Exception, repo: str, revision: str) -> Exception:

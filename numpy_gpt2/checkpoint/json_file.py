@@ -19,54 +19,45 @@ LARGEST_TOKENIZER = 16 * 2**20
 MOST_TOKENIZER_VALUES = 900_000
 
 
-def read_config(path: Path, name: str = "config.json") -> GPT2Config:
-    """The config in a hub `config.json`; `name` is what errors call the file. Raises CheckpointError."""
-    return config_from(read_settings(path, name), name)
-
-
-def read_settings(path: Path, name: str = "config.json") -> Mapping[str, Any]:
-    """All settings in a hub `config.json`. Raises CheckpointError if it is not a GPT-2's."""
-    return checked_settings(read_json_object(path, name), name)
+def read_config(path: Path) -> GPT2Config:
+    """The config in a hub `config.json`. Raises CheckpointError."""
+    return config_from(read_json_object(path), path)
 
 
 def read_configs(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """The settings in config.json and generation_config.json, if given: {file name: settings}."""
-    return {name: read_json_object(files[name], str(files[name])) for name in CONFIG_FILES if name in files}
+    return {name: read_json_object(files[name]) for name in CONFIG_FILES if name in files}
 
 
-def checked_settings(settings: Mapping[str, Any], name: str = "config.json") -> Mapping[str, Any]:
-    """The same settings. Raises CheckpointError if they are not a GPT-2's."""
+def config_from(settings: Mapping[str, Any], path: Path) -> GPT2Config:
+    """The config with the settings of this file. Raises CheckpointError if they are not a GPT-2's."""
     if "model_type" not in settings:
-        raise CheckpointError(f'{name}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
+        raise CheckpointError(f'{path}: no key "model_type", expected "gpt2": is this a GPT-2 checkpoint?')
     if settings.get("quantization_config") is not None:
-        raise CheckpointError(f"{name}: quantization_config: expected weights that are not quantized. In transformers, "
+        raise CheckpointError(f"{path}: quantization_config: expected weights that are not quantized. In transformers, "
                               "model.dequantize() and save_pretrained() write such a checkpoint.")
-    return settings
-
-
-def config_from(settings: Mapping[str, Any], name: str = "config.json") -> GPT2Config:
-    """The config with these settings. Raises CheckpointError."""
     try:
         return GPT2Config.from_dict(settings)
     except ValueError as error:
-        raise CheckpointError(f"{name}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
-def read_json_object(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file; `name` is what errors call it. Raises CheckpointError."""
-    data = read_text_file(path, name)
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError."""
+    data = read_text_file(path)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise CheckpointError(f"{name}: not valid JSON: {reason}") from error
+        raise CheckpointError(f"{path}: not valid JSON: {reason}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{name}: expected a JSON object, found {type(value).__name__}")
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
-def read_text_file(path: Path, name: str) -> bytes:
+def read_text_file(path: Path) -> bytes:
     """The bytes of a file of JSON or merges. Raises CheckpointError if it cannot be read or is too large."""
+    name = str(path)
     try:
         with open(path, "rb") as file:
             data = file.read(largest_text(name) + 1)
@@ -89,7 +80,7 @@ def check_amount(data: bytes, name: str) -> None:
         raise CheckpointError(f"{name}: expected at most {largest_text(name):,} bytes, found more.")
     most_values = MOST_VALUES
     n_values = data.count(b",") + data.count(b"[") + data.count(b"{")  # at most so many
-    if name == "tokenizer.json":
+    if name.endswith("tokenizer.json"):
         most_values = MOST_TOKENIZER_VALUES
         n_values += 2 * data.count(b":")
     if n_values > most_values:
@@ -97,5 +88,5 @@ def check_amount(data: bytes, name: str) -> None:
 
 
 def largest_text(name: str) -> int:
-    """The largest size of a file of this name, in bytes."""
-    return LARGEST_TOKENIZER if name == "tokenizer.json" else LARGEST_TEXT
+    """The largest size of a file of this name or path, in bytes."""
+    return LARGEST_TOKENIZER if name.endswith("tokenizer.json") else LARGEST_TEXT

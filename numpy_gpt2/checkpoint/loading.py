@@ -22,12 +22,13 @@ from ..errors import CheckpointError, CheckpointWarning, shown
 from ..matmul import allocate_parameter
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, build_model, named_shapes
-from .hub import CONFIG, GENERATION, INDEX, RELEASED, TOKENIZER, WEIGHTS, checkpoint_files, look_up, optional
-from .generation import Configs, text_ids, warn_of_generation
-from .json_file import checked_settings, config_from, read_configs
+from .generation import Configs, differences, text_ids
+from .hub import RELEASED, checkpoint_files, look_up
+from .json_file import config_from, read_configs
 from .memory import check_memory
-from .tensors import STORED_TYPES, StoredTensor, read_rows, stored_tensors
+from .tensors import STORED_TYPES, StoredTensor, checked_dtype, read_rows, stored_tensors
 from .vocabulary import tokenizer_from_files
+from .wanted import CONFIG, GENERATION, INDEX, TOKENIZER, WEIGHTS, optional
 
 # Loading --------------------------------------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any
     "float64" for studies of exactness; the file may hold either, or float16, or bfloat16.
     Raises CheckpointError (a file), HubError (the network), MemoryError (too large) or ValueError (an argument).
     """
-    dtype = checked_dtype(dtype)
+    dtype = checked_dtype(dtype, "float32", "float64")
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS, TOKENIZER))
     with unchanged_while_read(files):
@@ -59,7 +60,7 @@ def load(name: str | Path = "fairytale", revision: str | None = None, dtype: Any
 
 def load_model(name: str | Path = "fairytale", revision: str | None = None, dtype: Any = "float32") -> GPT2:
     """The model of a checkpoint, without its tokenizer. Arguments and errors as for `load`."""
-    dtype = checked_dtype(dtype)
+    dtype = checked_dtype(dtype, "float32", "float64")
     check_released(name, dtype)
     files = checkpoint_files(name, revision, (CONFIG, GENERATION, WEIGHTS))
     with unchanged_while_read(files):
@@ -71,17 +72,6 @@ def load_tokenizer(name: str | Path = "fairytale", revision: str | None = None) 
     files = checkpoint_files(name, revision, (TOKENIZER, optional("config.json"), GENERATION))
     with unchanged_while_read(files):
         return tokenizer_from_files(files)
-
-
-def checked_dtype(dtype: Any) -> np.dtype:
-    """float32 or float64, by any of their names in NumPy. Raises ValueError for another."""
-    try:
-        checked = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
-    except TypeError:
-        checked = None
-    if checked not in (np.float32, np.float64):
-        raise ValueError(f'dtype must be "float32" or "float64". Got {dtype!r}.')
-    return checked
 
 
 def check_released(name: str | Path, dtype: np.dtype) -> None:
@@ -96,20 +86,16 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
 def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
     """Raise CheckpointError if a file is replaced or written to in the meantime, which could mix two models.
 
-    It replaces any CheckpointError that the change may have caused.
+    It takes the place of any error that the change may have caused.
     """
     before = {path: file_state(path) for path in files.values()}
-    failure = None
     try:
         yield
-    except CheckpointError as error:
-        failure = error
-    for path, state in before.items():
-        if file_state(path) != state:
-            raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
-                                  "written.") from failure
-    if failure is not None:
-        raise failure
+    finally:
+        for path, state in before.items():
+            if file_state(path) != state:
+                raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
+                                      "written.")
 
 
 def file_state(path: Path) -> tuple[int, ...] | None:
@@ -160,8 +146,8 @@ def check_kind(tensors: Mapping[str, StoredTensor]) -> None:
         if ".lora_" in name:
             raise CheckpointError(f"{tensor.path}: tensor {shown(name)}: a LoRA adapter, expected a whole GPT-2. In "
                                   "PEFT, merge_and_unload() and save_pretrained() write one.")
-        is_mask = not belongs_to_the_pass(name)
-        if not is_mask and (tensor.dtype in QUANTIZED_TYPES or name.endswith(QUANTIZED_ENDINGS)):
+        is_quantized = tensor.dtype in QUANTIZED_TYPES or name.endswith(QUANTIZED_ENDINGS)
+        if is_quantized and belongs_to_the_pass(name):
             raise CheckpointError(f"{tensor.path}: tensor {shown(name)}: quantized ({tensor.dtype}), expected type "
                                   f"{', '.join(STORED_TYPES)}. In transformers, model.dequantize() and "
                                   "save_pretrained() write such a checkpoint.")
@@ -183,9 +169,8 @@ def belongs_to_the_pass(name: str) -> bool:
 
 def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> GPT2:
     """The model in these files: first all headers and all checks, then the arrays."""
-    config_path = files["config.json"]
-    settings = checked_settings(configs["config.json"], str(config_path))
-    config = config_from({**settings, **text_ids(files, configs)}, str(config_path))
+    settings = configs["config.json"]
+    config = config_from({**settings, **text_ids(files, configs)}, files["config.json"])
     try:
         tensors = stored_tensors(files)
     except MemoryError:  # safetensors maps a file to check it, which `ulimit -v` counts
@@ -195,7 +180,8 @@ def read_model(files: Mapping[str, Path], configs: Configs, dtype: np.dtype) -> 
     check_memory(config, dtype)
     arrays = {name: read_tensor(tensors[name], dtype) for name, _ in named_shapes(config)}
     scale_queries(config, settings, arrays)
-    warn_of_generation(files, configs, config, stacklevel=3)
+    for difference in differences(files, configs, config):
+        warnings.warn(difference, CheckpointWarning, stacklevel=3)
     return build_model(config, arrays)
 
 
@@ -222,13 +208,9 @@ def checked_config(config: GPT2Config, tensors: Mapping[str, StoredTensor], plac
     has_head = "lm_head.weight" in tensors
     check_tensors(replace(config, tie_word_embeddings=False) if has_head else config, tensors, place)
     if config.tie_word_embeddings and has_head:
-        return replace(config, tie_word_embeddings=same_values(tensors["wte.weight"], tensors["lm_head.weight"]))
+        is_tied = all(map(np.array_equal, read_rows(tensors["wte.weight"]), read_rows(tensors["lm_head.weight"])))
+        return replace(config, tie_word_embeddings=is_tied)  # if they differ, the file wins, as in transformers 5
     return config
-
-
-def same_values(wte: StoredTensor, lm_head: StoredTensor) -> bool:
-    """Whether the file's unembedding equals wte, as the config says. If not, the file wins, as in transformers 5."""
-    return all(map(np.array_equal, read_rows(wte), read_rows(lm_head)))
 
 
 def read_tensor(tensor: StoredTensor, dtype: np.dtype) -> np.ndarray:

@@ -28,16 +28,13 @@ def check_memory(config: GPT2Config, dtype: np.dtype) -> None:
 
 def weights_bytes(config: GPT2Config, dtype: np.dtype) -> int:
     """The bytes of a model's parameters. Loading takes little more, because they are read a piece at a time."""
-    in_block = outside = 0
-    for name, shape in parameter_shapes(replace(config, n_layer=1)).items():  # a config may claim a billion layers
-        if name.startswith("h."):
-            in_block += math.prod(shape)
-        else:
-            outside += math.prod(shape)
-    return (outside + config.n_layer * in_block) * dtype.itemsize
+    with_one, with_two = (sum(map(math.prod, parameter_shapes(replace(config, n_layer=n)).values())) for n in (1, 2))
+    n_parameters = with_one + (config.n_layer - 1) * (with_two - with_one)  # a config may claim a billion layers
+    return n_parameters * dtype.itemsize
 
 
 def gigabytes(n_bytes: int) -> str:
+    """1234567890 -> "1.23 GB"."""
     return f"{n_bytes / 1e9:.2f} GB"
 
 
@@ -46,14 +43,11 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     None if unknown. root: the root of the file system.
     """
-    known = [*machine_memory(root), *group_memory(root), *address_space(root)]
+    known = [*group_memory(root), *address_space(root)]
+    machine = named_numbers(root / "proc/meminfo")  # in kB
+    if "MemAvailable" in machine:
+        known.append(1024 * (machine["MemAvailable"] + machine.get("SwapFree", 0)))
     return max(min(known), 0) if known else None
-
-
-def machine_memory(root: Path) -> list[int]:
-    """The machine's available memory and free swap space."""
-    facts = named_numbers(root / "proc/meminfo")  # in kB
-    return [1024 * (facts["MemAvailable"] + facts.get("SwapFree", 0))] if "MemAvailable" in facts else []
 
 
 def group_memory(root: Path) -> list[int]:
@@ -87,6 +81,7 @@ def named_numbers(path: Path) -> dict[str, int]:
 
 
 def text_of(path: Path) -> str:
+    """The text of a system file; empty if it cannot be read, for example on another system."""
     try:
         return path.read_text()
     except OSError:

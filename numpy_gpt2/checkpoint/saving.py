@@ -12,6 +12,7 @@ import secrets
 import shutil
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Callable, Iterator, Mapping
@@ -20,19 +21,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..errors import one_line, shown
+from ..errors import one_line
 from ..tokenizer import Tokenizer
 from ..weights import GPT2, named_parameters
 from .json_file import read_json_object
+from .tensors import checked_dtype
+from .wanted import BESIDE_TOKENIZER, TOKENIZER
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json")
+TOKENIZER_FILES = {*BESIDE_TOKENIZER, *chain(*TOKENIZER)}
 
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
 
 
-def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
-         tokenizer: Tokenizer | None = None) -> None:
+def save(model: GPT2, folder: str | Path, dtype: Any = "float32", tokenizer: Tokenizer | None = None) -> None:
     """Write the model as a folder that `load_model`, and transformers, can read: config.json and model.safetensors.
 
     dtype: of the tensors in the file, "float32" or "float16". tokenizer: one that was loaded; its files, which `load`
@@ -41,38 +42,38 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32",
     waits for the first.
     Raises ValueError if a weight is too large for the type, OSError if the folder cannot be written.
     """
-    if tokenizer is not None and not tokenizer.files:
-        raise ValueError("tokenizer must be one that load or load_tokenizer has read from files. Got another.")
-    try:
-        stored = np.dtype(dtype)
-    except TypeError:  # bfloat16, which NumPy does not have, or no type at all
-        stored = None
-    if stored not in (np.float32, np.float16):
-        raise ValueError(f'dtype must be "float32" or "float16". Got {shown(dtype)}.')
+    stored = checked_dtype(dtype, "float32", "float16")
     arrays = {name: narrowed(name, array, stored) for name, array in named_parameters(model)}
-    config = json.dumps(model.config.to_dict() | class_of(tokenizer), indent=2) + "\n"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Callable[[Path], Any]] = {
-        name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
-        if tokenizer is not None and name in tokenizer.files}
+    config = model.config.to_dict()
+    writers: dict[str, Callable[[Path], Any]] = {}
+    stale = {"generation_config.json"}  # an old one would override the new config.json's eos_token_id
+    if tokenizer is not None:
+        if not tokenizer.files:
+            raise ValueError("tokenizer must be one that load or load_tokenizer has read from files. Got another.")
+        config |= class_of(tokenizer)
+        writers |= {name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
+                    if name in tokenizer.files}
+        stale |= TOKENIZER_FILES - writers.keys()
     # transformers opens a file only if its metadata says that it has PyTorch's layout, as GPT-2's checkpoints do
     writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
-    writers["config.json"] = lambda path: path.write_text(config, encoding="utf-8")
+    writers["config.json"] = lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         complete = write_files(folder, writers)
-        stale = {"generation_config.json", *(TOKENIZER_FILES if tokenizer is not None else ())} - writers.keys()
-        for name in stale:  # an old generation_config.json would override the new config.json's eos_token_id
+        for name in ("config.json", *stale):
             (folder / name).unlink(missing_ok=True)
-        replace_files(folder, complete)
+        for name in writers:  # config.json last, so that it is never beside files that it does not belong to
+            os.replace(complete / name, folder / name)
+        complete.rmdir()
 
 
-def class_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The tokenizer's class for the new config.json, if its own config.json had it."""
-    if tokenizer is None or "config.json" not in tokenizer.files:
+def class_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The setting of the tokenizer's class, for the new config.json, if its own config.json has it."""
+    if "config.json" not in tokenizer.files:
         return {}
-    settings = read_json_object(tokenizer.files["config.json"], str(tokenizer.files["config.json"]))
-    return {"tokenizer_class": settings["tokenizer_class"]} if settings.get("tokenizer_class") else {}
+    settings = read_json_object(tokenizer.files["config.json"])
+    return {key: value for key, value in settings.items() if key == "tokenizer_class"}
 
 
 def narrowed(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -91,27 +92,17 @@ def write_files(folder: Path, writers: Mapping[str, Callable[[Path], Any]]) -> P
     new = Path(mkdtemp(PARTIAL, ".save-", folder))
     try:
         for name, write in writers.items():
-            try:
-                write(new / name)
-            except SafetensorError as error:
-                raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+            write(new / name)
         usual_mode = (new / "config.json").stat().st_mode  # safetensors' own files can be read by their owner only
         for name in writers:
             old = folder / name
             (new / name).chmod(old.stat().st_mode if old.exists() else usual_mode)
         remove_leftovers(folder, COMPLETE)
         return new.rename(new.with_suffix(COMPLETE))
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-
-
-def replace_files(folder: Path, complete: Path) -> None:
-    """Move the files of `complete` into the folder, so that config.json is never beside files it does not belong to."""
-    (folder / "config.json").unlink(missing_ok=True)
-    for name in sorted(os.listdir(complete), key="config.json".__eq__):  # config.json last
-        os.replace(complete / name, folder / name)
-    complete.rmdir()
+    except SafetensorError as error:
+        raise OSError(f"{folder / name}: cannot be written: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # what is complete has another name by now
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:
@@ -126,16 +117,22 @@ def interrupted_save(folder: Path) -> Path | None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process saves into this folder. The system releases the lock when the process ends."""
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Keep out other processes that lock this file or folder. The system releases the lock when the process ends.
+
+    busy: the message of the ValueError if another process has locked it. Without one, wait for that process.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise ValueError(busy) from error
         yield
     finally:
         os.close(descriptor)

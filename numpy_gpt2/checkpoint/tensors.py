@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,17 @@ from .json_file import LARGEST_TEXT, check_amount, check_is_content
 STORED_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 PIECE = 2**18  # numbers read at a time: still in the processor's cache when they are copied
+
+
+def checked_dtype(dtype: Any, *supported: str) -> np.dtype:
+    """The type, by any of its names in NumPy. Raises ValueError if it is not one of the supported."""
+    try:
+        checked = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:  # bfloat16, which NumPy does not have, or no type at all
+        checked = None
+    if checked not in supported:
+        raise ValueError(f"dtype must be {' or '.join(map(json.dumps, supported))}. Got {shown(dtype)}.")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,12 @@ def read_header(path: Path) -> list[StoredTensor]:
         with open(path, "rb") as file:
             start = file.read(8)
             start += file.read(header_length(start))
-        check_header(start, path)
+        tensors = tensors_in_header(start, path)
         with safe_open(path, framework="np", backend="pread"):
             pass  # this checks lengths and types, and that the tensors cover the file without overlap
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {one_line(error)}") from error
-    return tensors_in_header(start, path)
+    return tensors
 
 
 def header_length(start: bytes) -> int:
@@ -53,15 +64,14 @@ def header_length(start: bytes) -> int:
     return min(int.from_bytes(start[:8], "little"), LARGEST_TEXT + 1)
 
 
-def check_header(start: bytes, path: Path) -> None:
-    """Raise CheckpointError for a header larger than any GPT-2's, before it is parsed, or a git-lfs pointer."""
-    check_is_content(start, str(path))
-    check_amount(start[8:8 + header_length(start)], f"{path}: header")
-
-
 def tensors_in_header(start: bytes, path: Path) -> list[StoredTensor]:
-    """The tensors that a file's first bytes, to the end of the header, list. Raises CheckpointError."""
+    """The tensors that a file's first bytes, to the end of the header, list. Raises CheckpointError.
+
+    A header larger than any GPT-2's is refused before it is parsed. The offsets are not checked.
+    """
     end = 8 + header_length(start)
+    check_is_content(start, str(path))
+    check_amount(start[8:end], f"{path}: header")
     try:
         header = json.loads(start[8:end])
     except (ValueError, RecursionError) as error:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Mapping
 
 from ..errors import CheckpointError, HubError
-from .json_file import LARGEST_TEXT, largest_text
-from .tensors import check_header, header_length
+from .json_file import largest_text
 
 ANSWER_S = 8  # timeout for the response to begin, name resolution included, which has no timeout of its own
 SILENCE_S = 5  # timeout between two pieces of a response
@@ -46,7 +45,8 @@ def transfer_file(url: str, path: Path, size: int | None, file_name: str, is_ver
     """Fetch what is missing of a file, resuming where an attempt broke off, in this run or an earlier one."""
     from huggingface_hub.utils import tqdm
     failures = 0
-    with open(path, "ab", opener=open_no_link) as file, \
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # which another user may have planted
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags | no_link, 0o666)) as file, \
             tqdm(desc=file_name, total=size, initial=file.tell(), unit="B", unit_scale=True,
                  disable=None) as bar:  # None: only on a terminal
         state = Transfer(url, file, file_name, size, is_verifiable, bar, since=time.monotonic(), n_then=file.tell())
@@ -66,18 +66,13 @@ def transfer_file(url: str, path: Path, size: int | None, file_name: str, is_ver
             time.sleep(PAUSE_S)
 
 
-def open_no_link(path: str, flags: int) -> int:
-    """Open a file, but not through a symbolic link, which another user may have planted."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
 def receive(state: Transfer) -> None:
     """Request the rest of the file and append it, until the file is complete or too long."""
     file, size, position = state.file, state.size, state.file.tell()
     headers = {"Range": f"bytes={position}-"} if position else {}
     if position and not state.is_verifiable:
         headers["If-Range"] = state.first_etag  # "all of it, if it has changed"
-    with closing(within(ANSWER_S, lambda: get(state.url, state.file_name, headers))) as response:
+    with closing(within(ANSWER_S, lambda: http_get(state.url, state.file_name, headers))) as response:
         check_response(state, response)
         for piece in response.iter_bytes():
             file.write(piece)
@@ -148,22 +143,7 @@ def check_text_size(file_name: str, n_bytes: int) -> None:
                               "the hub.")
 
 
-def download_header(url: str, path: Path) -> bytes:
-    """The first bytes of a safetensors file, at least up to the end of its header. Nothing is cached.
-
-    path: what errors call the file. Raises CheckpointError for a header larger than any GPT-2's.
-    """
-    start = b""
-    with closing(get(url, path.name, {"Range": f"bytes=0-{LARGEST_TEXT + 8}"})) as response:
-        for piece in response.iter_bytes():
-            start += piece
-            if len(start) >= 8 + header_length(start):
-                break
-    check_header(start, path)
-    return start
-
-
-def get(url: str, file_name: str, headers: Mapping[str, str]) -> Any:
+def http_get(url: str, file_name: str, headers: Mapping[str, str]) -> Any:
     """The server's response to a GET, its body unread. Follows redirects, and raises for a status of 400 or more."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, get_session

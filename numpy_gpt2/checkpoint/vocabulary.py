@@ -14,7 +14,7 @@ from ..bpe import Ranks
 from ..config import GPT2Config
 from ..errors import CheckpointError, CheckpointWarning, shown
 from ..tokenizer import END_OF_TEXT, AddedToken, Preparation, Tokenizer
-from .added_tokens import TokenizerSettings, read_added_tokens, read_tokenizer_settings, special_names
+from .added_tokens import TokenizerSettings, read_added_tokens, read_tokenizer_settings
 from .generation import Configs, ends_of, text_ids
 from .json_file import MOST_VALUES, read_configs, read_json_object, read_text_file
 from .tokenizer_json import check_settings, entries_in, ids_in, merges_in, preparation_in
@@ -53,12 +53,12 @@ def tokenizer_from_files(files: Mapping[str, Path], configs: Configs | None = No
 def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
     """The Tokenizer of a vocabulary. Options as for `Tokenizer`. Raises CheckpointError for an inconsistent one."""
     check_ids(vocabulary)
-    ordinary = dict.fromkeys(ALPHABET) | check_merges(vocabulary)
-    in_bytes = {token: bytes([ALPHABET[letter] for letter in token]) for token in ordinary}
+    pairs = checked_merges(vocabulary)
+    ordinary = dict.fromkeys((*ALPHABET, *map("".join, pairs)))  # in the order of the merges
+    in_bytes = {token: bytes(map(ALPHABET.__getitem__, token)) for token in ordinary}
     ids = {in_bytes[token]: vocabulary.ids[token] for token in ordinary}
     ranks: dict[tuple[bytes, bytes], int] = {}
-    for rank, merge in enumerate(vocabulary.merges):
-        left, _, right = merge.partition(" ")
+    for rank, (left, right) in enumerate(pairs):
         if left in in_bytes and right in in_bytes:  # otherwise the pair never occurs
             pair = in_bytes[left], in_bytes[right]
             ranks.pop(pair, None)  # a pair listed twice has its last rank, as in `tokenizers`
@@ -68,11 +68,10 @@ def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
         warnings.warn(f"{vocabulary.ids_file}: {len(unreachable)} tokens are neither bytes nor made by the merges of "
                       f"{vocabulary.merges_file}, and no file registers them, so no text is encoded to them: "
                       f"{shown(min(unreachable))}, for example.", CheckpointWarning, stacklevel=4)
-    added_tokens = {name: AddedToken(vocabulary.ids[name], is_special=False, is_found=False) for name in unreachable}
-    added_tokens |= vocabulary.added_tokens
+    in_decoding = {name: AddedToken(vocabulary.ids[name], is_special=False, is_found=False) for name in unreachable}
     normalize = vocabulary.preparation.normalize or str
     added_tokens = {name: replace(token, content=content_of(normalize(name) if token.normalized else name, vocabulary))
-                    for name, token in added_tokens.items()}
+                    for name, token in {**in_decoding, **vocabulary.added_tokens}.items()}
     return Tokenizer(ids, ranks, added_tokens, ids_are_ranks(ids, ranks), preparation=vocabulary.preparation,
                      **options)
 
@@ -80,7 +79,7 @@ def build_tokenizer(vocabulary: Vocabulary, **options: Any) -> Tokenizer:
 def content_of(name: str, vocabulary: Vocabulary) -> bytes:
     """The bytes that a token decodes to: letters of the byte alphabet mean bytes in any token, as in `tokenizers`."""
     try:
-        return name.translate(AS_LATIN_1).encode("latin-1") if ALPHABET.keys() >= set(name) else name.encode()
+        return bytes(map(ALPHABET.__getitem__, name)) if ALPHABET.keys() >= set(name) else name.encode()
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{vocabulary.ids_file}: token {shown(name)}: expected text, found half a character (a "
                               "lone surrogate)") from error
@@ -93,15 +92,13 @@ def begin_and_ends(files: Mapping[str, Path], configs: Configs, settings: Tokeni
     Otherwise those of the tokenizer's bos_token and eos_token. A bos_token_id that is an ordinary word's (GPT-2's
     50256, kept in a config with another vocabulary) gives way to bos_token as well.
     """
-    names, _ = special_names(settings)
+    names = {key: entry.name for key, entry in settings.special}
     default = END_OF_TEXT if settings.is_rebuilt else None
-    begin, end = (names[key].name if key in names else None if key in settings.values else default
-                  for key in ("bos_token", "eos_token"))
+    begin, end = (names.get(key, None if key in settings.values else default) for key in ("bos_token", "eos_token"))
     found = text_ids(files, configs)
-    not_made_by_merges = {token_id for token, token_id in vocabulary.ids.items()
-                          if token in vocabulary.added_tokens or not ALPHABET.keys() >= set(token)}
     bos_id = found.get("bos_token_id")
-    if bos_id not in not_made_by_merges:
+    name = next((token for token, token_id in vocabulary.ids.items() if token_id == bos_id), "")
+    if name not in vocabulary.added_tokens and ALPHABET.keys() >= set(name):
         bos_id = vocabulary.ids.get(begin) if begin is not None else None
     if configs:
         ends = [token_id for token_id in ends_of(GPT2Config.from_dict(found)) if 0 <= token_id < len(vocabulary.ids)]
@@ -117,17 +114,15 @@ def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> V
     """
     preparation = Preparation(bool(settings.values.get("add_prefix_space")))
     if "tokenizer.json" in files:
-        contents = read_json_object(files["tokenizer.json"], "tokenizer.json")
+        contents = read_json_object(files["tokenizer.json"])
         check_settings(contents, settings.is_rebuilt)
-        ids, merges = ids_in(contents), merges_in(contents)
-        entries = entries_in(contents)
         names = "tokenizer.json", "tokenizer.json"
+        ids, merges, entries = ids_in(contents), merges_in(contents), entries_in(contents)
         if not settings.is_rebuilt:
             preparation = preparation_in(contents)
     elif "vocab.json" in files and "merges.txt" in files:
-        ids, merges = read_json_object(files["vocab.json"], "vocab.json"), read_merges(files["merges.txt"])
-        entries = []
         names = "vocab.json", "merges.txt"
+        ids, merges, entries = read_json_object(files["vocab.json"]), read_merges(files["merges.txt"]), []
     else:
         raise CheckpointError("tokenizer: expected the files tokenizer.json, or vocab.json and merges.txt. "
                               f"Got {', '.join(sorted(files)) or 'none'}")
@@ -139,9 +134,9 @@ def read_vocabulary(files: Mapping[str, Path], settings: TokenizerSettings) -> V
 def read_merges(path: Path) -> list[str]:
     """The merges in OpenAI's format: one on each line, after a line with the version."""
     try:
-        text = read_text_file(path, "merges.txt").decode("utf-8")
+        text = read_text_file(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"merges.txt: not UTF-8 text: {error}") from error
+        raise CheckpointError(f"{path}: not UTF-8 text: {error}") from error
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n", MOST_VALUES)  # a rest is refused as a merge
     if lines == [""] or lines[0].startswith("#version"):
         del lines[0]
@@ -165,7 +160,6 @@ def byte_alphabet() -> dict[str, int]:
 
 
 ALPHABET = byte_alphabet()
-AS_LATIN_1 = {ord(letter): chr(byte) for letter, byte in ALPHABET.items()}
 
 
 def check_ids(vocabulary: Vocabulary) -> None:
@@ -182,23 +176,22 @@ def check_ids(vocabulary: Vocabulary) -> None:
                               f"No token has the id {is_taken.index(False)}")
 
 
-def check_merges(vocabulary: Vocabulary) -> dict[str, None]:
-    """The tokens that the merges make, in their order. Raises CheckpointError unless they, and all 256 bytes, exist."""
-    ids = vocabulary.ids
-    made: dict[str, None] = {}
+def checked_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The merges as pairs. Raises CheckpointError unless their tokens, what they make, and all 256 bytes exist."""
+    ids, pairs = vocabulary.ids, []
     for number, merge in enumerate(vocabulary.merges, start=1):
         left, _, right = merge.partition(" ")
         if not (left and right and left in ids and right in ids and left + right in ids
                 and ALPHABET.keys() >= set(left + right)):
             raise CheckpointError(f"{vocabulary.merges_file}: merge {number} must be a pair of tokens that makes "
                                   f"another, all three in {vocabulary.ids_file}. Got {shown(merge)}")
-        made[left + right] = None
+        pairs.append((left, right))
     missing = sorted(byte for letter, byte in ALPHABET.items() if letter not in ids)
     if missing:
         raise CheckpointError(f"{vocabulary.ids_file}: expected a token for each of the 256 bytes, as `tokenizers` "
                               "trains them with initial_alphabet=ByteLevel.alphabet(). "
                               f"{len(missing)} missing: {shown(bytes(missing))}")
-    return made
+    return pairs
 
 
 def ids_are_ranks(ids: Mapping[bytes, int], ranks: Ranks) -> bool:

@@ -4,9 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, shown
 from .json_file import read_json_object
@@ -25,7 +23,7 @@ CONFIG: Wanted = (("config.json",),)
 WEIGHTS: Wanted = (("model.safetensors",), (INDEX,))  # in one file, or in the shards that the index names
 TOKENIZER: Wanted = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 GENERATION = optional("generation_config.json")
-BESIDE = {TOKENIZER: ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")}  # where they exist
+BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # where they exist
 
 # Other formats that people have instead of these files, and what to do.
 SAVE_AGAIN = "in transformers, from_pretrained() and save_pretrained() write model.safetensors"
@@ -64,8 +62,12 @@ class IncompleteCheckpoint(CheckpointError):
 
 def files_in_folder(folder: Path, wanted: Sequence[Wanted]) -> dict[str, Path]:
     """The files of a folder. If it has others instead, the error says what they are and how to get the right ones."""
+    def get(file_name: str) -> Path | None:
+        path = folder / file_name
+        return path if os.path.isfile(path) else None  # links are followed
+
     try:
-        return choose_files(wanted, partial(file_in_folder, folder), str(folder))
+        return choose_files(wanted, get, str(folder))
     except IncompleteCheckpoint as error:
         for pattern, meaning in OTHER_KINDS.get(error.wanted, {}).items():
             found = [file_name for file_name in sorted(os.listdir(folder)) if fnmatch(file_name, pattern)]
@@ -74,26 +76,16 @@ def files_in_folder(folder: Path, wanted: Sequence[Wanted]) -> dict[str, Path]:
         raise
 
 
-def file_in_folder(folder: Path, file_name: str) -> Path | None:
-    """The file's path in the folder, or None. A FileGetter."""
-    path = folder / file_name
-    return path if os.path.isfile(path) else None  # links are followed
-
-
 def choose_files(wanted: Sequence[Wanted], get: FileGetter, place: str) -> dict[str, Path]:
     """For each purpose the first set of files that `get` finds completely. Raises IncompleteCheckpoint if none is."""
     files: dict[str, Path] = {}
-    for alternatives in with_those_beside(wanted):
+    beside = BESIDE_TOKENIZER if TOKENIZER in wanted else ()
+    for alternatives in (*wanted, *map(optional, beside)):
         files |= first_complete(alternatives, get, place)
     if INDEX in files:
         for shard in shard_names(files[INDEX]):
             files |= first_complete(((shard,),), get, place)
     return files
-
-
-def with_those_beside(wanted: Sequence[Wanted]) -> list[Wanted]:
-    """The wanted files, and the optional ones that belong to them."""
-    return [*wanted, *(optional(name) for purpose in wanted for name in BESIDE.get(purpose, ()))]
 
 
 def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[str, Path]:
@@ -113,16 +105,12 @@ def first_complete(alternatives: Wanted, get: FileGetter, place: str) -> dict[st
 
 def shard_names(index: Path) -> list[str]:
     """The files that a sharded checkpoint's index names: bare names, so that none is outside its folder."""
-    weight_map = read_json_object(index, str(index)).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f'{index}: expected an object under "weight_map", found {type(weight_map).__name__}.')
     for tensor, shard in weight_map.items():
-        if not is_bare_name(shard):
+        is_name = isinstance(shard, str) and re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard)
+        if not is_name or not shard.isprintable():  # else it may spoil the line of an error
             raise CheckpointError(f"{index}: tensor {shown(tensor)}: expected the bare name of a .safetensors file "
                                   f"beside the index, found {shown(shard)}.")
     return sorted(set(weight_map.values()))
-
-
-def is_bare_name(shard: Any) -> bool:
-    """Whether this is the name of a .safetensors file in the same folder, fit to be shown in an error message."""
-    return isinstance(shard, str) and shard.isprintable() and bool(re.fullmatch(r"[^/\\:]{1,200}\.safetensors", shard))

@@ -13,8 +13,9 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, Callable, Iterable, Iterator, NoReturn
 
-from ..checkpoint.hub import CONFIG, checkpoint_files
+from ..checkpoint.hub import checkpoint_files
 from ..checkpoint.json_file import read_config
+from ..checkpoint.wanted import CONFIG
 from ..config import GPT2Config
 from ..weights import GPT2, named_parameters
 from .exits import BadInput, bad_input, say
@@ -26,7 +27,7 @@ TOO_LONG = ", or give --last to keep the end that fits"  # for commands that hav
 
 PART = 2**20  # bytes of a long text that are read at a time
 
-BYTE_ORDER_MARK = "\ufeff"  # some editors put it at the beginning of a file
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -45,7 +46,7 @@ class ArgumentParser(argparse.ArgumentParser):
         options = [word for word in rest if word.startswith("-")]
         if options:
             name = options[0].partition("=")[0]
-            near = get_close_matches(name, self.option_names(), n=1)
+            near = get_close_matches(name, self._option_string_actions, n=1)
             self.error(f"there is no option {name}" + (f": did you mean {near[0]}?" if near else ""))
         if rest:
             self.refuse_words(known, rest)
@@ -61,16 +62,13 @@ class ArgumentParser(argparse.ArgumentParser):
                            f"{whole}")
         self.error(f"one argument too many: {rest[0]!r}")
 
-    def option_names(self) -> list[str]:
-        return [name for action in self._actions for name in action.option_strings]
-
     def check_options(self, words: list[str]) -> None:
         """Raise BadInput for `--model gpt2` where the model is a positional argument, as in `summary gpt2`."""
         positionals = {f"--{action.metavar or action.dest}".lower() for action in self._actions
                        if not action.option_strings}
         for word in takewhile("--".__ne__, words):
             name = word.partition("=")[0]
-            if name in positionals and name not in self.option_names():
+            if name in positionals and name not in self._option_string_actions:
                 self.error(f"there is no option {name}: give the {name[2:]} alone, without it")
 
 
@@ -95,8 +93,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 def model_config(name: str) -> GPT2Config:
     """The config of a model, without its weights. Raises BadInput."""
     with bad_input():
-        path = checkpoint_files(name, None, [CONFIG])["config.json"]
-    return read_config(path, str(path))
+        files = checkpoint_files(name, None, [CONFIG])
+    return read_config(files["config.json"])
 
 
 def add_special_tokens_argument(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +125,7 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
     normalized, and the last one is dropped: editors and `echo` add it.
     """
     if prompt_file is None:
-        return utf8_text(checked_length(os.fsencode(prompt or ""), "the prompt", n_positions), "the prompt")
+        return limited_text(os.fsencode(prompt or ""), "the prompt", n_positions)
     source = name_of(prompt_file)
     with notice_of_waiting(prompt_file):
         if last:
@@ -136,19 +134,18 @@ def read_prompt(prompt: str | None, prompt_file: str | None = None, n_positions:
             for part in text_parts(byte_parts(prompt_file, PART), source):
                 text = (text + part)[-most:]
         else:
-            data, _ = read_bytes(prompt_file, LONGEST_PROMPT + 1)
-            text = utf8_text(checked_length(data, source, n_positions), source)
+            text = limited_text(next(byte_parts(prompt_file, LONGEST_PROMPT + 1)), source, n_positions)
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def checked_length(data: bytes, source: str, n_positions: int | None) -> bytes:
-    """A prompt's bytes. Raises BadInput for more than any context holds."""
-    if len(data) > LONGEST_PROMPT:
-        if n_positions is None:
-            raise BadInput(f"{source} must be at most {LONGEST_PROMPT:,} bytes. Got more: shorten it")
-        raise BadInput(f"{source} must be at most {n_positions:,} tokens, the model's context. Got more than "
-                       f"{LONGEST_PROMPT // LONGEST_TOKEN:,} tokens: shorten it{TOO_LONG}")
-    return data
+def limited_text(data: bytes, source: str, n_positions: int | None) -> str:
+    """A prompt's bytes as text. Raises BadInput for more than any context holds."""
+    if len(data) <= LONGEST_PROMPT:
+        return utf8_text(data, source)
+    if n_positions is None:
+        raise BadInput(f"{source} must be at most {LONGEST_PROMPT:,} bytes. Got more: shorten it")
+    raise BadInput(f"{source} must be at most {n_positions:,} tokens, the model's context. Got more than "
+                   f"{LONGEST_PROMPT // LONGEST_TOKEN:,} tokens: shorten it{TOO_LONG}")
 
 
 def prompt_file_or_pipe(prompt: str | None, prompt_file: str | None) -> str | None:
@@ -178,11 +175,6 @@ def notice_of_waiting(file: str) -> Iterator[None]:
         notice.cancel()
 
 
-def read_bytes(file: str, most: int = -1) -> tuple[bytes, str]:
-    """At most `most` bytes of a file or of standard input (-), and its name for errors. Raises BadInput."""
-    return next(byte_parts(file, most)), name_of(file)
-
-
 def name_of(file: str) -> str:
     return "standard input" if file == "-" else file
 
@@ -191,7 +183,7 @@ def read_text(file: str) -> str:
     """The whole text of a file or of standard input (-), byte for byte: to be measured, not continued.
 
     Raises BadInput."""
-    return non_empty_text(*read_bytes(file))
+    return non_empty_text(next(byte_parts(file, -1)), name_of(file))
 
 
 def non_empty_text(data: bytes, source: str) -> str:
@@ -213,7 +205,10 @@ def byte_parts(file: str, first: int) -> Iterator[bytes]:
 
 
 def text_parts(parts: Iterable[bytes], source: str) -> Iterator[str]:
-    """The parts of a text, decoded. Raises BadInput for the first byte that is not UTF-8, as `utf8_text` does."""
+    """The parts of a text, decoded. Raises BadInput, naming the source and the first byte that is not UTF-8.
+
+    A byte order mark at the beginning, which some editors put there, is dropped, with a note.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     n_decoded = 0
     for data in chain(parts, [b""]):
@@ -223,35 +218,25 @@ def text_parts(parts: Iterable[bytes], source: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise BadInput(f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset "
                            f"{n_decoded - held_back + error.start}") from error
-        yield without_byte_order_mark(text, source) if n_decoded == 0 else text
+        if n_decoded == 0 and text.startswith(BYTE_ORDER_MARK):
+            say(f"note: {source} begins with a byte order mark, which is dropped")
+            text = text[1:]
+        yield text
         n_decoded += len(data)
 
 
 def utf8_text(data: bytes, source: str) -> str:
-    """The bytes as text. Raises BadInput, naming the source and the first byte that is not UTF-8.
-
-    A byte order mark at the beginning is dropped, with a note.
-    """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{source} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}") from error
-    return without_byte_order_mark(text, source)
-
-
-def without_byte_order_mark(text: str, source: str) -> str:
-    if text.startswith(BYTE_ORDER_MARK):
-        say(f"note: {source} begins with a byte order mark, which is dropped")
-    return text.removeprefix(BYTE_ORDER_MARK)
+    """The bytes as text: see `text_parts`."""
+    return "".join(text_parts([data], source))
 
 
 def check_file(option: str, path: Path, *endings: str) -> None:
     """Raise ValueError, before anything is computed, if a file with one of these endings cannot be written there."""
-    if path.suffix not in endings:
-        listed = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
-        raise ValueError(f"{option} must be a file ending in {listed}. Got {str(path)!r}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{option} must be a file in an existing folder. Got {str(path)!r}.")
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{option} must be a file ending in {' or '.join(filter(None, endings))}. Got {str(path)!r}.")
+    target = Path(os.path.realpath(path))  # where links lead; still a link if they lead in a circle
+    if not target.parent.is_dir() or target.is_symlink() or (target.exists() and not target.is_file()):
+        raise ValueError(f"{option} must be a regular file in an existing folder. Got {str(path)!r}.")
 
 
 def check_plot(path: Path) -> None:

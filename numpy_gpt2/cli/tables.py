@@ -2,10 +2,17 @@
 
 import math
 import re
+import shutil
 import sys
 import textwrap
 import unicodedata
 from typing import Iterator, Sequence
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines, at least 20 by 10 even if the terminal reports none."""
+    width, height = shutil.get_terminal_size(fallback=(120, 24))
+    return max(width, 20), max(height, 10)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, width: int) -> Iterator[str]:
@@ -23,8 +30,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, widt
         yield from records(header, rows, width)
         return
     for row in cells:
-        start = gap.join(f"{cell:{side}{size + len(cell) - display_width(cell)}}"
-                         for cell, side, size in zip(row, align, columns[:-1]))
+        start = gap.join(map(padded, row, columns[:-1], align))
         last = textwrap.wrap(row[-1], room) if len(row[-1]) > room else [f"{row[-1]:{align[-1]}{columns[-1]}}"]
         for line in last or [""]:
             yield f"{start}{gap}{line}".rstrip()
@@ -40,6 +46,11 @@ def character_width(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me"):  # a combining mark
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, width: int, side: str = "<") -> str:
+    """The text in `width` columns, left-aligned (<) or right-aligned (>)."""
+    return f"{text:{side}{width + len(text) - display_width(text)}}"
 
 
 def records(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:

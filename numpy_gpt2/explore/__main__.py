@@ -11,7 +11,7 @@ from typing import Any, Collection
 
 from ..checkpoint.loading import load
 from ..cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, announce_model,
-                             read_prompt, special_tokens, whole_number)
+                             check_file, read_prompt, special_tokens, whole_number)
 from ..cli.exits import BadInput, bad_input, run, say
 from ..tokenizer import Tokenizer
 from ..weights import GPT2
@@ -19,7 +19,6 @@ from .page import MAX_TOKENS, page_data, prompt_ids
 from .rendering import render, write_page
 
 OUTPUT = Path("explore.html")
-PAGE_SUFFIXES = ("", ".html", ".htm")
 
 
 def make_parser() -> ArgumentParser:
@@ -55,7 +54,8 @@ def main() -> None:
     if is_piped and args.open:
         raise BadInput("--open needs the page in a file. Got -o -, standard output")
     if not args.serve and not is_piped:
-        check_output(output)
+        with bad_input():
+            check_file("--output", output, ".html", ".htm", "")
     prompt = read_prompt(args.prompt, args.prompt_file)
     with bad_input():
         model, tokenizer = load(args.model)
@@ -96,21 +96,6 @@ def serve(data: dict[str, Any], prompt: str, model: GPT2, tokenizer: Tokenizer, 
         if is_opened:  # in a thread, because some browsers block their caller until they have loaded the page
             threading.Thread(target=open_in_browser, args=[server.address, server.address], daemon=True).start()
         server.serve_forever()
-
-
-def check_output(path: Path) -> None:
-    """Raise BadInput, before any computation, if the page cannot be written there."""
-    try:
-        is_in_a_folder = path.resolve().parent.is_dir()
-    except RuntimeError:  # a loop of symbolic links, up to Python 3.12
-        is_in_a_folder = False
-    if not is_in_a_folder:
-        raise BadInput(f"--output must be a file in an existing folder. Got {str(path)!r}.")
-    if path.suffix.lower() not in PAGE_SUFFIXES:
-        raise BadInput(f"--output must end in .html: explore writes a web page. Got {str(path)!r}.")
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "a device or a pipe"
-        raise BadInput(f"--output must be a file. Got {str(path)!r}, which is {what}.")
 
 
 def open_in_browser(address: str, name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from ..cli.tables import character_width, display_width, wrapped
+from ..cli.tables import character_width, display_width, padded, wrapped
 
 HEADING = 8  # the least width of a heading, even if its column's numbers are narrower
 GAP = "~"  # marks what is left out
@@ -31,7 +31,7 @@ def grid(title: str, rows: Sequence[str], columns: Sequence[str], cell: Callable
         lines += fitted(f"the {n_shown} {largest[0]}; {len(columns) - n_shown} left out", width)
 
     def line(name: str, texts: Sequence[str]) -> str:
-        aligned = [padded(shortened(texts[j], size), size, right=True) for j in shown_columns]
+        aligned = [padded(shortened(texts[j], size), size, ">") for j in shown_columns]
         return beginning("  ".join([padded(name, margin), *aligned]), width)
 
     lines.append(line("", columns))
@@ -81,9 +81,3 @@ def beginning(text: str, width: int) -> str:
 
 def shortened(text: str, width: int) -> str:
     return text if display_width(text) <= width else beginning(text, width - 1) + GAP
-
-
-def padded(text: str, width: int, right: bool = False) -> str:
-    """The text padded with blanks on the right, or on the left if `right`."""
-    blanks = " " * (width - display_width(text))
-    return blanks + text if right else text + blanks

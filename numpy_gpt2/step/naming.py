@@ -2,9 +2,8 @@
 
 import difflib
 import re
+from fnmatch import fnmatchcase
 from typing import Iterable, Sequence
-
-from ..tap import fits
 
 
 class Refused(ValueError):
@@ -34,7 +33,7 @@ def short_names(names: Sequence[str], block: str) -> dict[str, str]:
 
 
 def is_meant(name: str, glob: str) -> bool:
-    return any(fits(form, glob) for form in forms_of(name))
+    return any(fnmatchcase(form, glob) for form in forms_of(name))
 
 
 def fitting_stages(glob: str, names: Sequence[str]) -> list[str]:

@@ -181,7 +181,7 @@ def figures(config: GPT2Config) -> list[Figure]:
     """Parameter counts by what is included, and for a released size those that have been published."""
     counts = count_parameters(config)
     wte, wpe, blocks, ln_f = every = all_terms(config)
-    matrices = counts.roles["weights"] - sum(counts.kinds.get(kind, 0) for kind in ("wte", "wpe", "lm_head"))
+    matrices = counts.weight_kinds["attn"] + counts.weight_kinds["mlp"]
     general = [
         Figure(millions(counts.tied), every, "All parameters, tied ones once."),
         Figure(millions(counts.untied), (*every, ("lm_head", counts.difference)),
@@ -259,21 +259,8 @@ class PassCost:
         return self.block_flops + self.attention_flops + self.unembed_flops
 
 
-def prefill_cost(config: GPT2Config, n_context: int) -> PassCost:
-    """The cost of processing a prompt of `n_context` tokens in one pass, with the logits of the last."""
-    return pass_cost(config, n_context, n_context)
-
-
-def decode_cost(config: GPT2Config, n_context: int) -> PassCost:
-    """The cost of processing the `n_context`-th token, with all earlier ones in the cache."""
-    return pass_cost(config, 1, n_context)
-
-
 def pass_cost(config: GPT2Config, n_new: int, n_all: int) -> PassCost:
-    """The cost of processing the last `n_new` of `n_all` tokens. Raises ValueError if they exceed the context."""
-    if not 1 <= n_new <= n_all <= config.n_positions:
-        raise ValueError(f"n_new and n_all must be 1 <= n_new <= n_all <= {config.n_positions}, the model's context. "
-                         f"Got {n_new} and {n_all}.")
+    """The cost of processing the last `n_new` of `n_all` tokens: all for prefill, one for decode."""
     width, n_layer = config.n_embd, config.n_layer
     n_weights = width * 3 * width + width * width + 2 * width * config.n_inner  # in a block's matrices
     n_pairs = n_new * n_all - n_new * (n_new - 1) // 2  # query-key pairs: the last query attends to n_all keys

@@ -6,13 +6,15 @@ The header, the file's first few kilobytes, has the name, dtype and shape of eve
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping, Sequence
 
-from ..checkpoint.hub import (CONFIG, RELEASED, WEIGHTS, IncompleteCheckpoint, ask, cached_file, checkpoint_files,
-                              choose_files, explained, fetch_file, fetch_header, look_up, within)
-from ..checkpoint.json_file import config_from, read_config, read_settings
+from ..checkpoint.hub import (RELEASED, ask, cached_file, checkpoint_files, explained, fetch_file, fetch_header,
+                              look_up)
+from ..checkpoint.json_file import config_from, read_config, read_json_object
 from ..checkpoint.loading import check_tensors, checked_config, query_scale
 from ..checkpoint.tensors import StoredTensor, stored_tensors
+from ..checkpoint.transfer import within
+from ..checkpoint.wanted import CONFIG, WEIGHTS, IncompleteCheckpoint, choose_files
 from ..config import SIZES, GPT2Config
 from ..errors import HubError
 from ..weights import parameter_shapes
@@ -28,7 +30,7 @@ class Metadata:
     config: GPT2Config
     source: str  # where this comes from, as printed
     types: Mapping[str, str] = field(default_factory=dict)  # each parameter's dtype in the file; empty if unread
-    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of other tensors in the file
+    extras: Sequence[str] = ()  # names of other tensors in the file
     has_scaled_queries: bool = False  # whether loading rescales the weights of q
 
     @property
@@ -37,28 +39,33 @@ class Metadata:
         return bool(self.types)
 
 
-def read_metadata(name: str | Path, revision: str | None = None) -> Metadata:
+def read_metadata(name: str | Path) -> Metadata:
     """The metadata of a checkpoint: a built-in name, a folder, or owner/repo, as for `load`.
 
     The header is read from a local file if there is one, else from the hub. If the hub cannot be reached, the four
     released sizes are still known, unverified. Raises CheckpointError, HubError or ValueError.
     """
-    place = look_up(str(name))
-    if isinstance(place, Path):
-        try:
-            files = checkpoint_files(name, revision, (CONFIG, WEIGHTS))
-        except IncompleteCheckpoint as error:
-            if error.wanted != WEIGHTS:
-                raise
-            config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
-            return Metadata(str(name), read_config(config_path, str(config_path)), "config.json alone, not verified: "
-                            "there are no weights to read")
-        return metadata_of_files(str(name), files)
+    name = str(name)
+    place = look_up(name)
     try:
-        files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, revision or "main"), place)
-    except IncompleteCheckpoint:
-        return metadata_from_hub(str(name), place, revision)
-    return metadata_of_files(str(name), files)
+        if isinstance(place, Path):
+            files = checkpoint_files(name, None, (CONFIG, WEIGHTS))
+        else:
+            files = choose_files((CONFIG, WEIGHTS), partial(cached_file, place, "main", []), place)
+    except IncompleteCheckpoint as error:
+        if isinstance(place, str):
+            return metadata_from_hub(name, place)
+        if error.wanted != WEIGHTS:
+            raise
+        config_path = checkpoint_files(name, None, (CONFIG,))["config.json"]
+        return Metadata(name, read_config(config_path), "config.json alone, not verified: "
+                        "there are no weights to read")
+    settings = read_json_object(files["config.json"])
+    config = config_from(settings, files["config.json"])
+    tensors = stored_tensors(files)
+    weights = next(path for file_name, path in files.items() if file_name != "config.json")
+    config = checked_config(config, tensors, weights)
+    return metadata_of_tensors(name, config, settings, tensors, f"config.json and the header of {weights.name}")
 
 
 def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2.SIZES)") -> Metadata:
@@ -66,30 +73,21 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
     return Metadata(size, SIZES[size], source)
 
 
-def metadata_of_files(name: str, files: Mapping[str, Path]) -> Metadata:
-    settings = read_settings(files["config.json"], str(files["config.json"]))
-    config = config_from(settings, str(files["config.json"]))
-    tensors = stored_tensors(files)
-    place = next(path for file_name, path in files.items() if file_name != "config.json")
-    config = checked_config(config, tensors, place)
-    metadata = metadata_of_tensors(name, config, tensors, place, f"config.json and the header of {place.name}")
-    scales = [query_scale(config, settings, layer) for layer in range(config.n_layer)]
-    return replace(metadata, has_scaled_queries=scales != [1.0] * config.n_layer)
-
-
-def metadata_from_hub(name: str, repo: str, revision: str | None) -> Metadata:
-    size_of_repo = {RELEASED[size]: size for size in SIZES}
+def metadata_from_hub(name: str, repo: str) -> Metadata:
     try:
-        config_path = checkpoint_files(name, revision, (CONFIG,))["config.json"]
+        config_path = checkpoint_files(name, None, (CONFIG,))["config.json"]
         commit = config_path.parent.name  # the cache's layout: snapshots/<commit>/config.json
         tensors = headers_on_hub(repo, commit)
     except HubError as error:
-        if repo not in size_of_repo or revision is not None:
+        size = next((size for size in SIZES if RELEASED[size] == repo), None)
+        if size is None:
             raise
         source = f"the released settings (numpy_gpt2.SIZES), not verified: {str(error).partition(' Ways out:')[0]}"
-        return replace(metadata_of_size(size_of_repo[repo], source), name=name)
-    config = read_config(config_path, f"{repo}: config.json")
-    return metadata_of_tensors(name, config, tensors, Path(repo), f"config.json and the header on the hub: {repo} at "
+        return replace(metadata_of_size(size, source), name=name)
+    settings = read_json_object(config_path)
+    config = config_from(settings, config_path)
+    check_tensors(config, tensors, Path(repo))
+    return metadata_of_tensors(name, config, settings, tensors, f"config.json and the header on the hub: {repo} at "
                                f"commit {commit[:8]}")
 
 
@@ -112,11 +110,11 @@ def index_or_name(repo: str, commit: str, file_name: str) -> Path | None:
     return None if ask(repo, commit, file_name) is None else Path(repo, file_name)
 
 
-def metadata_of_tensors(name: str, config: GPT2Config, tensors: Mapping[str, StoredTensor], place: Path,
-                        source: str) -> Metadata:
-    """The metadata, if the tensors match the config. Raises CheckpointError."""
-    check_tensors(config, tensors, place)
+def metadata_of_tensors(name: str, config: GPT2Config, settings: Mapping[str, Any],
+                        tensors: Mapping[str, StoredTensor], source: str) -> Metadata:
+    """The metadata of a checkpoint whose headers match its config."""
     names = parameter_shapes(config)
     types = {name: tensors[name].dtype for name in names}
-    extras = {name: tensor.shape for name, tensor in tensors.items() if name not in names}
-    return Metadata(name, config, source, types, extras)
+    extras = [name for name in tensors if name not in names]
+    has_scaled_queries = any(query_scale(config, settings, layer) != 1.0 for layer in range(config.n_layer))
+    return Metadata(name, config, source, types, extras, has_scaled_queries)

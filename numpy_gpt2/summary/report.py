@@ -6,13 +6,12 @@ from typing import Any, Collection, Mapping, Sequence
 
 from ..checkpoint.loading import load, load_model
 from ..errors import CheckpointError, HubError
-from ..tokenizer import Tokenizer
-from ..weights import GPT2
-from .counting import MEMORY_TYPES, PassCost, count_parameters, decode_cost, figures, parameters, parts, prefill_cost
+from ..scoring import score_tokens
+from ..weights import BLOCK_PARTS, GPT2, named_parameters
+from .counting import MEMORY_TYPES, PassCost, count_parameters, figures, parameters, parts, pass_cost
 from .metadata import Metadata
-from .weight_statistics import (GROUPS, HISTOGRAM_EDGES, ONE_ARRAY, depth_profile, depth_profiles, describe,
-                                grouped_weights, layer_statistics, overlays, tensor_statistics, text_loss,
-                                weight_tying)
+from .weight_statistics import (GROUPS, HISTOGRAM_EDGES, compare_embeddings, depth_profile, describe, grouped_weights,
+                                overlays)
 
 Report = dict[str, Any]  # a few keys that are always present, and the chosen sections by name
 Reports = Mapping[str, Report]  # by model name
@@ -34,6 +33,8 @@ SECTIONS = {
 KINDS = {"wte": "token embedding, wte", "wpe": "position embedding, wpe", "attn": "attention", "mlp": "MLP",
          "ln": "layer norms", "lm_head": "unembedding, lm_head"}
 ROLES = {"weights": "weights (matrices)", "biases": "biases", "gains": "layer-norm gains"}
+
+ONE_ARRAY = {"n_arrays": 1, "correlation": 1.0, "largest_difference": 0.0}  # tied: an array compared with itself
 
 
 def report_each(models: Sequence[Metadata], sections: Collection[str], measured: Collection[str] = (),
@@ -81,11 +82,11 @@ def report_counts(model: Metadata, sections: Collection[str], n_context: int) ->
                         "fraction": one.count / counts.stored, "bytes": one.n_bytes} for one in parameters(model)],
         "counts": {**totals, "fractions": fractions(counts.kinds), "weight_fractions": fractions(counts.weight_kinds)},
         "biases": {**counts.roles, "fractions": fractions(counts.roles)},
-        "tying": asdict(ONE_ARRAY) if config.tie_word_embeddings else {"n_arrays": 2},
+        "tying": ONE_ARRAY if config.tie_word_embeddings else {"n_arrays": 2},
         "figures": [{"figure": one.figure, "count": one.count, "sum": one.sum_text, "remark": one.remark}
                     for one in figures(config)],
-        "cost": {"n_context": n_context, "prefill": report_cost(prefill_cost(config, n_context)),
-                 "decode": report_cost(decode_cost(config, n_context))},
+        "cost": {"n_context": n_context, "prefill": report_cost(pass_cost(config, n_context, n_context)),
+                 "decode": report_cost(pass_cost(config, 1, n_context))},
     }
     return {"n_parameters": counts.stored, "source": model.source, "verified": model.is_verified,
             "not_parameters": list(model.extras),
@@ -109,32 +110,37 @@ def report_cost(cost: PassCost) -> Report:
 
 def report_weights(name: str, wanted: Collection[str], text: str | None) -> Report:
     """The sections that need the weights, which are downloaded if necessary."""
-    tokenizer: Tokenizer | None = None
+    report: Report = {}
     if text is None:
         model = load_model(name)
     else:
         model, tokenizer = load(name)
-    report: Report = {}
+        scores = score_tokens(model, tokenizer.with_bos(tokenizer.encode(text)))
+        n_bytes = len(text.encode("utf-8"))
+        loss = {"n_tokens": len(scores.log_probs), "n_bytes": n_bytes, "mean_loss": scores.mean_loss,
+                "perplexity": scores.perplexity, "bits_per_byte": scores.bits_per_byte(n_bytes)}
+        report["loss"] = {key: value if math.isfinite(value) else None for key, value in loss.items()}
     if "values" in wanted:
         report["values"] = report_values(model)
     if "tying" in wanted:
-        report["tying"] = asdict(weight_tying(model))
-    if text is not None and tokenizer is not None:
-        loss = asdict(text_loss(model, tokenizer, text))
-        report["loss"] = {key: value if math.isfinite(value) else None for key, value in loss.items()}
+        report["tying"] = compare_embeddings(model.wte, model.lm_head)
     return report
 
 
 def report_values(model: GPT2) -> Report:
-    n_layer = model.config.n_layer
-    tensors = tensor_statistics(model)
-    arrays = grouped_weights(model)
-    groups = {name: describe(name, *of_group) for name, of_group in arrays.items()}
-    by_depth = [depth_profile(name, [groups[f"h.{i} {name}"].std for i in range(n_layer)]) for name in GROUPS]
-    return {"tensors": [asdict(one) for one in tensors],
-            "layers": [asdict(one) for one in layer_statistics(model)],
-            "depth": [asdict(one) for one in depth_profiles(tensors, n_layer)],
+    blocks = [f"h.{i}" for i in range(model.config.n_layer)]
+    arrays = dict(named_parameters(model))
+    tensors = {name: describe(name, array) for name, array in arrays.items()}
+    layers = [describe(block, *(array for name, array in arrays.items() if name.startswith(f"{block}.")))
+              for block in blocks]
+    matrices = grouped_weights(model)
+    groups = {name: describe(name, *of_group) for name, of_group in matrices.items()}
+    return {"tensors": [asdict(one) for one in tensors.values()],
+            "layers": [asdict(one) for one in layers],
+            "depth": [depth_profile(f"{part}.weight", [tensors[f"{block}.{part}.weight"].std for block in blocks])
+                      for part in BLOCK_PARTS],
             "groups": [asdict(one) for one in groups.values()],
-            "group_depth": [asdict(one) for one in by_depth],
-            "overlays": [asdict(one) for one in overlays(arrays, groups)],
+            "group_depth": [depth_profile(name, [groups[f"{block} {name}"].std for block in blocks])
+                            for name in GROUPS],
+            "overlays": overlays(matrices, groups),
             "histogram_edges": list(HISTOGRAM_EDGES)}

@@ -13,24 +13,26 @@ MOST_COLUMNS = 2  # of panels: more would be illegible when the picture is scale
 
 def check_panels(path: Path, sections: Sequence[str], has_loss: bool) -> None:
     """Raise ValueError, before any computation, if there is nothing to plot or the file cannot be written."""
-    if not has_loss and not PANELS.keys() & set(sections):
-        raise ValueError(f"--plot draws --{', --'.join(PANELS).replace('loss', 'text')}: choose at least one")
+    if not has_loss and not {*PANELS, "values"} & set(sections):
+        raise ValueError("--plot draws --counts, --biases, --values, --text: choose at least one")
     check_plot(path)
 
 
 def draw_reports(reports: Reports, path: Path) -> None:
-    """Save one figure, with a panel for each section in PANELS; for --values, five more for each model."""
+    """Save one figure, with a panel for each section in PANELS, and six for the values of each model."""
     from matplotlib.figure import Figure
     reports = {name.encode(errors="replace").decode(): found for name, found in reports.items()}  # names of folders too
-    panels: list[Callable[[Any], None]] = [partial(PANELS[section], reports=reports) for section in PANELS
+    panels: list[Callable[[Any], None]] = [partial(draw, reports=reports) for section, draw in PANELS.items()
                                            if any(section in found for found in reports.values())]
     for name, found in reports.items():
         values = found.get("values", {})
-        title = name if len(reports) > 1 else ""
         if "overlays" in values:
-            panels.append(partial(draw_group_depth, profiles=values["group_depth"], name=title))
+            title = f"{name}: " if len(reports) > 1 else ""
+            panels += [partial(draw_depth, profiles=values[key], title=f"{title}{what} by depth")
+                       for key, what in (("depth", "Weights"), ("group_depth", "Matrices"))]
             groups = {one["name"]: one for one in values["groups"]}
-            panels += [partial(draw_overlay, overlay=one, groups=groups, name=title) for one in values["overlays"]]
+            panels += [partial(draw_overlay, overlay=one, groups=groups, title=f"{title}{one['title']}")
+                       for one in values["overlays"]]
     n_columns = min(len(panels), MOST_COLUMNS)
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(5 * n_columns, 4.6 * n_rows), layout="constrained")
@@ -66,41 +68,27 @@ def draw_biases(axes: Any, reports: Reports) -> None:
     legend_below(axes)
 
 
-def draw_depth(axes: Any, reports: Reports) -> None:
-    for name, found in reports.items():
-        for profile in found["values"].get("depth", []):
-            label = profile["name"] if len(reports) == 1 else f"{name}: {profile['name']}"
-            axes.plot(profile["std"], ".-", label=label)
-    axes.set(title="Weights by depth", xlabel="block", ylabel="standard deviation")
-    legend_below(axes)
-
-
-def draw_group_depth(axes: Any, profiles: Sequence[Report], name: str) -> None:
+def draw_depth(axes: Any, profiles: Sequence[Report], title: str) -> None:
     for profile in profiles:
         axes.plot(profile["std"], ".-", label=profile["name"])
-    axes.set(title=f"{name} Matrices by depth".strip(), xlabel="block", ylabel="standard deviation", ylim=(0, None))
+    axes.set(title=title, xlabel="block", ylabel="standard deviation", ylim=(0, None))
     legend_below(axes)
 
 
-def draw_overlay(axes: Any, overlay: Report, groups: Reports, name: str) -> None:
-    """Histograms on one scale, blocks coloured by depth."""
+def draw_overlay(axes: Any, overlay: Report, groups: Reports, title: str) -> None:
+    """Histograms on one scale. Blocks go from light to dark, instead of a legend of 48 lines."""
+    from matplotlib import colormaps
     edges, fractions = overlay["edges"], overlay["fractions"]
     by_block = any(group.startswith("h.") for group in fractions)
     for i, (group, bins) in enumerate(fractions.items()):
-        colour = colour_of_block(i, len(fractions)) if by_block else f"C{i}"
+        colour = colormaps["viridis_r"](0.1 + 0.9 * i / max(len(fractions) - 1, 1)) if by_block else f"C{i}"
         is_named = not by_block or i in (0, len(fractions) - 1)
         found = groups[group]
         label = (f"{group}: std {found['std']:.3g}, excess kurtosis {rounded(found['kurtosis'])}, beyond 4 std "
                  f"{found['beyond_4']:.1e}")
         axes.stairs(bins, edges, color=colour, linewidth=1.4, label=label if is_named else None)
-    axes.set(title=f"{name} {overlay['title']}".strip(), xlabel="weight", ylabel=f"fraction, in {len(edges) - 1} bins")
+    axes.set(title=title, xlabel="weight", ylabel=f"fraction, in {len(edges) - 1} bins")
     legend_below(axes, n_columns=1)
-
-
-def colour_of_block(i: int, n_layer: int) -> Any:
-    """Light for the first block to dark for the last, instead of a legend of 48 lines."""
-    from matplotlib import colormaps
-    return colormaps["viridis_r"](0.1 + 0.9 * i / max(n_layer - 1, 1))
 
 
 def draw_loss(axes: Any, reports: Reports) -> None:
@@ -111,5 +99,4 @@ def draw_loss(axes: Any, reports: Reports) -> None:
     axes.set(title="Loss by size", xlabel="parameters", ylabel="bits per byte", xscale="log")
 
 
-PANELS: dict[str, Callable[..., None]] = {
-    "counts": draw_counts, "biases": draw_biases, "values": draw_depth, "loss": draw_loss}
+PANELS: dict[str, Callable[..., None]] = {"counts": draw_counts, "biases": draw_biases, "loss": draw_loss}

@@ -168,7 +168,13 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
                  bars(one["histogram"])) for one in found[title]]
         yield from table((title, "mean", "std", "min", "max", "norm", "histogram"), rows, "<>>>>><", width)
     yield ""
-    yield from distribution_lines(found["groups"], width)
+    yield from wrapped("Matrices by purpose, in all blocks together and in each, without biases. Excess kurtosis is "
+                       "mean(((x - mean) / std)^4) - 3; the next column is the fraction of numbers more than four "
+                       "standard deviations from the mean.", width)
+    rows = [(one["name"], f"{one['std']:.3g}", rounded(one["kurtosis"]), f"{one['beyond_4']:.1e}",
+             bars(one["histogram"])) for one in found["groups"]]
+    rows.append(("normal distribution", "", "0", f"{NORMAL_BEYOND_4:.1e}", bars(NORMAL_HISTOGRAM)))
+    yield from table(("matrices", "std", "kurtosis", "beyond 4", "histogram"), rows, "<>>><", width)
     yield ""
     yield from wrapped("Standard deviation of each weight, block by block; the trend is its correlation with the "
                        "block number.", width)
@@ -177,16 +183,6 @@ def value_lines(found: Report, width: int) -> Iterator[str]:
     rows.append(("trend", *(signed(one["trend"]) for one in profiles)))
     yield from table(("block", *BLOCK_PARTS), rows, "<>>>>>>", width)
     yield from verdict_lines(value_statements(found), width)
-
-
-def distribution_lines(groups: Sequence[Report], width: int) -> Iterator[str]:
-    yield from wrapped("Matrices by what they are for, in all blocks and in each, without biases. Excess kurtosis is "
-                       "mean(((x - mean) / std)^4) - 3; the next column is the fraction of numbers more than four "
-                       "deviations from the mean.", width)
-    rows = [(one["name"], f"{one['std']:.3g}", rounded(one["kurtosis"]), f"{one['beyond_4']:.1e}",
-             bars(one["histogram"])) for one in groups]
-    rows.append(("a normal", "", "0", f"{NORMAL_BEYOND_4:.1e}", bars(NORMAL_HISTOGRAM)))
-    yield from table(("matrices", "std", "kurtosis", "beyond 4", "histogram"), rows, "<>>><", width)
 
 
 def loss_lines(reports: Reports, width: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any, Iterator
 
 import numpy as np
 
+from ..checkpoint.saving import locked
 from ..errors import CheckpointError, one_line
 from ..weights import named_parameters
 from .loop import Run
@@ -100,21 +101,14 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Keep other processes from training into the folder meanwhile. Raises ValueError if one does already."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(folder / LOCK, "wb") as file:  # the system releases the lock when a process ends
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError("--out must be a folder that no other run is writing to. "
-                             f"Got {str(folder)!r}: wait for that run, or give another folder.") from error
+    lock = folder / LOCK
+    lock.touch()
+    with locked(lock, "--out must be a folder that no other run is writing to. "
+                      f"Got {str(folder)!r}: wait for that run, or give another folder."):
         try:
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from sides import Worker, fresh_peak, run_fresh, time_output
 
 import numpy_gpt2
 from numpy_gpt2.cli.exits import say
-from numpy_gpt2.summary.counting import count_parameters, decode_cost, prefill_cost
+from numpy_gpt2.summary.counting import count_parameters, pass_cost
 
 OURS, THEIRS = "engine", "reference"
 BUNDLED = Path(numpy_gpt2.__file__).parent / "fairytale"
@@ -178,7 +178,7 @@ def measure_decode(bench):
         measurement = Measurement("decode", f"{context} tokens of context", "ms")
         bench.read_by_both(bench.random_ids(1, context - 1))
         for _ in range(bench.rounds):
-            measurement.floor.append(bench.floor(decode_cost(bench.config, context)))
+            measurement.floor.append(bench.floor(pass_cost(bench.config, 1, context)))
             measurement.ours.append(bench.ours("decode", 1, bench.seconds))
             if bench.with_theirs:
                 measurement.theirs.append(bench.theirs("decode", 1, bench.seconds))
@@ -193,7 +193,7 @@ def measure_prefill(bench):
         ids = bench.random_ids(1, length)
         bench.read_by_both(ids)
         for _ in range(bench.rounds):
-            measurement.floor.append(bench.floor(prefill_cost(bench.config, length)))
+            measurement.floor.append(bench.floor(pass_cost(bench.config, length, length)))
             measurement.ours.append(bench.ours("time_prefill", ids, bench.seconds))
             if bench.with_theirs:
                 measurement.theirs.append(bench.theirs("time_prefill", ids, bench.seconds))
@@ -209,7 +209,7 @@ def measure_batch(bench):
         if n_batch > 1:
             bench.ours("greedy", ids[:1], 1)  # one sequence as well, to be timed alternately
         for _ in range(bench.rounds):
-            measurement.floor.append(bench.floor(decode_cost(bench.config, context), n_batch))
+            measurement.floor.append(bench.floor(pass_cost(bench.config, 1, context), n_batch))
             if n_batch > 1:
                 measurement.plain.append(bench.ours("decode", 1, bench.seconds))
             measurement.ours.append(bench.ours("decode", n_batch, bench.seconds))

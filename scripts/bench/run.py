@@ -37,8 +37,9 @@ from sides import process_pool
 from experiment import Parser, print_table
 
 from numpy_gpt2 import SIZES, random_model, save
-from numpy_gpt2.checkpoint.hub import CONFIG, WEIGHTS, checkpoint_files
+from numpy_gpt2.checkpoint.hub import checkpoint_files
 from numpy_gpt2.checkpoint.json_file import read_config
+from numpy_gpt2.checkpoint.wanted import CONFIG, WEIGHTS
 from numpy_gpt2.cli.arguments import check_plot, whole_number
 from numpy_gpt2.cli.exits import BadInput, bad_input, say
 from numpy_gpt2.summary.counting import count_parameters

@@ -17,7 +17,7 @@ from typing import Any, Iterator
 
 import numpy as np
 import pytest
-from hub_server import Fault, HubServer, Repo, etag_of
+from hub_server import Fault, HubServer, Repo, environment, etag_of
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache, utils
 from huggingface_hub.errors import HfHubHTTPError
 from test_hub import checkpoint_bytes
@@ -25,8 +25,10 @@ from test_hub import checkpoint_bytes
 from numpy_gpt2.checkpoint import download as module
 from numpy_gpt2.checkpoint import transfer
 from numpy_gpt2.checkpoint.download import download_file
+from numpy_gpt2.checkpoint.hub import fetch_header
 from numpy_gpt2.checkpoint.json_file import LARGEST_TEXT
-from numpy_gpt2.checkpoint.transfer import PAUSE_S, SILENCE_S, TRIES, check_text_size, download_header
+from numpy_gpt2.checkpoint.tensors import StoredTensor
+from numpy_gpt2.checkpoint.transfer import PAUSE_S, SILENCE_S, TRIES, check_text_size
 from numpy_gpt2.errors import CheckpointError, HubError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
@@ -64,6 +66,12 @@ def fetch(hub: HubServer, name: str = NAME, size: int | None = -1, etag: str = "
     url = f"{hub.url}/class/any/resolve/{commit}/{name}"
     etag = etag or etag_of(content, is_large=name == NAME)
     return download_file(url, "class/any", commit, name, etag, len(content) if size == -1 else size)
+
+
+def header(hub: HubServer) -> list[StoredTensor]:
+    """What the header of the repository's weights lists."""
+    with environment(hub.url, Path(constants.HF_HUB_CACHE)):
+        return fetch_header("class/any", COMMIT, NAME)
 
 
 def files_in(cache: Path) -> set[str]:
@@ -307,15 +315,15 @@ def test_a_text_has_its_limit_to_the_byte_and_weights_have_none(name, most):
 
 def test_of_a_file_of_weights_no_more_is_asked_for_than_a_header_may_have(hub):
     hub.repos["class/any"].files[NAME] = b"\xff" * 7 + b"\x00" + b"[" * (LARGEST_TEXT + 1000)
-    with pytest.raises(CheckpointError, match=f"^{NAME}: header: expected at most 8,388,608 bytes, found more"):
-        download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path(NAME))
+    with pytest.raises(CheckpointError, match=f"^class/any/{NAME}: header: expected at most 8,388,608 bytes, found m"):
+        header(hub)
     assert hub.bytes_sent[KEY] == 8 + LARGEST_TEXT + 1
 
 
 def test_a_header_is_there_when_its_last_byte_is(hub):
     hub.repos["class/any"].files[NAME] = b"\x02" + bytes(7) + b"{}" + CONTENT
     hub.repos["class/any"].faults = {NAME: Fault("GET", break_after=10, by="stall")}
-    assert download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path(NAME)) == b"\x02" + bytes(7) + b"{}"
+    assert header(hub) == []
 
 
 @pytest.mark.parametrize("size", [None, -1, 10**9])
@@ -342,7 +350,7 @@ def test_redirects_without_end_are_given_up(hub, cache):
     with pytest.raises(HubError, match=said):
         fetch(hub, status=302, headers={"Location": f"/class/any/resolve/{COMMIT}/{NAME}"})
     with pytest.raises(HubError, match=said):
-        download_header(f"{hub.url}/class/any/resolve/{COMMIT}/{NAME}", Path("class/any", NAME))
+        header(hub)
     assert len(hub.log) == 2 * 6
 
 

@@ -134,6 +134,6 @@ def test_a_load_reads_each_file_of_settings_once(tmp_path, monkeypatch):
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
     n_read: Counter[str] = Counter()
     read = json_file.read_text_file
-    monkeypatch.setattr(json_file, "read_text_file", lambda path, name: n_read.update([path.name]) or read(path, name))
+    monkeypatch.setattr(json_file, "read_text_file", lambda path: n_read.update([path.name]) or read(path))
     load(tmp_path)
     assert n_read == {"config.json": 1, "generation_config.json": 1, "vocab.json": 1}

@@ -176,8 +176,8 @@ def test_a_text_far_larger_than_any_gpt2s_is_refused_before_it_is_parsed(tmp_pat
     ("added_tokens.json", {f"<{i}>": i for i in range(100_000)}, "expected at most 50,000 tokens. Got 100,000"),
     ("added_tokens.json", {"<x>": 2**31 + 5}, "added token '<x>': its id must be 260, the next, without a gap. Got"),
     ("added_tokens.json", {"<x>": -1}, "added token '<x>': its id must be 260"),
-    ("added_tokens.json", {"": 260}, "added token must be a text that is not empty"),
-    ("added_tokens.json", {"\ud800": 260}, "added_tokens.json: a token must be text"),
+    ("added_tokens.json", {"": 260}, "added token must be text, not empty"),
+    ("added_tokens.json", {"\ud800": 260}, "added_tokens.json: added token must be text"),
     ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 400: {"content": "x"}}}, "ids and their tokens"),
     ("tokenizer_config.json", {"added_tokens_decoder": []}, "added_tokens_decoder must be a JSON object"),
     ("tokenizer_config.json", {"add_prefix_space": "yes"}, "add_prefix_space must be true or false"),
@@ -185,6 +185,7 @@ def test_a_text_far_larger_than_any_gpt2s_is_refused_before_it_is_parsed(tmp_pat
     ("special_tokens_map.json", {"bos_token": [1]}, "special_tokens_map.json: bos_token must be a token's name"),
     ("special_tokens_map.json", {"additional_special_tokens": 7}, "additional_special_tokens must be a list of tokens"),
     ("generation_config.json", {"eos_token_id": "</s>"}, "generation_config.json: eos_token_id must be a token id"),
+    ("generation_config.json", {"eos_token_id": [None]}, "eos_token_id must be a token id or null. Got [None]"),
     ("generation_config.json", [], "generation_config.json: expected a JSON object"),
 ], ids=lambda value: ascii(value)[:40])
 def test_what_is_wrong_in_a_file_of_added_tokens_or_settings_is_said_of_it(tmp_path, file_name, content, message):

@@ -27,9 +27,10 @@ from safetensors.numpy import save as to_safetensors
 
 from numpy_gpt2.checkpoint import hub as module
 from numpy_gpt2.checkpoint import loading
-from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, look_up, within
+from numpy_gpt2.checkpoint.hub import checked_revision, current_commit, explained, look_up
 from numpy_gpt2.checkpoint.loading import load_model
 from numpy_gpt2.checkpoint.saving import save
+from numpy_gpt2.checkpoint.transfer import within
 from numpy_gpt2.checkpoint.vocabulary import byte_alphabet
 from numpy_gpt2.config import GPT2Config
 from numpy_gpt2.checkpoint.wanted import WEIGHTS, IncompleteCheckpoint
@@ -441,6 +442,15 @@ def test_what_the_cache_does_not_know_counts_as_absent_where_the_hub_cannot_be_a
     assert online.call("load", "class/by-others")["warnings"] == [] and hub.log == []
 
 
+def test_a_file_that_would_win_over_what_the_cache_has_is_said_too(hub, online, unreachable, files):
+    del files["tokenizer.json"]
+    hub.repos["class/old-by-others"] = Repo(files)
+    assert "error" not in online.call("load", "class/old-by-others")
+    forget_absences(online.home, "class/old-by-others")
+    (warning,) = unreachable.call("load_tokenizer", "class/old-by-others")["warnings"]
+    assert "whether the hub also has tokenizer.json, generation_config.json, tokenizer_config.json, " in warning
+
+
 def test_a_pinned_commit_is_taken_from_the_cache_where_the_hub_cannot_be_asked(hub, online, unreachable, tmp_path):
     first, second = (checkpoint_bytes(tmp_path / str(seed), seed) for seed in (1, 2))
     hub.repos["class/pinned-cache"] = Repo(first, older={"2" * 40: second})
@@ -583,16 +593,6 @@ def test_the_headers_of_all_shards_are_read_and_no_weights_kept(hub, online, fil
     with environment(hub.url, online.home / "hub"):
         assert set(read_metadata("class/header").types) == {name for name, _ in tensors}
     assert online.snapshot("class/header") == {"1" * 40: {"config.json", "model.safetensors.index.json"}}
-
-
-def test_the_headers_of_a_pinned_commit_are_read(hub, online, tmp_path):
-    first = checkpoint_bytes(tmp_path / "first")
-    save(random_model(GPT2Config(257, 8, 4, 1, 1)), tmp_path / "second", "float16")
-    second = first | {"model.safetensors": (tmp_path / "second" / "model.safetensors").read_bytes()}
-    hub.repos["class/header-then"] = Repo(first, older={"2" * 40: second})
-    with environment(hub.url, online.home / "hub"):
-        for revision, dtype in ((None, "F32"), ("2" * 40, "F16")):
-            assert set(read_metadata("class/header-then", revision).types.values()) == {dtype}
 
 
 HEADERS: dict[str, tuple[dict[str, object], str]] = {

@@ -10,11 +10,11 @@ def file_refusal(tmp_path, content: bytes) -> str:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as refused:
-        read_config(path, "some/config.json")
+        read_config(path)
     message = str(refused.value)
-    assert message.startswith("some/config.json: ")
+    assert message.startswith(f"{path}: ")
     assert "\n" not in message
-    return message.removeprefix("some/config.json: ")
+    return message.removeprefix(f"{path}: ")
 
 
 def test_a_file_says_what_it_holds(tmp_path):
@@ -59,7 +59,7 @@ def test_a_file_nested_a_hundred_thousand_deep_is_refused(tmp_path, key):
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}[^:]*: cannot be read: "):
         read_config(tmp_path / "absent.json")
-    with pytest.raises(CheckpointError, match="^config.json: cannot be read: "):
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}[^:]*: cannot be read: "):
         read_config(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from numpy_gpt2 import __main__ as list_of_commands
 from numpy_gpt2 import generate, score, tokens
+from numpy_gpt2.cli.arguments import check_file
 from numpy_gpt2.cli.exits import exit_status
 from numpy_gpt2.exercises import __main__ as exercises
 from numpy_gpt2.explore import __main__ as explore
@@ -104,6 +105,15 @@ def test_a_command_after_a_space_is_told_to_come_after_a_dot(command, word, mean
     status, out, err = command(list_of_commands, word, "Once upon a time")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert f"Got '{word}'" in err and meant in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_a_file_is_written_where_links_lead_unless_they_lead_in_a_circle(tmp_path):
+    (tmp_path / "link.html").symlink_to("new.html")
+    check_file("--html", tmp_path / "link.html", ".html")
+    (tmp_path / "circle.html").symlink_to("circle.html")
+    with pytest.raises(ValueError, match="--html must be a regular file"):
+        check_file("--html", tmp_path / "circle.html", ".html")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")

@@ -19,7 +19,7 @@ from hypothesis import given
 
 from numpy_gpt2 import GPT2Config, generate_tokens, load_model, named_parameters, random_model, save
 from numpy_gpt2.cli.exits import BadInput
-from numpy_gpt2.summary.counting import PassCost, decode_cost, prefill_cost
+from numpy_gpt2.summary.counting import PassCost, pass_cost
 from strategies import configs, lively_model
 
 ROOT = Path(__file__).parents[2]
@@ -256,7 +256,7 @@ def test_near_ties_of_a_text_are_those_of_writing_it(engine):
 def test_the_floor_streams_every_weight_that_counting_says_a_step_reads(config):
     flat = streamed_weights(lively_model(config))
     looked_up = 2 * config.n_embd  # a row of wte and one of wpe
-    assert sum(array.size for array in flat) == decode_cost(config, 1).weights_read - looked_up
+    assert sum(array.size for array in flat) == pass_cost(config, 1, 1).weights_read - looked_up
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -282,7 +282,7 @@ def test_the_products_are_those_that_counting_counts(config):
     n = config.n_positions
     flops = {name: 2 * math.prod(shape) for name, shape in product_shapes(config, n).items()}
     attention = flops.pop("attn.scores") + flops.pop("attn.z")
-    cost = prefill_cost(config, n)
+    cost = pass_cost(config, n, n)
     assert config.n_layer * sum(flops.values()) == cost.block_flops
     assert config.n_layer * attention * (n + 1) == cost.attention_flops * 2 * n  # the whole square, not its causal half
 

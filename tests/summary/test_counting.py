@@ -19,8 +19,9 @@ from numpy_gpt2 import (SIZES, CheckpointError, GPT2Config, Recorder, forward, l
 from numpy_gpt2.checkpoint import loading
 from numpy_gpt2.checkpoint.tensors import read_header
 from numpy_gpt2.summary import counting, weight_statistics
-from numpy_gpt2.summary.counting import count_parameters, decode_cost, figures, parameters, pass_cost, prefill_cost
+from numpy_gpt2.summary.counting import count_parameters, figures, parameters, pass_cost
 from numpy_gpt2.summary.metadata import metadata_of_size, read_metadata
+from numpy_gpt2.summary.report import report_values, report_weights
 from strategies import configs, passes
 
 # DESIGN.md's table: parameters, untied, wte.
@@ -252,7 +253,7 @@ def test_the_flops_of_a_prefill_are_those_of_its_products(case):
         patch.setattr(model_module, "linear", counting_linear)
         forward(model, ids, tap=acts)
     visible = sum(np.isfinite(acts[f"h.{i}.attn.scores"]).sum() for i in range(model.config.n_layer))
-    cost = prefill_cost(model.config, len(ids))
+    cost = pass_cost(model.config, len(ids), len(ids))
     assert cost.block_flops == sum(flops)
     assert cost.attention_flops == 2 * 2 * visible * model.config.d_head
     assert cost.unembed_flops == 2 * model.wte.size
@@ -272,7 +273,7 @@ def test_a_prefill_costs_what_its_chunks_cost_but_for_the_unembedding(config, da
 @given(configs(), st.data())
 def test_a_decoded_token_reads_the_cache_and_every_weight_but_the_embeddings(config, data):
     n_context = data.draw(st.integers(1, config.n_positions))
-    cost = decode_cost(config, n_context)
+    cost = pass_cost(config, 1, n_context)
     cache = numpy_gpt2.KVCache(random_model(config), n_context)
     assert cost.cache_read == cache.k.size + cache.v.size
     counts = count_parameters(config)
@@ -281,17 +282,11 @@ def test_a_decoded_token_reads_the_cache_and_every_weight_but_the_embeddings(con
 
 
 def test_a_decoded_token_of_small_at_its_full_context():
-    cost = decode_cost(SIZES["small"], 1024)
+    cost = pass_cost(SIZES["small"], 1, 1024)
     assert cost.block_flops == 2 * 84_934_656  # two for each number of the blocks' matrices
     assert cost.unembed_flops == 2 * 38_597_376
     assert cost.attention_flops == 12 * 2 * 2 * 768 * 1024
     assert cost.cache_read * 4 == 75_497_472
-
-
-@pytest.mark.parametrize("n_new, n_all", [(0, 1), (2, 1), (1, 7)])
-def test_a_pass_that_does_not_fit_has_no_cost(n_new, n_all):
-    with pytest.raises(ValueError, match="context"):
-        pass_cost(TINY, n_new, n_all)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -358,17 +353,16 @@ def test_numbers_that_are_not_finite_are_an_error_that_names_the_tensor(bad):
 
 
 def test_layers_and_tensors_cover_every_parameter():
-    model = random_model(TINY)
-    tensors, layers = weight_statistics.tensor_statistics(model), weight_statistics.layer_statistics(model)
-    assert [one.name for one in tensors] == [name for name, _ in named_parameters(model)]
-    assert sum(one.count for one in tensors) == count_parameters(TINY).stored
-    assert [(one.name, one.count) for one in layers] == [(f"h.{i}", count_parameters(TINY).per_block)
-                                                         for i in range(2)]
+    found = report_values(random_model(TINY))
+    assert [one["name"] for one in found["tensors"]] == list(parameter_shapes(TINY))
+    assert sum(one["count"] for one in found["tensors"]) == count_parameters(TINY).stored
+    assert [(one["name"], one["count"]) for one in found["layers"]] == [(f"h.{i}", count_parameters(TINY).per_block)
+                                                                        for i in range(2)]
 
 
 def test_more_than_ten_layers_are_told_apart():
-    deep = random_model(replace(TINY, n_layer=12))
-    assert {one.count for one in weight_statistics.layer_statistics(deep)} == {count_parameters(TINY).per_block}
+    layers = report_values(random_model(replace(TINY, n_layer=12)))["layers"]
+    assert {one["count"] for one in layers} == {count_parameters(TINY).per_block}
 
 
 def test_a_weight_that_grows_with_depth_has_trend_1():
@@ -376,11 +370,10 @@ def test_a_weight_that_grows_with_depth_has_trend_1():
     for i in range(4):
         arrays[f"h.{i}.mlp.c_fc.weight"] = arrays["h.0.mlp.c_fc.weight"] * (i + 1)
         arrays[f"h.{i}.ln_1.weight"] = np.ones(8, np.float32)
-    model = numpy_gpt2.build_model(replace(TINY, n_layer=4), arrays)
-    statistics = weight_statistics.tensor_statistics(model)
-    profiles = {one.name: one for one in weight_statistics.depth_profiles(statistics, 4)}
-    assert profiles["mlp.c_fc.weight"].trend == pytest.approx(1)
-    assert profiles["ln_1.weight"].trend is None and profiles["ln_1.weight"].std == (0, 0, 0, 0)
+    found = report_values(numpy_gpt2.build_model(replace(TINY, n_layer=4), arrays))
+    profiles = {one["name"]: one for one in found["depth"]}
+    assert profiles["mlp.c_fc.weight"]["trend"] == pytest.approx(1)
+    assert profiles["ln_1.weight"] == {"name": "ln_1.weight", "std": [0] * 4, "trend": None}
 
 
 def test_queries_keys_and_values_are_the_thirds_of_c_attn(chunk):
@@ -405,53 +398,54 @@ def test_an_overlay_has_one_scale_and_says_what_lies_on_it(chunk):
     groups = {"wide": [np.array([-4.0, 4.0, 1.0, -1.0])], "narrow": [np.array([[0.01, -0.01]]), np.array([1.0, -99.0])]}
     statistics = {name: replace(weight_statistics.describe(name, *arrays), std=std)
                   for (name, arrays), std in zip(groups.items(), (2.0, 1.0))}
-    found = weight_statistics.overlay("both", list(groups), groups, statistics)
-    assert (found.edges[0], found.edges[-1], len(found.edges)) == (-8, 8, weight_statistics.N_BINS + 1)
+    found = weight_statistics.overlay(groups, statistics)
+    edges, fractions = found["edges"], found["fractions"]
+    assert (edges[0], edges[-1], len(edges)) == (-8, 8, weight_statistics.N_BINS + 1)
     for name, arrays in groups.items():
         numbers = np.concatenate([array.ravel() for array in arrays])
-        assert found.fractions[name] == tuple(np.histogram(numbers, found.edges)[0] / numbers.size)
-    assert sum(found.fractions["narrow"]) == 0.75  # -99 is outside
+        assert fractions[name] == list(np.histogram(numbers, edges)[0] / numbers.size)
+    assert sum(fractions["narrow"]) == 0.75  # -99 is outside
 
 
 def test_no_statistic_needs_a_copy_of_a_matrix():
     model = random_model(TINY)
     for name, arrays in weight_statistics.grouped_weights(model).items():
-        for array in weight_statistics.in_memory_order(arrays):
-            assert np.shares_memory(array.reshape(-1), array), name
+        for array in arrays:
+            assert np.shares_memory(array.ravel(order="K"), array), name
 
 
-def test_a_tied_model_has_one_array_that_equals_itself():
-    assert weight_statistics.weight_tying(random_model(TINY)) == weight_statistics.WeightTying(1, 1.0, 0.0)
-
-
-def test_an_untied_model_has_two_arrays_with_numpy_s_correlation(chunk):
+def test_an_untied_model_has_two_arrays_with_the_correlation_of_their_numbers():
     model = random_model(replace(TINY, tie_word_embeddings=False))
-    found = weight_statistics.weight_tying(model)
+    found = weight_statistics.compare_embeddings(model.wte, model.lm_head)
     wte, lm_head = model.wte.astype(np.float64), model.lm_head.astype(np.float64)
-    assert found.n_arrays == 2
-    assert found.correlation == pytest.approx(np.corrcoef(wte.ravel(), lm_head.ravel())[0, 1], abs=1e-12)
-    assert found.largest_difference == np.abs(wte - lm_head).max()
+    covariance = np.mean((wte - wte.mean()) * (lm_head - lm_head.mean()))
+    assert found["correlation"] == pytest.approx(covariance / (wte.std() * lm_head.std()), abs=1e-12)
+    assert found["largest_difference"] == np.abs(wte - lm_head).max()
 
 
-def test_a_copy_of_the_embedding_is_two_arrays_of_correlation_1(chunk):
-    arrays = arrays_of(TINY)
-    arrays["lm_head.weight"] = arrays["wte.weight"].copy()
-    found = weight_statistics.weight_tying(numpy_gpt2.build_model(replace(TINY, tie_word_embeddings=False), arrays))
-    assert (found.n_arrays, found.largest_difference) == (2, 0) and found.correlation == pytest.approx(1)
+def test_a_copy_of_the_embedding_in_another_memory_order_has_correlation_1():
+    wte = random_model(TINY).wte
+    for copy in (np.ascontiguousarray(wte), np.asfortranarray(wte)):
+        found = weight_statistics.compare_embeddings(wte, copy)
+        assert found == {"n_arrays": 2, "correlation": pytest.approx(1), "largest_difference": 0}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_not_compared(bad):
+    wte = random_model(TINY).wte
+    for pair in ((wte, wte * np.float32(bad)), (wte * np.float32(bad), wte * np.float32(bad))):
+        with pytest.raises(FloatingPointError, match="not finite"):
+            weight_statistics.compare_embeddings(*pair)
 
 
 def test_the_loss_of_a_text_is_that_of_all_its_tokens():
     model, tokenizer = numpy_gpt2.load("fairytale")
     text = "Once upon a time there was a küng."
-    found = weight_statistics.text_loss(model, tokenizer, text)
+    found = report_weights("fairytale", (), text)["loss"]
     ids = [tokenizer.eot_id, *tokenizer.encode(text)]
     logits = forward(model, ids).astype(np.float64)[:-1]
     nats = np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids) - 1), ids[1:]]
-    assert (found.n_tokens, found.n_bytes) == (len(ids) - 1, len(text.encode()))
-    assert found.mean_loss == pytest.approx(nats.mean(), abs=1e-5)
-    assert found.bits_per_byte == pytest.approx(nats.sum() / math.log(2) / found.n_bytes, abs=1e-5)
-
-
-def test_an_empty_text_has_no_loss():
-    with pytest.raises(ValueError, match="empty"):
-        weight_statistics.text_loss(*numpy_gpt2.load("fairytale"), "")
+    n_bytes = len(text.encode())
+    assert (found["n_tokens"], found["n_bytes"]) == (len(ids) - 1, n_bytes)
+    assert found["mean_loss"] == pytest.approx(nats.mean(), abs=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / n_bytes, abs=1e-5)

@@ -223,7 +223,7 @@ def test_the_table_of_distributions_has_queries_keys_and_values_apart_and_a_norm
     assert rows["h.1 keys"]["std"] == pytest.approx(c_attn[:, 8:16].std())
     text = printed(tiny, "--values")
     assert re.search(r"^h\.1 values +[\d.]+ +-?[\d.]+ +\d\.\de[-+]\d\d ", text, re.MULTILINE)
-    assert re.search(r"^a normal +0 +6\.3e-05 ", text, re.MULTILINE)
+    assert re.search(r"^normal distribution +0 +6\.3e-05 ", text, re.MULTILINE)
 
 
 def trained(**deviations):
@@ -305,6 +305,16 @@ def test_the_hub_shows_config_and_header_and_no_weights_are_kept(tmp_path, tiny)
     assert found["n_parameters"] == sum(array.size for _, array in named_parameters(random_model(TINY)))
     cached = {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")}
     assert cached == {"config.json"}
+
+
+def test_scaled_queries_are_mentioned_for_a_model_that_is_not_yet_downloaded(tmp_path, tiny):
+    settings = json.loads((tiny / "config.json").read_text()) | {"scale_attn_by_inverse_layer_idx": True}
+    files = {"config.json": json.dumps(settings).encode(),
+             "model.safetensors": (tiny / "model.safetensors").read_bytes()}
+    with HubServer() as hub:
+        hub.repos["some/model"] = Repo(files)
+        process = run("some/model", "--values", env={"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")})
+    assert b"The weights of q, in c_attn, include the extra factor" in process.stdout
 
 
 def test_a_released_size_is_counted_even_where_the_hub_is_out_of_reach(tmp_path):

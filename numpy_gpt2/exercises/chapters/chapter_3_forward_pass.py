@@ -152,11 +152,11 @@ def block(x: np.ndarray, weights: Block, config: GPT2Config, cache: KVCache, lay
     return middle + mlp(normed, weights.mlp, config.activation_function, tap)
 
 
-def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap, first_position: int = 0) -> np.ndarray:
+def unembed(model: GPT2, hidden: np.ndarray, tap: Tap = no_tap) -> np.ndarray:
     """The logits of the next token: hidden @ lm_head.T.
 
     hidden [n, n_embd] (after the last layer norm), model.lm_head [vocab_size, n_embd] -> logits [n, vocab_size].
-    Tap: "logits". first_position tells the engine's taps which tokens these are: you may ignore it, too.
+    Tap: "logits".
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models".
 
     >>> from types import SimpleNamespace
