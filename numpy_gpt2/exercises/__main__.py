@@ -80,8 +80,9 @@ def check(args: argparse.Namespace) -> None:
     """Check the exercises; exit with 0 only if all have passed."""
     names = [exercise_named(args.exercise).name] if args.exercise else list(exercises_by_name())
     folders = find_folders(args.folder or [None])
-    if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # whatever the console has: it is for a file
+    if (args.json or args.csv) and hasattr(sys.stdout, "reconfigure"):  # for a file, whatever the console has
+        # Excel takes a table for UTF-8 by the mark at its beginning, which JSON must not have.
+        sys.stdout.reconfigure(encoding="utf-8-sig" if args.csv else "utf-8", errors="replace")
     if args.csv:
         print_row(["folder", "passed", "total", "hints", *names])
     several = len(folders) > 1

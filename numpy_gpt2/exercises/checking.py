@@ -14,7 +14,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..cache import KVCache
-from .comparing import Difference, difference, is_array, is_number, leaves, relation
+from .comparing import Difference, difference, leaves, relation
 from .course import Exercise, mistaken_function
 from .laws import LAWS, Law
 from .laws.law import Args
@@ -153,9 +153,10 @@ def diagnosis(exercise: Exercise, function: Function, pairs: list[tuple[Args, Ou
     if sentence is not None:
         return sentence
     results = [(args, got) for args, got in pairs if got.error is None]  # an error's text may contain a memory address
-    if not all(same_outcome(law, observe(law, function, args), got) for args, got in results):
+    repeats = all(same_outcome(law, observe(law, function, args), got) for args, got in results)
+    if not repeats and not (smallest.found and smallest.found.kind == "type"):  # each call makes another generator
         return say_in(language, "random")
-    sentence = unknown_mistake(smallest, exercise.file, language)
+    sentence = unknown_mistake(failures, smallest, exercise.file, language)
     if singles and all(law.has_batch(failure.args) for failure in failures):
         sentence += " " + say_in(language, "only batch")
     return sentence
@@ -175,9 +176,9 @@ def known_mistake(exercise: Exercise, law: Law, pairs: list[tuple[Args, Outcome]
     return None
 
 
-def unknown_mistake(failure: Failure, file: str, language: str) -> str:
-    """A description of a failing case without a known mistake."""
-    expected, got, found = failure.expected, failure.got, failure.found
+def unknown_mistake(failures: list[Failure], smallest: Failure, file: str, language: str) -> str:
+    """A description of the smallest failing case, for which there is no known mistake."""
+    expected, got, found = smallest.expected, smallest.got, smallest.found
     if got.error is not None or expected.error is not None:
         return error_mistake(expected.error, got.error, file, language)
     if got.changed and (found is None or found.kind == "value"):
@@ -185,11 +186,12 @@ def unknown_mistake(failure: Failure, file: str, language: str) -> str:
     assert found is not None
     if found.kind == "type" and got.result is None:
         return say_in(language, "none")
-    both = found.expected, found.got
-    if found.kind in ("value", "shape") and all(map(is_array, both)) and all(map(is_number, both)):
-        simple = relation(*both)
-        if simple:
-            kind, number = simple
+    if found.kind in ("value", "shape"):
+        simple = [relation(failure.found.expected, failure.found.got) for failure in failures
+                  if failure.found and failure.got.error is None]
+        kinds = {each[0] if each else None for each in simple}
+        if len(kinds) == 1 and simple[0]:  # the same in every case: one alone may be an accident
+            kind, number = simple[0]
             return say_in(language, kind, number=f"{number:.4g}")
     what = found.path if found.path[:1].isalpha() else say_in(language, "result") + found.path
     if isinstance(found.got, list) and "" in found.got and "" not in found.expected:

@@ -22,8 +22,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         return
     if isinstance(value, (list, tuple)):
-        parts = ((f"[{i}]", item) for i, item in enumerate(value))
-    elif isinstance(value, dict):
+        yield path, value
+        for i, item in enumerate(value):
+            yield from leaves(item, f"{path}[{i}]")
+        return
+    if isinstance(value, dict):
         parts = ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, KVCache):
         parts = iter([(".length", value.length), (".n_positions", value.k.shape[-2]),
@@ -76,7 +79,8 @@ def leaf_difference(path: str, one: Any, other: Any, tolerance: float) -> Differ
     if not same_type(one, other):
         return Difference("type", path, one, other)
     if isinstance(one, (list, tuple)):
-        return list_difference(path, one, other)
+        both_have_parts = not (is_plain(one) or is_plain(other))  # which follow
+        return None if both_have_parts else list_difference(path, one, other)
     if np.shape(one) != np.shape(other):
         return Difference("shape", path, one, other)
     if not (is_number(one) and is_number(other)):
@@ -107,8 +111,10 @@ def same_type(one: Any, other: Any) -> bool:
     return type(one) is type(other) or isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
 
 
-def relation(one: np.ndarray, other: np.ndarray) -> tuple[str, float] | None:
-    """A simple relation that turns `one` into `other`: a key of MESSAGES and a number, or None."""
+def relation(one: Any, other: Any) -> tuple[str, float] | None:
+    """A simple relation that turns one array into another: a key of MESSAGES and a number, or None."""
+    if not (is_array(one) and is_array(other) and is_number(one) and is_number(other)):
+        return None
     flipped = np.swapaxes(one, -1, -2) if one.ndim > 1 else one
     if flipped.shape == other.shape and close(flipped, other, TOLERANCE).all():
         return "transposed", 0.0

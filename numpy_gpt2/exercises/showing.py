@@ -48,6 +48,8 @@ def show(value: Any) -> str:
         return f"{value:.6g}"
     if callable(value) and hasattr(value, "__name__"):
         return value.__name__
+    if isinstance(value, (list, tuple)) and not is_plain(value):
+        return f"[{', '.join(map(type_name, value))}]"
     if isinstance(value, dict) and not all(map(is_plain, value.values())):
         value = {key: type_name(item) for key, item in value.items()}
     text = repr(value)

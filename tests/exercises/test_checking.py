@@ -157,6 +157,22 @@ def test_an_empty_piece_of_a_stream_is_named():
         "The result.pieces has an empty text: no piece may be empty.")
 
 
+def test_a_generator_in_place_of_a_list_is_named():
+    def encode(text, ranks):
+        return (token for piece in bpe.split(text) for token in bpe.merge(piece.encode(), ranks))
+
+    assert first_line("encode", encode) == "The result is generator: expected list."
+
+
+def test_an_array_in_a_tuple_of_numbers_is_named():
+    message = check("previous_token_head", lambda patterns: (np.zeros(2), 1)).message
+    assert message.startswith("The result[0] is float64 [2]: expected int.")
+
+
+def test_a_factor_that_only_one_case_has_is_not_the_mistake():
+    assert first_line("softmax_backward", lambda d_y, y: y - d_y) == "The result is not right."
+
+
 def test_a_whole_number_is_not_a_float():
     assert first_line("sample", lambda logits, draws: np.float64(0)) == "The result is float64: expected int64."
     half = "The result[0] is float: expected int."
@@ -169,6 +185,70 @@ def test_lists_are_shown_whole_with_their_first_difference():
                                         "  first difference = [0]: expected b'er' got b'e'"]
     message = check("merge", lambda piece, ranks: [piece.decode()]).message
     assert message.startswith("The result[0] is str: expected bytes.\n")
+
+
+def joined_by(best_pair):
+    """merge, where best_pair gives the index of the pair to join next, or None."""
+    def merge(piece, ranks):
+        tokens = [piece[i:i + 1] for i in range(len(piece))]
+        while (i := best_pair(tokens, [ranks.get(pair) for pair in zip(tokens, tokens[1:])])) is not None:
+            tokens[i:i + 2] = [tokens[i] + tokens[i + 1]]
+        return tokens
+
+    return merge
+
+
+def first_lowest(tokens, ranks):
+    return min((i for i, rank in enumerate(ranks) if rank is not None), key=ranks.__getitem__, default=None)
+
+
+def without_rank_0(tokens, ranks):
+    return first_lowest(tokens, [rank or None for rank in ranks])
+
+
+def without_index_0(tokens, ranks):
+    return first_lowest(tokens, ranks) or None
+
+
+def best_0_replaced(tokens, ranks):
+    best = where = None
+    for i, rank in enumerate(ranks):
+        if rank is not None and (not best or rank < best):
+            best, where = rank, i
+    return where
+
+
+def index_of_the_left_token(tokens, ranks):
+    i = first_lowest(tokens, ranks)
+    return None if i is None else tokens.index(tokens[i])
+
+
+@pytest.mark.parametrize("best_pair, beginning", [
+    (first_lowest, "passed"),
+    (without_rank_0, "Rank 0 is taken for no rank"),
+    (without_index_0, "Index 0 is taken for no pair"),
+    (best_0_replaced, "Rank 0 counts as the highest"),
+    (index_of_the_left_token, "The pair is looked up by its left token"),
+])
+def test_a_zero_taken_for_nothing_and_the_wrong_index_are_named(best_pair, beginning):
+    assert first_line("merge", joined_by(best_pair)).startswith(beginning)
+
+
+def test_only_the_ranks_that_matter_to_a_case_are_shown():
+    message = check("merge", lambda piece, ranks: []).message
+    assert "  ranks = {(b'e', b'r'): 0}\n" in message
+    assert "  ranks = {(b'l', b'ow'): 1, (b'o', b'w'): 0}\n" in check("encode", lambda text, ranks: []).message
+
+
+def test_text_whose_ends_are_stripped_is_wrong():
+    def encode(text, ranks):
+        return [token for piece in bpe.split(text.strip()) for token in bpe.merge(piece.encode(), ranks)]
+
+    def decode(self, ids):
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace").strip()
+
+    assert first_line("encode", encode).startswith("The spaces at the ends of the text are stripped")
+    assert not check("decode", decode).passed
 
 
 def test_a_missing_key_is_named_whichever_pair_is_looked_up_first():
@@ -192,6 +272,19 @@ def test_warnings_of_numpy_are_not_shown():
 def layer_norm_of_rows(x, weight, bias, epsilon):
     mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True, ddof=1)
     return (x - mean) / np.sqrt(variance + epsilon) * weight + bias
+
+
+def softmax_less(x, subtracted):
+    return np.exp(x - subtracted) / np.exp(x - subtracted).sum(axis=-1, keepdims=True)
+
+
+def normed(x, epsilon):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + np.float32(epsilon))
+
+
+def layer_norm_by_absolute_deviation(x, weight, bias, epsilon):
+    centered = x - x.mean(-1, keepdims=True)
+    return weight * centered / (np.abs(centered).mean(-1, keepdims=True) + epsilon) + bias
 
 
 def crop_in_own_words(self, length):
@@ -223,6 +316,16 @@ def gelu_backward_in_float64(d_y, x):
     ("crop", crop_by_index, "It raised IndexError: range object index out of range. It should raise ValueError."),
     ("gelu", lambda x: -2 * right_gelu(x), "Every number is -2 times what it should be."),
     ("gelu", lambda x: right_gelu(x) + 1, "Every number is what it should be plus 1."),
+    ("softmax", lambda x, out=None: softmax_less(x, x.min(axis=-1, keepdims=True)), "The smallest number is"),
+    ("softmax", lambda x, out=None: softmax_less(x, np.abs(x).max(axis=-1, keepdims=True)), "The largest absolute"),
+    ("softmax", lambda x, out=None: softmax_less(x, x.max()), "The maximum is the whole array's"),
+    ("gelu", lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.44715 * x**3))), "The factor of the"),
+    ("layer_norm", layer_norm_by_absolute_deviation, "This divides by the mean absolute deviation"),
+    ("layer_norm", lambda x, weight, bias, epsilon: (normed(x, epsilon) + bias) * weight, "The bias is added before"),
+    ("layer_norm", lambda x, weight, bias, epsilon: (normed(x, 0) + epsilon) * weight + bias, "epsilon is added after"),
+    ("linear", lambda x, weight, bias: x @ (weight + bias), "The bias is added to the weight"),
+    ("linear", lambda x, weight, bias: weight.T @ x + bias, "The product is turned round"),
+    ("embed", lambda model, ids, first_position, tap: model.wte[ids] + model.wpe[ids], "wpe is indexed by token ids"),
     ("attend", lambda *args: np.swapaxes(LAWS["attend"].reference(*args), -1, -2), "The last two axes are swapped"),
 ])
 def test_what_students_write_in_their_own_way_is_named(name, function, beginning):

@@ -103,7 +103,7 @@ def test_csv_marks_a_class(command, tmp_path):
     new_folder(stubs)
     command("hint", FIRST, "--folder", stubs)
     status, out, err = command("check", "--folder", right, "--folder", stubs, "--csv")
-    header, *rows = csv.reader(io.StringIO(out))
+    header, *rows = csv.reader(io.StringIO(out.removeprefix("\ufeff")))
     assert status == 1
     assert header == ["folder", "passed", "total", "hints", *NAMES]
     n = len(NAMES)

@@ -58,11 +58,12 @@ def test_every_command_works_without_what_windows_lacks(command, tmp_path):
     assert out.count(b"The engine writes the same.") == 2
 
 
-def test_a_class_with_vietnamese_names_is_a_table_in_utf_8(command, tmp_path):
+def test_a_class_with_vietnamese_names_is_a_table_that_excel_takes_for_utf_8(command, tmp_path):
     solved_folder(tmp_path / as_typed("Ánh"))
     status, out, err = command("check", "linear", "--folder", as_typed("Ánh"), "--csv")
     assert (status, err) == (0, b"")
-    assert out.decode("utf-8").splitlines() == ["folder,passed,total,hints,linear", "Ánh,1,1,0,passed"]
+    assert out.startswith(b"\xef\xbb\xbf")
+    assert out.decode("utf-8-sig").splitlines() == ["folder,passed,total,hints,linear", "Ánh,1,1,0,passed"]
 
 
 @pytest.mark.parametrize("end, mark", [(b"\r\n", b""), (b"\r\n", b"\xef\xbb\xbf")])

@@ -13,6 +13,7 @@ def softmax_cases(rng: np.random.Generator) -> Iterator[Args]:
     for batch in BATCHES:
         yield (normal(rng, *batch, 4, 5, scale=3),)
     yield (np.array([[1000, 1001, -np.inf], [-1000, -1002, -1001]], np.float32),)
+    yield (np.array([[500, 0, 0, 0], [-500, -502, -501, -503], [0, 0, 0, -100]], np.float32),)
 
 
 def gelu_cases(rng: np.random.Generator) -> Iterator[Args]:
