@@ -83,6 +83,12 @@ def rebuilt(model, arrays, **settings):
     return build_model(replace(model.config, **settings), {**dict(named_parameters(model)), **arrays})
 
 
+def untied(model, **arrays):
+    """A copy with two matrices: wte and lm_head as given, else copies of the model's own."""
+    return rebuilt(model, {"wte.weight": arrays.get("wte", model.wte),
+                           "lm_head.weight": arrays.get("lm_head", model.lm_head.copy())}, tie_word_embeddings=False)
+
+
 def noise_like(array, rng):
     """Normal noise with the array's shape, dtype, mean and standard deviation (both exact, up to rounding)."""
     noise = rng.standard_normal(array.shape, dtype=array.dtype)

@@ -161,7 +161,7 @@ def main():
     found = {name: float(np.mean((wte[chosen] @ other.T).argmax(axis=-1) == chosen)) for name, other in pairs.items()}
     experiment.print_table(["", "cosine of a token's rows", "nearest row is its own"],
                            [[name, f"{same_token[name]:.3f}", f"{found[name]:.1%}"] for name in pairs])
-    twin = experiment.rebuilt(model, {"lm_head.weight": model.wte.copy()}, tie_word_embeddings=False) if tied else model
+    twin = experiment.untied(model) if tied else model
     _, gradients = loss_and_gradients(twin, ids)
     alike = float(np.sum(unit(gradients.wte.ravel()) * unit(gradients.lm_head.ravel())))
     longer = float(np.linalg.norm(gradients.lm_head) / np.linalg.norm(gradients.wte))

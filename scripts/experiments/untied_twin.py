@@ -38,7 +38,7 @@ def main():
         rows.append([name, untied, unembedding, tied, f"{unembedding / untied:.1%}"])
     experiment.print_table(["model", "untied", "- unembedding", "= tied", "fraction"], rows)
 
-    twin = experiment.rebuilt(model, {"lm_head.weight": model.lm_head.copy()}, tie_word_embeddings=False)
+    twin = experiment.untied(model)
     ids = experiment.text_ids(args, tokenizer)[:model.config.n_positions]
     logits, twin_logits = forward(model, ids), forward(twin, ids)
     equal = np.array_equal(logits, twin_logits)

@@ -13,18 +13,12 @@ import math
 
 import experiment
 import numpy as np
+from experiment import untied
 
 from numpy_gpt2 import forward
 from numpy_gpt2.cli.exits import run
 from numpy_gpt2.scoring import score_tokens
 from numpy_gpt2.summary.weight_statistics import correlation
-
-
-def untied(model, **arrays):
-    """A copy with two matrices: wte and lm_head as given, else copies of the model's own."""
-    return experiment.rebuilt(model, {"wte.weight": arrays.get("wte", model.wte),
-                                      "lm_head.weight": arrays.get("lm_head", model.lm_head.copy())},
-                              tie_word_embeddings=False)
 
 
 def correlation_text(model):
