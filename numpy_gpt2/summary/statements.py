@@ -19,7 +19,7 @@ class Statement:
 
     @property
     def verdict(self) -> str:
-        return f'"{self.said}" {"Holds" if self.holds else "Does not hold"}: {self.found}.'
+        return f'"{self.said}" {"holds" if self.holds else "does not hold"}: {self.found}.'
 
 
 # Of the four sizes ----------------------------------------------------------------------------------------------------
@@ -37,20 +37,19 @@ def size_statements(reports: Reports) -> Iterator[Statement]:
     of_all, of_weights = ([one[key] for one in counts] for key in ("fractions", "weight_fractions"))
     for kind, (name, said) in PERCENTAGES.items():
         measured = " and ".join(f"{percentages(fractions, kind, 2)} {of_what}{matching(fractions, kind, said)}"
-                                for fractions, of_what in ((of_weights, "counting .weight only"),
+                                for fractions, of_what in ((of_weights, "without biases"),
                                                            (of_all, "of all parameters")))
         yield Statement(f"{name} about {in_order(said)}%",
                         all(abs(100 * one[kind] - n) <= 1.01 for one, n in zip(of_weights, said)), measured)
     yield Statement(
         "Layer norms are under 0.01%", max(one["ln"] for one in of_all) < 1e-4,
-        f"{percentages(of_weights, 'ln', 5)} counting .weight only and {percentages(of_all, 'ln', 3)} of all "
-        "parameters")
+        f"{percentages(of_weights, 'ln', 5)} without biases and {percentages(of_all, 'ln', 3)} of all parameters")
     wte, wpe = ([one["kinds"][kind] for one in counts] for kind in ("wte", "wpe"))
     rows = {(config.vocab_size, config.n_positions) for config in SIZES.values()}
     yield Statement(
         "Embeddings have the same size in all versions", len(set(wte)) == 1,
         f"wte grows from {wte[0] / 1e6:.1f}M to {wte[-1] / 1e6:.1f}M and wpe from {wpe[0] / 1e6:.1f}M to "
-        f"{wpe[-1] / 1e6:.1f}M; only their rows are the same, "
+        f"{wpe[-1] / 1e6:.1f}M; only the numbers of rows do not change: "
         f"{' or '.join(f'{n_tokens:,} and {n_positions:,}' for n_tokens, n_positions in rows)}")
     gains = [one["weight_kinds"]["ln"] for one in counts]
     shifts = [one["kinds"]["ln"] - n for one, n in zip(counts, gains)]
@@ -64,7 +63,7 @@ def percentages(fractions: Sequence[Mapping[str, float]], kind: str, decimals: i
 
 def matching(fractions: Sequence[Mapping[str, float]], kind: str, said: Sequence[int]) -> str:
     cut = [int(100 * one[kind]) for one in fractions]
-    return " (rounded down, the course's figures)" if cut == list(said) else ""
+    return " (rounded down, these are the course's figures)" if cut == list(said) else ""
 
 
 def in_order(numbers: Sequence[int]) -> str:
@@ -82,20 +81,23 @@ def value_statements(found: Report) -> Iterator[Statement]:
     near = {name: sum(bins[len(bins) // 2 - 1:len(bins) // 2 + 1]) for name, bins in embeddings.items()}
     yield Statement(
         "wte is wide, wpe near zero", near["wpe"] > 2 * near["wte"],
-        f"{near['wpe']:.0%} of wpe and {near['wte']:.0%} of wte are within a tenth of the larger deviation of 0 (of a "
-        f"normal, 8%); deviations {std['wpe']:.3g} and {std['wte']:.3g}, excess kurtosis "
+        f"{near['wpe']:.0%} of the numbers in wpe and {near['wte']:.0%} of those in wte are closer to 0 than a tenth "
+        "of the larger standard deviation (in a normal distribution, 8%; the criterion is more than twice as many in "
+        f"wpe); the standard deviations are {std['wpe']:.3g} and {std['wte']:.3g}, the excess kurtosis is "
         f"{rounded(kurtosis['wpe'])} and {rounded(kurtosis['wte'])}")
     profiles = {one["name"]: one for one in found["group_depth"]}
-    ends = [f"{name} from {profiles[name]['std'][0]:.3g} to {profiles[name]['std'][-1]:.3g}, trend "
-            f"{signed(profiles[name]['trend'])}" for name in ("attention", "MLP")]
+    ends = [f"in {name} from {profiles[name]['std'][0]:.3g} to {profiles[name]['std'][-1]:.3g} (trend "
+            f"{signed(profiles[name]['trend'])})" for name in ("attention", "MLP")]
     yield Statement(
         "Later layers are wider", all((profiles[name]["trend"] or 0) > GROWS for name in ("attention", "MLP")),
-        f"deviations of {' and of '.join(ends)} (the correlation with the block number)")
+        f"from the first block to the last, the standard deviation changes {' and '.join(ends)}. The trend is its "
+        f"correlation with the block number; the criterion is more than {GROWS:.2f} in both")
     queries, keys, values = (std[name] for name in ("queries", "keys", "values"))
     yield Statement(
         "Q and K alike, V narrower",
         abs(queries - keys) <= ALIKE * max(queries, keys) and values < (1 - ALIKE) * min(queries, keys),
-        f"deviations {queries:.3g}, {keys:.3g} and {values:.3g}")
+        f"the standard deviations are {queries:.3g}, {keys:.3g} and {values:.3g} (the criterion is Q and K "
+        f"within {ALIKE:.0%}, V narrower by more)")
 
 
 def rounded(number: float | None) -> str:

@@ -4,9 +4,9 @@
     python scripts/train/fairytale.py BOOKS --work build/fairytale --out build/fairytale/checkpoint
 
 BOOKS is a folder of Project Gutenberg's plain-text files (11.txt, 113.txt, ...). The run saves its state every hundred
-steps under --work and resumes from there, to the same weights. It takes less than an hour on two idle cores. The extra
-`train` installs `tokenizers`, which trains the vocabulary; the model card, written next to the weights, has the
-measurements.
+steps under --work, and a run that resumes from there ends with the same weights. It takes less than an hour on two idle
+cores. The extra `train` installs `tokenizers`, which trains the vocabulary; the model card, written next to the
+weights, has the measurements.
 
 Muon trains the matrices inside the blocks, AdamW everything else (numpy_gpt2/training/optimizers.py). The first three
 quarters of the run use windows of half the context, which are cheaper. The learning rate warms up, stays constant, then
@@ -59,7 +59,7 @@ def train_vocabulary(stories, folder):
     tokenizer.add_special_tokens([EOT])
     if tokenizer.token_to_id(EOT) != EOT_ID:
         raise ValueError(f"expected {EOT_ID} tokens before {EOT}, got {tokenizer.token_to_id(EOT)}: "
-                         "are the books too few?")
+                         "are there too few books?")
     trained = json.loads(tokenizer.to_str())["model"]
     vocab = dict(sorted((trained["vocab"] | {EOT: EOT_ID}).items(), key=lambda item: item[1]))
     merges = "".join(f"{left} {right}\n" for left, right in trained["merges"])
@@ -92,7 +92,7 @@ def prepare(books_folder, work):
 
 @lru_cache(maxsize=2)
 def window_starts(seed, epoch, n_tokens, context):
-    """The starts of one epoch's windows: the text split from a random offset on, in random order."""
+    """The starts of one epoch's windows: the text is split from a random offset on, then shuffled."""
     rng = np.random.default_rng([seed, epoch, context])
     return rng.permutation(np.arange(rng.integers(context), n_tokens - context, context))
 

@@ -21,9 +21,9 @@ pipeline_tag: text-generation
 
 # fairytale
 
-A small GPT-2 that writes fairy tales, bundled with `numpy_gpt2` so that there is something to run where the hub is out
-of reach. The architecture, the file layout and the tokenizer's algorithm are GPT-2's; only the sizes are small. It was
-trained by the engine that runs it: NumPy's forward and backward pass, no other framework.
+A small GPT-2 that writes fairy tales, bundled with `numpy_gpt2` so that there is a model to run without a network.
+The architecture, the file layout and the tokenizer's algorithm are GPT-2's; only the sizes are small. It was trained by
+the code that runs it, a forward and a backward pass in NumPy, without any other framework.
 
 | | |
 | --- | --- |
@@ -35,24 +35,25 @@ trained by the engine that runs it: NumPy's forward and backward pass, no other 
 | recipe | {steps:,} steps of {batch:,} tokens; Muon at {muon_rate} for the blocks' matrices, AdamW at {adamw_rate} \
 for the rest |
 | held-out loss | {loss:.3f} nats per token |
-| held-out bits per byte | {bits:.3f} in windows of {n_positions} tokens, each token with {half} or more before it; \
+| held-out bits per byte | {bits:.3f} in windows of {n_positions} tokens, each token after at least {half} others; \
 {plain_bits:.3f} in windows that do not overlap |
 
 **Sources.** Children's books in the public domain, from Project Gutenberg, by ebook number: {books}.
-Held out, whole: {held_out}.
+Held out entirely: {held_out}.
 
 **Cleaning.** Licence text, title pages, prefaces, notes, headings and line wrapping are removed; quotation marks and
-dashes are the keyboard's; each tale or chapter begins after `<|endoftext|>`.
+dashes are replaced by their ASCII forms; `<|endoftext|>` comes before each tale or chapter.
 
 **Licence.** The books are in the public domain in the United States; the weights are under the project's MIT licence.
 
 **Made by** `python scripts/train/fairytale.py BOOKS --steps {steps} --seed {seed}`.
 
-**In transformers**, `GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)` gives the same logits; without the
-type it computes in the file's float16.
+**In transformers**, `GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)` gives the same logits; without
+`dtype` it computes in float16, the file's type.
 
-**Limitations.** It knows a few million words of old tales and nothing else: no facts, no modern words, no instructions.
-It keeps a scene going for a few sentences and a plot not at all. The tales carry the views of their time.
+**Limitations.** It has read a few million words of old tales and nothing else: it knows no facts and no modern words,
+and follows no instructions. It keeps a scene going for a few sentences, but no plot. The tales reflect the views of
+their time.
 
 ## Samples
 
@@ -63,7 +64,7 @@ Temperature 0.8, top-k 40; the prompt is in bold.
 
 
 def sample(model, tokenizer, prompt, seed):
-    """One continuation as a Markdown quotation, followed by the command that generates it."""
+    """One continuation as a Markdown quotation, followed by its seed."""
     pieces = stream_text(model, tokenizer, prompt, SAMPLE_TOKENS, temperature=0.8, top_k=40, seed=seed)
     lines = (f"**{prompt}**" + "".join(pieces)).split("\n")
     return "\n".join(f"> {line}".rstrip() for line in [*lines, "", f"(seed {seed})"])

@@ -107,12 +107,12 @@ def test_the_four_sizes_stand_side_by_side_in_80_columns(printed):
 def test_every_statement_about_the_sizes_has_its_verdict_and_numbers(printed):
     text = " ".join(printed("--sizes", "--counts").split())
     for verdict in (
-            '"Attention is about 22, 28, 30, 31%" Holds: 22.77, 28.39, 30.50, 31.57% counting .weight only',
-            '"The MLPs are about 45, 56, 60, 63%" Holds: 45.54, 56.78, 61.00, 63.15% counting .weight only',
-            '"Layer norms are under 0.01%" Does not hold: 0.01544, 0.01415, 0.01208, 0.00997% counting .weight only '
+            '"Attention is about 22, 28, 30, 31%" holds: 22.77, 28.39, 30.50, 31.57% without biases',
+            '"The MLPs are about 45, 56, 60, 63%" holds: 45.54, 56.78, 61.00, 63.15% without biases',
+            '"Layer norms are under 0.01%" does not hold: 0.01544, 0.01415, 0.01208, 0.00997% without biases '
             'and 0.031, 0.028, 0.024, 0.020% of all parameters.',
-            '"Embeddings have the same size in all versions" Does not hold: wte grows from 38.6M to 80.4M',
-            '"In layer norms, weights and biases are equal in number" Holds: weights 19,200, 50,176, 93,440'):
+            '"Embeddings have the same size in all versions" does not hold: wte grows from 38.6M to 80.4M',
+            '"In layer norms, weights and biases are equal in number" holds: weights 19,200, 50,176, 93,440'):
         assert verdict in text, verdict
     assert "What the course says" not in printed("--counts", "fairytale")  # of one model, there is nothing to compare
 
@@ -253,7 +253,7 @@ def trained(**deviations):
 def test_statements_about_trained_weights_follow_from_the_weights(deviations, expected):
     verdicts = list(statements.value_statements(trained(**deviations)))
     assert [one.holds for one in verdicts] == expected
-    assert all(("Holds: " if one.holds else "Does not hold: ") in one.verdict for one in verdicts)
+    assert all(("\" holds: " if one.holds else "\" does not hold: ") in one.verdict for one in verdicts)
 
 
 def test_a_histogram_is_drawn_in_ascii_where_blocks_cannot_be_shown():
