@@ -20,6 +20,11 @@ each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 each_seed = pytest.mark.parametrize("seed", range(N_CONFIGS))
 
 
+@pytest.fixture(autouse=True)
+def same_weights_in_every_run():
+    torch.manual_seed(0)  # for what transformers draws when it makes a model
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quiet_and_frugal():
     threads = torch.get_num_threads()

@@ -37,6 +37,11 @@ NAMELESS = ["h.i.attn.qkv", "h.i.attn.k_all", "h.i.attn.v_all"]  # in Transforme
 POSITION_BEFORE_HEAD = ["h.i.attn.q", "h.i.attn.k", "h.i.attn.v", "h.i.attn.z"]
 
 
+@pytest.fixture(autouse=True)
+def same_weights_in_every_run():
+    torch.manual_seed(0)  # for what transformers draws when it makes a model
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quiet_and_frugal():
     threads = torch.get_num_threads()
