@@ -200,7 +200,7 @@ def test_an_added_token_of_eight_megabytes_costs_its_bytes(tmp_path, name):
     tokenizer = load_tokenizer(folder)
     assert tokenizer.encode("the" + "x" * 1000) == load_tokenizer(folder_of(tmp_path / "plain", files_of())).encode(
         "the" + "x" * 1000)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # a scan per token or byte would take minutes
 
 
 def test_fifty_thousand_added_tokens_are_found_at_once(tmp_path):
@@ -209,7 +209,7 @@ def test_fifty_thousand_added_tokens_are_found_at_once(tmp_path):
     start = time.process_time()
     tokenizer = load_tokenizer(folder)
     assert tokenizer.encode("<|7|><<|49999|>" + "<|" * 1000)[:2] == [267, tokenizer.encode("<")[0]]
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # a scan per token or byte would take minutes
 
 
 def test_the_largest_texts_that_are_parsed_are_within_the_bounds():
