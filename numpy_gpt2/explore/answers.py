@@ -24,7 +24,7 @@ from ..weights import GPT2
 from .interventions import (CHANGEABLE, KINDS, MOST_INTERVENTIONS, first_lines, one_of, parse_interventions,
                             python_code, sources, tap_of)
 from .page import most_tokens, page_data, rounded, token_name
-from .prompts import Engine, Prompt, check_keys, n_known, parse_prompt, parse_text, parse_token
+from .prompts import Engine, Prompt, check_keys, n_known, parse_ids, parse_prompt, parse_text, parse_token
 from .turns import Job
 
 MOST_NEW_TOKENS = 128
@@ -61,7 +61,7 @@ def run_prompt(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str
     if not interventions:
         return {"page": before, "before": None, "code": code}
     with job.turn():
-        tap = tap_of(engine, interventions, job)
+        tap = tap_of(engine, interventions, len(prompt.ids), job)
         page = page_data(engine.model, engine.tokenizer, prompt.ids, engine.name, chain(tap, job), job.advance)
     return {"page": page, "before": before, "code": code}
 
@@ -211,17 +211,26 @@ def comparison_code(engine: Engine, clean: Prompt, corrupted: Prompt, target: in
 
 
 def continue_text(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Generate, sending each token with its alternatives; returns the finish reason, all ids and the text."""
-    check_keys("the request", request, ["page", "prompt", "ids", "n", "temperature", "top_k", "top_p", "seed"])
-    ids = parse_text(engine, request, "prompt", "ids").ids
+    """Generate, sending each token with its alternatives; returns the finish reason, all ids and the text.
+
+    `written`: ids that were generated after the prompt before. The interventions are those of the prompt's page.
+    """
+    check_keys("the request", request, ["page", "prompt", "ids", "written", "interventions", "n", "temperature",
+                                        "top_k", "top_p", "seed"])
+    prompt = parse_text(engine, request, "prompt", "ids").ids
+    written = request.get("written", [])
+    ids = prompt + (parse_ids(engine, written, "written") if written != [] else [])
+    interventions = parse_interventions(engine, request.get("interventions"), len(prompt))
     n = check_int("'n'", request.get("n"), 1, MOST_NEW_TOKENS)
     settings = {key: request[key] for key in ("temperature", "top_k", "top_p", "seed") if key in request}
     config = GenerationConfig(**settings)
     eos_ids = [*engine.tokenizer.eos_ids, *as_ids(engine.model.config.eos_token_id)]
     acts = Recorder("logits")
+    job.expect((n + len(sources(interventions))) * engine.model.config.n_layer)
+    with job.turn():
+        tap = tap_of(engine, interventions, len(prompt), job)
     stream = generate_tokens(engine.model, ids, n, generation_config=config, eos_token_id=eos_ids,
-                             vocab_size=n_known(engine), tap=chain(acts, job))
-    job.expect(n * engine.model.config.n_layer)
+                             vocab_size=n_known(engine), tap=chain(tap, acts, job))
     while True:
         with job.turn():
             token = next(stream, None)

@@ -103,10 +103,14 @@ def parse_factor(given: Any) -> float:
 # As taps --------------------------------------------------------------------------------------------------------------
 
 
-def tap_of(engine: Engine, interventions: Sequence[Intervention], watch: Tap = no_tap) -> Tap:
-    """The tap that applies all interventions, in order. watch: a tap for the passes over other prompts."""
+def tap_of(engine: Engine, interventions: Sequence[Intervention], n_tokens: int, watch: Tap = no_tap) -> Tap:
+    """The tap that applies all interventions, in order, to a prompt of n_tokens and to what is generated after it.
+
+    A mean, and values of another prompt, exist for the prompt's tokens only; zeros and factors apply to later ones too.
+    watch: a tap for the passes over other prompts.
+    """
     recorded = {tuple(ids): recorded_values(engine, ids, names, watch) for ids, names in sources(interventions)}
-    return chain(*(tap_of_one(each, recorded) for each in interventions))
+    return chain(*(tap_of_one(each, n_tokens, recorded) for each in interventions))
 
 
 def sources(interventions: Sequence[Intervention]) -> list[tuple[list[int], list[str]]]:
@@ -125,20 +129,17 @@ def recorded_values(engine: Engine, ids: Sequence[int], names: Sequence[str], wa
     return acts
 
 
-def tap_of_one(intervention: Intervention, recorded: dict[tuple[int, ...], Recorder]) -> Tap:
+def tap_of_one(intervention: Intervention, n_tokens: int, recorded: dict[tuple[int, ...], Recorder]) -> Tap:
     kind, name, heads, positions, factor, source = intervention
     if kind == "zero":
         return ablate(name, heads, positions)
-    if kind == "mean":
-        return patch(name, mean_over_positions, positions, heads)
     if kind == "scale":
         return patch(name, lambda array: factor * array, positions, heads)
-    return patch(name, recorded[tuple(source.ids)][name], positions, heads)
-
-
-def mean_over_positions(array: np.ndarray) -> np.ndarray:
-    """[..., n_new, n] -> [..., 1, n]: the mean vector, which `patch` broadcasts to each position it replaces."""
-    return array.mean(axis=-2, keepdims=True)
+    positions = positions or list(range(n_tokens))
+    if kind == "mean":
+        return patch(name, lambda array: array[..., :n_tokens, :].mean(axis=-2, keepdims=True), positions, heads)
+    values = recorded[tuple(source.ids)][name]  # [..., n_tokens, n]
+    return patch(name, lambda array: np.concatenate([values, array[..., n_tokens:, :]], axis=-2), positions, heads)
 
 
 # As Python ------------------------------------------------------------------------------------------------------------

@@ -90,11 +90,12 @@ def by_hand(asked):
             if name != (each["stage"] if layer is None else f"h.{layer}.{each['stage']}"):
                 continue
             new = {"zero": lambda: np.zeros_like(array), "scale": lambda: np.float32(each["factor"]) * array,
-                   "mean": lambda: np.broadcast_to(array.mean(-2, keepdims=True), array.shape),
+                   "mean": lambda: np.broadcast_to(array[..., :N_TOKENS, :].mean(-2, keepdims=True), array.shape),
                    "from": lambda: others[id(each)][name]}[each["kind"]]()
             changed = array.copy()
             for head in each.get("heads", range(CONFIG.n_head)) if array.ndim == 3 else [...]:
-                for position in each.get("positions", range(N_TOKENS)):
+                n = N_TOKENS if each["kind"] in ("mean", "from") else array.shape[-2]
+                for position in each.get("positions", range(n)):
                     changed[head, position, :] = new[head, position, :]
             array = changed
         return array
@@ -367,6 +368,20 @@ def test_going_on_from_another_choice_is_a_continuation_of_other_ids():
     assert done["ids"] == [*IDS, other, *generate_tokens(MODEL, [*IDS, other], 4, temperature=0)]
 
 
+@settings(max_examples=15)
+@given(st.lists(interventions(), min_size=1, max_size=3))
+def test_a_continuation_with_interventions_is_that_of_the_library_s_pass_with_the_same_tap(asked):
+    done, lines = answered(continue_text, prompt=PROMPT, interventions=asked, n=4, temperature=0)
+    tokens = [line["token"] for line in lines]
+    for i, line in enumerate(lines):
+        probabilities = softmax(forward(MODEL, [*IDS, *tokens[:i]], tap=by_hand(asked))[-1])
+        assert line["probability"] == pytest.approx(float(probabilities.max()), abs=1e-4)
+        assert line["probability"] == pytest.approx(float(probabilities[tokens[i]]), abs=1e-4)
+    if len(tokens) > 2:
+        rest, _ = answered(continue_text, prompt=PROMPT, interventions=asked, n=2, temperature=0, written=tokens[:2])
+        assert rest["ids"] == done["ids"]
+
+
 def test_a_token_that_is_drawn_though_it_is_unlikely_is_among_its_alternatives():
     _, lines = answered(continue_text, prompt=PROMPT, n=40, temperature=5, seed=0)
     assert any(len(line["alternatives"]) == 11 for line in lines)
@@ -401,6 +416,9 @@ def test_a_prompt_may_be_longer_than_a_page_shows_and_ends_with_the_context():
     ({"n": 1, "top_p": 0}, "top_p must be above 0 and at most 1"),
     ({"n": 1, "seed": -1}, "seed must be a whole number, 0 or more. Got -1."),
     ({"n": 1, "stop_strings": ["a"]}, "the request must have no keys but"),
+    ({"n": 1, "written": None}, "'written' must be a list of token ids. Got None."),
+    ({"n": 1, "written": [4096]}, "an id of 'written' must be a whole number from 0 to 4,095. Got 4096."),
+    ({"n": 1, "interventions": [{"kind": "zero", "stage": "wte", "positions": [8]}]}, "from 0 to 7. Got 8."),
 ])
 def test_wrong_settings_are_refused_with_what_was_expected(asked, message):
     with pytest.raises(ValueError, match=message):
@@ -467,7 +485,8 @@ LIKELY = {
     compare: {"ids": ids, "other_ids": ids, "target": st.integers(0, 4095), "foil": st.none() | st.integers(0, 4095),
               "method": st.sampled_from(["patching", "attribution"])},
     continue_text: {"ids": ids, "n": st.integers(1, 3), "temperature": st.floats(0, allow_infinity=False),
-                    "top_k": st.integers(0), "top_p": st.floats(1e-9, 1), "seed": st.integers(0)},
+                    "top_k": st.integers(0), "top_p": st.floats(1e-9, 1), "seed": st.integers(0), "written": ids,
+                    "interventions": st.lists(change, max_size=2)},
     tokenize: {"prompt": st.text()}}
 
 

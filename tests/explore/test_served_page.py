@@ -149,6 +149,21 @@ def test_a_bookmark_and_a_reload_open_the_same_state(served, fairytale):
     page.locator("#bar .chips li").first.wait_for()
     assert page.locator("#bar .chips li").first.text_content().startswith("head 2.1")
     assert "token=" not in page.url.split("#")[0]  # the secret has left the address
+    copy = served(address="#" + page.url.split("#")[1])  # the link, opened by somebody else
+    assert copy.locator("#bar .chips li").all_text_contents() == page.locator("#bar .chips li").all_text_contents()
+    assert copy.evaluate("page.prompt") == "The fox said"
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("nonsense", "'interventions' must be a list of at most 32. Got 'nonsense'."),
+    ('[{"kind":"zero","stage":"attn.z","layer":9}]', "'layer' must be a whole number from 0 to 5. Got 9."),
+])
+def test_a_link_with_other_than_interventions_is_refused_in_a_sentence(server, browser, text, sentence):
+    page = browser.new_page()
+    page.goto(f"{server.address}#interventions={text}")
+    page.locator("#bar .problem", has_text=sentence).wait_for()
+    assert page.locator("#bar .chips li").count() == 0
+    page.close()
 
 
 def test_a_new_prompt_selects_its_last_token_whatever_was_selected_before(served):
@@ -399,6 +414,22 @@ def test_writing_on_draws_the_library_s_tokens_with_the_settings_of_the_sliders(
     assert written(page)[20:] == shown(tokenizer, [forward(model, ids)[-1].argmax()])
 
 
+def test_interventions_apply_while_the_model_writes_and_new_ones_start_again(served, fairytale):
+    page, (model, tokenizer) = served(), fairytale
+    page.get_by_role("button", name="greedy").click()
+    page.get_by_role("button", name="h.0, head 1", exact=True).click()
+    intervene(page)
+    write(page, 1)
+    write(page, 20)
+    ids = tokenizer.encode(PROMPT)
+    expected = list(generate_tokens(model, ids, 21, temperature=0, tap=ablate("h.0.attn.z", heads=1)))
+    assert expected != list(generate_tokens(model, ids, 21, temperature=0))
+    assert written(page) == shown(tokenizer, expected)
+    page.get_by_role("button", name="remove head 0.1").click()
+    until(page, "state.interventions.length === 0")
+    assert written(page) == []
+
+
 def test_another_token_can_be_taken_and_the_text_goes_on_from_there(served, fairytale):
     page, (model, tokenizer) = served(), fairytale
     page.get_by_role("button", name="greedy").click()
@@ -508,6 +539,15 @@ def test_at_150_percent_zoom_the_chosen_head_is_in_view_above_the_bar(served):
                               ("#attention h3", ".map canvas", "#bar"))
         assert 0 <= title["y"] and title["y"] + title["height"] <= bar["y"]
         assert min(canvas["y"] + canvas["height"], bar["y"]) - max(canvas["y"], 0) > 0.8 * canvas["height"]
+
+
+def test_a_resized_window_shows_what_one_opened_at_that_size_does(served):
+    sizes = """[CELL, ...["--cell", "--label"].map((name) => find(".map").style.getPropertyValue(name)),
+                find(".thumbnails").style.getPropertyValue("--side"), find(".map canvas").style.width]"""
+    page = served(width=1280, height=900)
+    page.set_viewport_size({"width": 420, "height": 500})
+    expected = served(width=420, height=500).evaluate(sizes)
+    until(page, f"expected => String({sizes}) === String(expected)", expected)
 
 
 @pytest.mark.parametrize("width, height", [(400, 800), (853, 533)])

@@ -146,13 +146,13 @@ def test_tokens_are_sent_as_they_are_drawn(served, monkeypatch):
     may_go_on = threading.Event()
     take_turn = turns.Job.turn
 
-    def take_second_turn_later(job):
-        if getattr(job, "has_drawn", False):
+    def take_third_turn_later(job):  # the first is for the interventions, each other for one token
+        job.n_turns = getattr(job, "n_turns", 0) + 1
+        if job.n_turns == 3:
             assert may_go_on.wait(20)
-        job.has_drawn = True
         return take_turn(job)
 
-    monkeypatch.setattr(turns.Job, "turn", take_second_turn_later)
+    monkeypatch.setattr(turns.Job, "turn", take_third_turn_later)
     body = b'{"prompt": "Once", "n": 2}'
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         connection.sendall(request_bytes("POST", "/next", good_headers(served, **{"Content-Length": len(body)}), body))

@@ -2,16 +2,20 @@
 
 function drawThumbnails() {
   const grid = find(".thumbnails");
-  const large = find(".large").offsetWidth + 32;  // pixels; beside all heads, where there is room
-  const width = find("#attention").clientWidth - (matchMedia("(max-width: 44rem)").matches ? 0 : large);
-  const room = Math.min(width, 520) - 46;
-  grid.style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 14), 46)}px`);
+  sizeThumbnails();
   const heads = Array.from({ length: n_head }, (_, head) => head);
   const buttons = Array.from({ length: n_layer }, (_, layer) => heads.map((head) => thumbnail(layer, head)));
   fillGrid(grid, ["head", ...heads.map(String)], buttons.map((row, layer) =>
     [`h.${layer}`, ...row.map((button) => make("td", {}, button))]));
   arrowKeys(grid, buttons);
   drawNamedHeads();
+}
+
+function sizeThumbnails() {
+  const large = find(".large").offsetWidth + 32;  // pixels; beside all heads, where there is room
+  const width = find("#attention").clientWidth - (matchMedia("(max-width: 44rem)").matches ? 0 : large);
+  const room = Math.min(width, 520) - 46;
+  find(".thumbnails").style.setProperty("--side", `${Math.min(Math.max(Math.floor(room / n_head) - 5, 14), 46)}px`);
 }
 
 /** The heads that bear a name: each a way to choose it. */
@@ -70,12 +74,19 @@ function markThumbnails() {
 const place = { query: 0, key: 0 };  // where the keyboard is in the large map
 let CELL;                            // the side of a cell of the large map, in pixels
 
-function drawAxes() {
+function sizeMap() {
   const map = find(".map");
   const height = innerHeight - 190 - (find("#bar")?.offsetHeight ?? 0);
   CELL = Math.min(Math.max(Math.floor(Math.min(368, innerWidth - 130, height) / n_tokens), 12), 46);
   map.style.setProperty("--cell", `${CELL}px`);
   map.style.setProperty("--label", `${Math.min(CELL - 2, 13)}px`);
+}
+
+addEventListener("resize", () => { sizeMap(); sizeThumbnails(); drawMap(); });
+
+function drawAxes() {
+  const map = find(".map");
+  sizeMap();
   const label = (_, position) => make("span", {}, promptChip(position));
   map.querySelector(".keys").replaceChildren(...page.ids.map(label));
   map.querySelector(".queries").replaceChildren(...page.ids.map(label));

@@ -19,7 +19,7 @@ async function ask(path, body, onLine = () => {}, signal = undefined) {
 }
 
 function refusal({ error, replaced }) {
-  return new Refusal(replaced ? "" : error);
+  return new Refusal(replaced ? "" : error[0].toUpperCase() + error.slice(1));
 }
 
 async function* linesOf(response) {

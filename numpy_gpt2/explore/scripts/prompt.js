@@ -17,7 +17,9 @@ async function go(next, { isNew = true } = {}) {
   if (!isNew) choose(chosenInAddress());
   if (isNew) lastStep = step += 1;
   const write = isNew ? "pushState" : "replaceState";
-  history[write]({ state, step }, "", addressWith({ prompt: promptText(), ...(isNew && isOther ? { token: null } : {}) }));
+  const interventions = state.interventions.length ? JSON.stringify(state.interventions) : null;
+  history[write]({ state, step }, "",
+                 addressWith({ prompt: promptText(), interventions, ...(isNew && isOther ? { token: null } : {}) }));
   tellPrompt();
   return true;
 }
@@ -72,7 +74,12 @@ function returnTo({ state: entry }) {
   return go(entry?.state ?? stateInAddress(), { isNew: false });
 }
 
-/** The prompt of a bookmark is in its address, after the #, which browsers keep to themselves. */
+/** A bookmark's prompt and interventions are in its address, after the #, which browsers keep to themselves. */
 function stateInAddress() {
-  return { prompt: readAddress().get("prompt") ?? promptText(), interventions: [] };
+  const parts = readAddress();
+  let interventions = parts.get("interventions");
+  try {
+    interventions = JSON.parse(interventions);
+  } catch {}  // the server refuses the text, as it refuses any other nonsense
+  return { prompt: parts.get("prompt") ?? promptText(), interventions: interventions ?? [] };
 }

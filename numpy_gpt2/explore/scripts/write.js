@@ -9,7 +9,8 @@ async function writeOn(n) {
   const own = writer = new AbortController();
   find("#write .stop").disabled = false;
   const seed = find("#seed").value;
-  const asked = { ids: writtenIds(), n, ...settings, ...(seed === "" ? {} : { seed: Number(seed) }) };
+  const asked = { ids: page.ids, written: written.map(({ token }) => token), interventions: state.interventions, n,
+                  ...settings, ...(seed === "" ? {} : { seed: Number(seed) }) };
   const answer = await working((onLine) => ask("/next", asked, (line) => {
     onLine(line);
     if (!("token" in line) || own !== writer) return;
@@ -23,8 +24,8 @@ async function writeOn(n) {
   if (answer?.finish_reason === "eos") tellWriting("The model has ended its text.");
 }
 
-function writtenIds(n = written.length) {
-  return [...page.ids, ...written.slice(0, n).map(({ token }) => token)];
+function writtenIds() {
+  return [...page.ids, ...written.map(({ token }) => token)];
 }
 
 function drawWritten() {
@@ -42,8 +43,9 @@ function drawWritten() {
 }
 
 function tellWriting(end = "") {
-  const untouched = state.interventions.length ? " The interventions are not at work here." : "";
-  find("#write .readout").textContent = (written.length ? `${written.length} written. ${end}` : "") + untouched;
+  const changed = state.interventions.length ? " The interventions apply: zeros and factors to every token, means and "
+    + "values from another prompt to the prompt's tokens." : "";
+  find("#write .readout").textContent = (written.length ? `${written.length} written. ${end}` : "") + changed;
 }
 
 /** What else could have come in place of a written token. */
@@ -82,12 +84,13 @@ function startAgain() {
   drawWritten();
 }
 
-let promptOfWriting = "";
+let passOfWriting = "";
 
-/** Another prompt ends what was written after the last one. */
+/** Another prompt, or other interventions, end what was written. */
 function followPrompt() {
-  const isSame = String(page.ids) === promptOfWriting;
-  promptOfWriting = String(page.ids);
+  const pass = JSON.stringify([page.ids, state.interventions]);
+  const isSame = pass === passOfWriting;
+  passOfWriting = pass;
   if (isSame) drawWritten();
   else startAgain();
 }
