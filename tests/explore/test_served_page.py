@@ -166,6 +166,19 @@ def test_a_link_with_other_than_interventions_is_refused_in_a_sentence(server, b
     page.close()
 
 
+@pytest.mark.parametrize("change, name", [
+    ('{"kind":"zero","stage":"attn.q","layer":2,"heads":[1,3]}', "attn.q of h.2, heads 1, 3 = 0"),
+    ('{"kind":"mean","stage":"attn.z","layer":2}', "attn.z of h.2 = mean"),
+    ('{"kind":"scale","stage":"wte","factor":2,"positions":[0,5]}', "wte, positions 0, 5 × 2"),
+    ('{"kind":"from","stage":"mlp.out","layer":1,"positions":[0],"ids":[1,2,3,4,5,6,7,8]}',
+     "mlp.out of h.1, positions 0 from [1,2,3,4,5,6,7,8]"),
+])
+def test_a_link_may_hold_any_intervention_that_the_server_knows(served, change, name):
+    page = served(address=f"#interventions=[{change}]")
+    assert page.locator("#bar .chips li").all_text_contents() == [name + "×"]
+    assert name in page.locator("#changed .at-work").text_content()
+
+
 def test_a_new_prompt_selects_its_last_token_whatever_was_selected_before(served):
     page = served(address="#prompt=The+king+said+that")
     until(page, "page.ids.length === 4")

@@ -12,15 +12,21 @@ function targets() {
 }
 
 function partName({ stage, layer, heads, positions }) {
-  if (stage === "attn.z") return `head ${layer}.${heads}`;
-  if (stage === "attn.out") return `attention of h.${layer}`;
-  if (stage === "mlp.out") return `MLP of h.${layer}`;
-  return `position ${positions}, ${tokenWords(page.ids[positions[0]])}, before h.${layer}`;
+  if (stage === "attn.z" && heads?.length === 1 && !positions) return `head ${layer}.${heads}`;
+  if (stage === "attn.out" && !positions) return `attention of h.${layer}`;
+  if (stage === "mlp.out" && !positions) return `MLP of h.${layer}`;
+  if (stage === "resid_pre" && positions?.length === 1) {
+    return `position ${positions}, ${tokenWords(page.ids[positions[0]])}, before h.${layer}`;
+  }
+  // From a link: any other part that the server can change.
+  const block = layer == null ? "" : ` of h.${layer}`;
+  const only = (name, indices) => indices ? `, ${name} ${indices.join(", ")}` : "";
+  return stage + block + only("heads", heads) + only("positions", positions);
 }
 
 function interventionName(intervention) {
-  const { kind, factor, prompt } = intervention;
-  const how = { zero: "= 0", mean: "= mean", scale: `× ${factor}`, from: `from ${JSON.stringify(prompt)}` }[kind];
+  const { kind, factor, prompt, ids } = intervention;
+  const how = { zero: "= 0", mean: "= mean", scale: `× ${factor}`, from: `from ${JSON.stringify(prompt ?? ids)}` }[kind];
   return `${partName(intervention)} ${how}`;
 }
 
