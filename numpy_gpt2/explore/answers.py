@@ -213,7 +213,7 @@ def comparison_code(engine: Engine, clean: Prompt, corrupted: Prompt, target: in
 def continue_text(engine: Engine, request: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """Generate, sending each token with its alternatives; returns the finish reason, all ids and the text.
 
-    `written`: ids that were generated after the prompt before. The interventions are those of the prompt's page.
+    `written`: ids that earlier requests generated after the prompt; `tap_of` tells which interventions reach them.
     """
     check_keys("the request", request, ["page", "prompt", "ids", "written", "interventions", "n", "temperature",
                                         "top_k", "top_p", "seed"])

@@ -223,6 +223,8 @@ def test_a_prompt_that_is_too_long_is_refused_in_a_sentence_and_the_page_stays(s
     page.locator("#ask .count-of-tokens", has_text="at most 128").wait_for()
     page.locator("#ask button[type=submit]").click()
     page.locator("#bar .problem", has_text="at most 128 tokens").wait_for()
+    for place in ("#bar .problem", "#ask .count-of-tokens"):
+        assert page.locator(place).text_content().startswith("The prompt must be at most 128 tokens")
     assert len(tokens_of(page)) == 8
 
 
