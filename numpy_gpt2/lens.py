@@ -21,7 +21,7 @@ from .weights import GPT2
 from .ops import layer_norm, softmax
 from .sampling import check_finite
 from .scoring import top_ids_of
-from .tap import CheckedTap, Recorder, Tap, stage_of, stages_of
+from .tap import Recorder, Tap, bound, stage_of, stages_of
 from .tokenizer import Tokenizer
 
 Indices = SupportsIndex | Sequence[SupportsIndex] | np.ndarray | None  # a whole number or several; None means all
@@ -43,11 +43,12 @@ def patch(name: str, value: Any, positions: Indices = None, heads: Indices = Non
     """
     for stage in stages_of(name):
         if heads is not None and "n_head" not in stage.shape:
-            raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage}.")
+            raise ValueError(f"heads must be left out for a stage without heads. Got {heads} for {stage.name!r}, "
+                             f"[{', '.join(stage.shape)}].")
     all_positions = [] if positions is None else np.asarray(positions).ravel().tolist()
     all_heads = [] if heads is None else np.asarray(heads).ravel().tolist()
 
-    def patch_tap(at: str, array: np.ndarray, first_position: int = 0) -> np.ndarray | None:
+    def patch_tap(at: str, array: np.ndarray, first_position: int) -> np.ndarray | None:
         if not fnmatchcase(at, name):
             return None
         chosen = np.array([[True]])
@@ -63,15 +64,23 @@ def patch(name: str, value: Any, positions: Indices = None, heads: Indices = Non
             wanted = [check_int(f"heads at {at!r}", head, -n_head, n_head - 1) % n_head for head in all_heads]
             chosen = chosen & np.isin(np.arange(n_head), wanted)[:, np.newaxis, np.newaxis]  # [n_head, 1 or n_new, 1]
         new = value(array.copy()) if callable(value) else value  # a copy: the function may write to it
-        patched = array.copy()
-        try:
-            np.copyto(patched, new, where=chosen)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the value must be a number, or an array that broadcasts to {array.shape}, at {at!r}. "
-                             f"Got {np.shape(new) or type(new).__name__}.") from error
-        return patched
+        return np.where(chosen, broadcast(new, array, at), array)
 
-    return with_settings(patch_tap, [name], all_positions, lambda first: partial(patch_tap, first_position=first))
+    def at_position(first_position: int) -> Tap:
+        return with_settings(partial(patch_tap, first_position=first_position), [name], all_positions, at_position)
+
+    return at_position(0)
+
+
+def broadcast(new: Any, array: np.ndarray, name: str) -> np.ndarray:
+    """`new` with the shape and dtype of `array`. Raises ValueError if it does not broadcast or is not numeric."""
+    numbers = np.asarray(new)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"the value must be an array or a number at {name!r}. Got {type(new).__name__}.")
+    try:
+        return np.broadcast_to(numbers, array.shape).astype(array.dtype)
+    except ValueError:
+        raise ValueError(f"the value must broadcast to {array.shape} at {name!r}. Got {numbers.shape}.") from None
 
 
 def with_settings(tap: Any, globs: Sequence[str], positions: Sequence[int], at_position: Callable[[int], Tap]) -> Tap:
@@ -96,7 +105,8 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices = N
     """
     for stage in stages_of(name):
         if stage.shape[-1] == "n_all":
-            raise ValueError(f"mean_ablate needs a stage with a mean over texts. Got {stage}.")
+            raise ValueError(f"mean_ablate needs a stage with a mean over texts. Got {stage.name!r}, "
+                             f"[{', '.join(stage.shape)}].")
     sums: dict[str, np.ndarray] = {}  # by stage, [n_head, 1, width] or [1, width]
     n_summed: dict[str, int] = {}
     for ids in texts:
@@ -115,16 +125,20 @@ def mean_ablate(model: GPT2, texts: Iterable[Any], name: str, heads: Indices = N
 
 def chain(*taps: Tap) -> Tap:
     """Compose taps; each gets what the previous one returned: `chain(patch(...), acts)` records the patched arrays."""
-    links = [CheckedTap(tap) for tap in taps]
+    globs = [glob for tap in taps for glob in getattr(tap, "globs", ("*",))]
+    positions = [position for tap in taps for position in getattr(tap, "positions", ())]
 
-    def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
-        for link in links:
-            value = link(name, value)
-        return value
+    def at_position(first_position: int) -> Tap:
+        links = [bound(tap, first_position) for tap in taps]
 
-    return with_settings(chain_tap, [glob for tap in taps for glob in getattr(tap, "globs", ("*",))],
-                         [position for tap in taps for position in getattr(tap, "positions", ())],
-                         lambda first: chain(*[getattr(tap, "at_position", lambda _: tap)(first) for tap in taps]))
+        def chain_tap(name: str, value: np.ndarray) -> np.ndarray:
+            for link in links:
+                value = link(name, value)
+            return value
+
+        return with_settings(chain_tap, globs, positions, at_position)
+
+    return at_position(0)
 
 
 class TopToken(NamedTuple):

@@ -57,7 +57,7 @@ class Recorder(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.activations:
-            raise KeyError(self._missing(name))
+            raise KeyError(f"{name!r} is not among the {len(self)} stages recorded; {self._instead(name)}")
         return self.activations[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -86,17 +86,16 @@ class Recorder(Mapping[str, np.ndarray]):
         stages_of(glob)
         arrays = [array for name, array in self.items() if fnmatchcase(name, glob)]
         if not arrays:
-            raise KeyError(self._missing(glob))
+            raise KeyError(f"{glob!r} matches none of the {len(self)} stages recorded; {self._instead(glob)}")
         return np.stack(arrays)
 
-    def _missing(self, name: str) -> str:
-        """An error line: a name or glob was not recorded, and what to do."""
-        instead = "record a pass first: forward(model, ids, tap=acts)"
-        if self.activations:
-            instead = f"the nearest is {difflib.get_close_matches(str(name), self, n=1, cutoff=0)[0]!r}"
+    def _instead(self, name: str) -> str:
+        """What to do about a name that was not recorded."""
+        if not self.activations:
+            return "record a pass first: forward(model, ids, tap=acts)"
         if any(fnmatchcase(known, str(name)) for known in self):
-            instead = "stack(glob) takes a glob"
-        return f"{name!r} is not among the {len(self)} stages recorded; {instead}"
+            return "stack(glob) takes a glob"
+        return f"the nearest is {difflib.get_close_matches(str(name), self, n=1, cutoff=0)[0]!r}"
 
     def clear(self) -> None:
         """Delete all recorded arrays."""
@@ -156,13 +155,17 @@ def tap_of_pass(tap: Tap, config: GPT2Config, first_position: int) -> ArrayTap:
         return no_tap
     if isinstance(tap, CheckedTap):
         return tap
-    globs = getattr(tap, "globs", ("*",))
-    for glob in globs:
+    for glob in getattr(tap, "globs", ()):
         check_glob(glob, config)
     for position in getattr(tap, "positions", ()):
         check_int("positions", position, -config.n_positions, config.n_positions - 1)
-    at_position = getattr(tap, "at_position", lambda _: tap)
-    return CheckedTap(at_position(first_position), globs)
+    return bound(tap, first_position)
+
+
+def bound(tap: Tap, first_position: int) -> ArrayTap:
+    """The tap for a pass from this position on, by its method `at_position` if it has one; its results are checked."""
+    tap = getattr(tap, "at_position", lambda _: tap)(first_position)
+    return no_tap if tap is no_tap else CheckedTap(tap, getattr(tap, "globs", ("*",)))
 
 
 @cache

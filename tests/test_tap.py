@@ -8,7 +8,7 @@ from hypothesis import given
 
 from numpy_gpt2 import (STAGES, GPT2Config, KVCache, Recorder, ablate, chain, forward, generate_tokens,
                         named_parameters, no_tap, score_tokens, transform, unembed)
-from numpy_gpt2.tap import CheckedTap, scoped, stage_names, stage_of, stages_of, tap_of_pass
+from numpy_gpt2.tap import CheckedTap, scoped, stage_names, stage_of, stages_of, tap_of_pass, watches
 from strategies import lively_model, passes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=2, n_inner=10)
@@ -274,7 +274,7 @@ def test_stack_makes_one_array_of_a_stage_of_all_blocks():
     assert pattern.shape == (CONFIG.n_layer, *acts["h.0.attn.pattern"].shape)
     assert all(np.array_equal(pattern[i], acts[f"h.{i}.attn.pattern"]) for i in range(CONFIG.n_layer))
     assert np.array_equal(acts.stack("*ln_1"), acts["h.1.ln_1"][np.newaxis])
-    with pytest.raises(KeyError, match="'ln_f' is not among the 3 stages recorded"):
+    with pytest.raises(KeyError, match="'ln_f' matches none of the 3 stages recorded"):
         acts.stack("ln_f")
     with pytest.raises(ValueError, match="the nearest are"):
         acts.stack("h.*.attn.paterns")
@@ -339,7 +339,13 @@ def test_scoped_puts_the_prefix_before_the_name():
 
 
 def test_no_tap_costs_nothing_on_its_way_down():
+    class OfTheFirstPass:
+        def at_position(self, first_position):
+            return Recorder("ln_f") if first_position == 0 else no_tap
+
     assert tap_of_pass(no_tap, CONFIG, 0) is no_tap
+    assert tap_of_pass(OfTheFirstPass(), CONFIG, 1) is no_tap
+    assert not watches(tap_of_pass(OfTheFirstPass(), CONFIG, 0), "h.0.attn.scores")
     assert scoped(no_tap, "h.3.") is no_tap
 
 
