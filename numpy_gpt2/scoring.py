@@ -156,7 +156,8 @@ def score_stream(model: GPT2, parts: Iterable[Any], stride: int, n_top: int = 0,
         while held.shape[-1] > n_positions:  # a window is full, and not the last
             yield from score_window(model, held[..., :n_positions], first_scored, n_top, tap)
             held, first_scored = held[..., stride:], n_positions - stride
-    yield from score_window(model, held, first_scored, n_top, tap)
+    if first_scored < held.shape[-1]:
+        yield from score_window(model, held, first_scored, n_top, tap)
 
 
 def join_scores(pieces: Iterable[Scores]) -> Scores:

@@ -221,8 +221,8 @@ def test_a_page_of_too_many_tokens_is_refused_before_any_is_scored(monkeypatch, 
 
 @pytest.mark.parametrize("options, clue", [
     (["--html", "page.txt"], "--html must be a file ending in .html. Got 'page.txt'."),
-    (["--html", "no/such/folder/page.html"], "--html must be a regular file in an existing folder"),
-    (["--plot", "picture.jpg"], "--plot must be a file ending in .png or .svg or .pdf. Got 'picture.jpg'."),
+    (["--html", "no/such/folder/page.html"], "--html must be a file in an existing folder"),
+    (["--plot", "picture.jpg"], "--plot must be a file ending in .png, .svg or .pdf. Got 'picture.jpg'."),
 ])
 def test_a_page_or_a_picture_that_cannot_be_written_is_refused_before_the_text_is_read(monkeypatch, capsys, options,
                                                                                        clue):
@@ -277,6 +277,8 @@ def test_scores_of_a_stream_are_those_of_the_whole(sizes, n_positions, data):
     whole = score_tokens(model, ids, stride)
     stream = np.concatenate([piece.log_probs for piece in score_stream(model, parts, stride)])
     np.testing.assert_allclose(stream, whole.log_probs, atol=1e-6)
+    for nothing_to_predict in ([], [[]], [ids[:1]]):
+        assert not list(score_stream(model, nothing_to_predict, stride))
 
 
 BAD_INPUT = {
