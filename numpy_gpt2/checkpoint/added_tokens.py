@@ -110,7 +110,7 @@ def special_tokens(values: Mapping[str, Any], file_of: Mapping[str, str]) -> Ite
 def entry_from(value: Any, file: str, key: str) -> Entry:
     """The token under a key of a file: its name, or an object with `content` and flags. Raises CheckpointError."""
     if isinstance(value, str):
-        return Entry(file, value, special=True)
+        return Entry(file, checked_name(value, file, key), special=True)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         raise not_supported(file, key, "a token's name, or an object with its content", value)
     flags = {flag: value.get(flag, False) for flag in FLAGS}
@@ -121,7 +121,14 @@ def entry_from(value: Any, file: str, key: str) -> Entry:
     for flag, is_set in flags.items():
         if not isinstance(is_set, bool):
             raise not_supported(file, f"{key}: {flag}", "true or false", is_set)
-    return Entry(file, value["content"], value.get("id"), **flags)
+    return Entry(file, checked_name(value["content"], file, key), value.get("id"), **flags)
+
+
+def checked_name(name: str, file: str, key: str) -> str:
+    """The name. Raises CheckpointError if it cannot be encoded."""
+    if re.search("[\ud800-\udfff]", name):
+        raise not_supported(file, key, "text, without half a character (a lone surrogate)", name)
+    return name
 
 
 def read_added_tokens(files: Mapping[str, Path], settings: TokenizerSettings, vocabulary: Mapping[str, Any],
@@ -143,9 +150,8 @@ def read_added_tokens(files: Mapping[str, Path], settings: TokenizerSettings, vo
     next_id = len(vocabulary)
     for entry in entries:
         name = entry.name
-        if not re.fullmatch("[^\ud800-\udfff]+", name):
-            raise not_supported(entry.file, "added token", "text, not empty, without half a character (a lone "
-                                "surrogate)", name)
+        if not name:
+            raise not_supported(entry.file, "added token", "a text that is not empty", name)
         token_id = tokens[name].id if name in tokens else vocabulary.get(name, next_id)
         if entry.id is not None and (type(entry.id) is not int or entry.id != token_id):
             reason = "as in the vocabulary" if name in vocabulary else "the next, without a gap"
@@ -177,6 +183,7 @@ def registered(files: Mapping[str, Path], settings: TokenizerSettings, in_tokeni
             for name, token_id in ids.items():
                 if type(token_id) is not int:
                     raise not_supported("added_tokens.json", f"the id of {shown(name)}", "a whole number", token_id)
+                checked_name(name, "added_tokens.json", "a token")
                 is_special = name in special_names
                 listed.append(Entry("added_tokens.json", name, token_id, is_special, normalized=not is_special))
         if settings.is_rebuilt:

@@ -86,16 +86,20 @@ def check_released(name: str | Path, dtype: np.dtype) -> None:
 def unchanged_while_read(files: Mapping[str, Path]) -> Iterator[None]:
     """Raise CheckpointError if a file is replaced or written to in the meantime, which could mix two models.
 
-    It takes the place of any error that the change may have caused.
+    It replaces any CheckpointError that the change may have caused.
     """
     before = {path: file_state(path) for path in files.values()}
+    failure = None
     try:
         yield
-    finally:
-        for path, state in before.items():
-            if file_state(path) != state:
-                raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
-                                      "written.")
+    except CheckpointError as error:
+        failure = error
+    for path, state in before.items():
+        if file_state(path) != state:
+            raise CheckpointError(f"{path}: changed while the checkpoint was read: load it again when it has been "
+                                  "written.") from failure
+    if failure is not None:
+        raise failure
 
 
 def file_state(path: Path) -> tuple[int, ...] | None:

@@ -28,7 +28,7 @@ from .json_file import read_json_object
 from .tensors import checked_dtype
 from .wanted import BESIDE_TOKENIZER, TOKENIZER
 
-TOKENIZER_FILES = {*BESIDE_TOKENIZER, *chain(*TOKENIZER)}
+TOKENIZER_FILES = (*chain(*TOKENIZER), *BESIDE_TOKENIZER)
 
 PARTIAL, COMPLETE = ".partial", ".complete"  # how the name of a folder of new files ends
 
@@ -53,7 +53,7 @@ def save(model: GPT2, folder: str | Path, dtype: Any = "float32", tokenizer: Tok
         config |= class_of(tokenizer)
         writers |= {name: partial(shutil.copyfile, tokenizer.files[name]) for name in TOKENIZER_FILES
                     if name in tokenizer.files}
-        stale |= TOKENIZER_FILES - writers.keys()
+        stale |= {*TOKENIZER_FILES} - writers.keys()
     # transformers opens a file only if its metadata says that it has PyTorch's layout, as GPT-2's checkpoints do
     writers["model.safetensors"] = lambda path: save_file(arrays, path, metadata={"format": "pt"})
     writers["config.json"] = lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -120,6 +120,7 @@ def interrupted_save(folder: Path) -> Path | None:
 def locked(path: Path, busy: str = "") -> Iterator[None]:
     """Keep out other processes that lock this file or folder. The system releases the lock when the process ends.
 
+    path: a folder, or a file, which is created if it does not exist.
     busy: the message of the ValueError if another process has locked it. Without one, wait for that process.
     """
     try:
@@ -127,7 +128,7 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))

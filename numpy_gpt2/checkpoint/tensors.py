@@ -72,6 +72,8 @@ def tensors_in_header(start: bytes, path: Path) -> list[StoredTensor]:
     end = 8 + header_length(start)
     check_is_content(start, str(path))
     check_amount(start[8:end], f"{path}: header")
+    if len(start) < end:
+        raise CheckpointError(f"{path}: not a whole safetensors file: it ends inside its header.")
     try:
         header = json.loads(start[8:end])
     except (ValueError, RecursionError) as error:

@@ -40,6 +40,7 @@ def save_run(run: Run, folder: Path, about: dict[str, Any]) -> None:
 
 
 def facts_of(run: Run, about: dict[str, Any]) -> dict[str, Any]:
+    """What a run's saved state and its record have in common, as JSON."""
     return {"about": about, "step": run.step, "losses": run.losses,
             "held_out_losses": list(run.held_out_losses.items())}
 
@@ -102,7 +103,6 @@ def is_finished(folder: Path, about: dict[str, Any]) -> bool:
 def only_run(folder: Path) -> Iterator[None]:
     """Keep other processes from training into the folder meanwhile. Raises ValueError if one does already."""
     lock = folder / LOCK
-    lock.touch()
     with locked(lock, "--out must be a folder that no other run is writing to. "
                       f"Got {str(folder)!r}: wait for that run, or give another folder."):
         try:

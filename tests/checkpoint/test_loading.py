@@ -451,6 +451,15 @@ def test_a_file_that_is_not_safetensors_is_named(tmp_path, content):
     assert str(tmp_path / "model.safetensors") in refusal(tmp_path)
 
 
+def test_a_file_that_ends_inside_its_header_is_refused_as_such(tmp_path):
+    save(random_model(TINY), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for size in (0, 4, 8, 9, 300):
+        path.write_bytes(whole[:size])
+        assert refusal(tmp_path) == f"{path}: not a whole safetensors file: it ends inside its header."
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_truncated_or_extended_file_never_loads(data):
@@ -713,6 +722,18 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     monkeypatch.setattr(loading, moment, meanwhile)
     assert re.search(r"^[^:]*: changed while the checkpoint was read: load it again", refusal(tmp_path))
     load_model(tmp_path) if change is not take_away else None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_is_no_fault_of_a_file_is_said_though_a_file_has_changed(tmp_path, monkeypatch, error):
+    def interrupted(*arguments: Any) -> Any:
+        write_again(tmp_path)
+        raise error
+
+    save(random_model(TINY, 1), tmp_path)
+    monkeypatch.setattr(loading, "build_model", interrupted)
+    with pytest.raises(error):
+        load_model(tmp_path)
 
 
 def test_a_vocabulary_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
