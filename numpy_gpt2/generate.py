@@ -16,7 +16,7 @@ from .cli.arguments import (LONGEST_PROMPT, TOO_LONG, ArgumentParser, add_model_
                             read_prompt, special_tokens, utf8_text, whole_number)
 from .cli.exits import BadInput, bad_input, run, say
 from .cli.interrupts import interruptible_prompt
-from .cli.tables import table, terminal_size, visible
+from .cli.tables import table, terminal_width, visible
 from .config import GenerationConfig
 from .decoding import TextStream, stream_samples
 from .tokenizer import Tokenizer, quoted
@@ -32,11 +32,10 @@ def make_parser() -> ArgumentParser:
     """The command line."""
     parser = ArgumentParser(prog="numpy_gpt2.generate", description="Continue a prompt with a GPT-2 in NumPy. "
                             "The text goes to standard output, everything else to standard error.")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
+    parser.add_argument("prompt", nargs="?", help="the beginning of the text (default: standard input, if it is a pipe "
                         "or a file; otherwise none: the model starts from scratch)")
-    source.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
-    source.add_argument("--interactive", action="store_true", help="read prompts interactively, one per line")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file, or from standard input (-)")
+    parser.add_argument("--interactive", action="store_true", help="read prompts interactively, one per line")
     add_model_argument(parser)
     add_special_tokens_argument(parser)
     parser.add_argument("--last", action="store_true", help="if the prompt is too long, keep its end, with room for "
@@ -71,6 +70,10 @@ def make_parser() -> ArgumentParser:
 def main() -> None:
     """Parse, load, and continue each prompt."""
     args = make_parser().parse_args()
+    if args.interactive and (args.prompt is not None or args.prompt_file is not None):
+        raise BadInput("--interactive asks for its prompts: give no prompt and no --prompt-file with it")
+    if args.prompt is not None and args.prompt_file is not None:
+        raise BadInput("a prompt and --prompt-file were both given: give one")
     if args.greedy and args.temperature:
         raise BadInput(f"--greedy is --temperature 0. Got --temperature {args.temperature} with it: give one")
     if args.temperature is None:
@@ -144,7 +147,7 @@ def log_prob_table(stream: TextStream, tokenizer: Tokenizer) -> Iterator[str]:
     """A line for each generated token, including those cut off by a stop string."""
     rows = [[f"{log_prob:.3f}", f"{math.exp(log_prob):.4f}", str(token_id), quoted(tokenizer, token_id)]
             for token_id, log_prob in zip(stream.ids, stream.log_probs)]
-    return table(["log-prob", "probability", "id", "token"], rows, ">>><", terminal_size()[0])
+    return table(["log-prob", "probability", "id", "token"], rows, ">>><", terminal_width())
 
 
 def fraction(text: str) -> float:

@@ -9,7 +9,7 @@ from .checkpoint.loading import load_tokenizer
 from .cli.arguments import (ArgumentParser, add_model_argument, add_special_tokens_argument, prompt_file_or_pipe,
                             read_prompt, special_tokens)
 from .cli.exits import BadInput, bad_input, run, say
-from .cli.tables import table, terminal_size
+from .cli.tables import table, terminal_width
 from .tokenizer import Tokenizer, quoted_bytes
 
 NEARBY = 11  # tokens shown around a merge: enough for all of most words
@@ -19,10 +19,9 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="numpy_gpt2.tokens", description="Show the tokens of a text, their ids, and their "
                             "bytes in hexadecimal. A token that is not a whole character is shown as its bytes.",
                             epilog="The algorithm, to read: python -m pydoc numpy_gpt2.bpe")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text (default: standard input, if it is a pipe or "
                         "a file)")
-    source.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
+    parser.add_argument("--prompt-file", metavar="FILE", help="read the text from a file, or from standard input (-), "
                         "as generate reads its prompt: without the last line end")
     parser.add_argument("--merges", action="store_true", help="also show how the tokens are formed: for each piece of "
                         "the text its bytes, then each merge with its rank (its index in the list of merges) and the "
@@ -34,6 +33,8 @@ def make_parser() -> ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
+    if args.text is not None and args.prompt_file is not None:
+        raise BadInput("a text and --prompt-file were both given: give one")
     file = prompt_file_or_pipe(args.text, args.prompt_file)
     if args.text is None and file is None:
         raise BadInput("expected a text, or standard input, or --prompt-file with a file")
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def print_table(header: list[str], rows: list[list[str]], align: str) -> None:
-    for line in table(header, rows, align, terminal_size()[0]):
+    for line in table(header, rows, align, terminal_width()):
         print(line)
 
 

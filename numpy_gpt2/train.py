@@ -1,7 +1,6 @@
 """Fine-tune a checkpoint on texts, or train from scratch: `python -m numpy_gpt2.train story.txt --out my-model`."""
 
 import math
-import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +16,7 @@ from .checkpoint.saving import save
 from .cli.arguments import ArgumentParser, announce_model, check_plot, read_text, whole_number
 from .cli.exits import bad_input, say
 from .cli.exits import run as run_command
-from .cli.tables import table
+from .cli.tables import table, terminal_width
 from .config import GPT2Config
 from .decoding import stream_text
 from .errors import check_number
@@ -252,7 +251,7 @@ def print_losses(run: Run) -> None:
     rows = [[f"{step:,}", mean_of_last(run.losses[:step]), f"{loss:.3f}", f"{math.exp(min(loss, 700)):.4g}"]
             for step, loss in run.held_out_losses.items()]
     header = ["step", "training loss", "held-out loss", "held-out perplexity"]
-    for line in table(header, rows, ">>>>", shutil.get_terminal_size(fallback=(120, 24)).columns):
+    for line in table(header, rows, ">>>>", terminal_width()):
         print(line)
 
 

@@ -262,7 +262,7 @@ def assert_refused(process, status, message):
     (["--rate", "nan"], "rate must be above 0"),
     (["--steps", "0"], "must be a whole number, 1 or more. Got '0'"),
     (["--held-out", "1.5"], "--held-out must be from 0 to less than 1. Got 1.5"),
-    (["--plot", "loss.txt"], "--plot must be a file ending in .png or .svg or .pdf"),
+    (["--plot", "loss.txt"], "--plot must be a file ending in .png, .svg or .pdf"),
     (["--from-scratch", "--n-head", "3"], "n_embd must be a multiple of n_head"),
     (["--model", "nowhere"], "nowhere"),
     (["--save-every", "nan"], "--save-every must be 0 .* or more seconds. Got nan"),

@@ -187,6 +187,7 @@ def read_text(file: str) -> str:
 
 
 def non_empty_text(data: bytes, source: str) -> str:
+    """The bytes as text. Raises BadInput if they are not UTF-8, or none."""
     text = utf8_text(data, source)
     if not text:
         raise BadInput(f"{source} is empty: expected a text")
@@ -233,10 +234,15 @@ def utf8_text(data: bytes, source: str) -> str:
 def check_file(option: str, path: Path, *endings: str) -> None:
     """Raise ValueError, before anything is computed, if a file with one of these endings cannot be written there."""
     if path.suffix.lower() not in endings:
-        raise ValueError(f"{option} must be a file ending in {' or '.join(filter(None, endings))}. Got {str(path)!r}.")
+        *others, last = filter(None, endings)
+        listed = " or ".join(filter(None, (", ".join(others), last)))
+        raise ValueError(f"{option} must be a file ending in {listed}. Got {str(path)!r}.")
     target = Path(os.path.realpath(path))  # where links lead; still a link if they lead in a circle
-    if not target.parent.is_dir() or target.is_symlink() or (target.exists() and not target.is_file()):
-        raise ValueError(f"{option} must be a regular file in an existing folder. Got {str(path)!r}.")
+    if not target.parent.is_dir() or target.is_symlink():
+        raise ValueError(f"{option} must be a file in an existing folder. Got {str(path)!r}.")
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "a device or a pipe"
+        raise ValueError(f"{option} must be a file. Got {str(path)!r}, which is {what}.")
 
 
 def check_plot(path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -34,6 +35,9 @@ def interruptible_prompt() -> Iterator[None]:
     """
     if not hasattr(signal, "setitimer"):  # Windows, which has no readline either
         yield
+        return
+    if threading.current_thread() is not threading.main_thread() or any(signal.getitimer(signal.ITIMER_REAL)):
+        yield  # no signal can be handled here; or the timer is the caller's, who uses this as a library
         return
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)

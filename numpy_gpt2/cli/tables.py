@@ -9,10 +9,9 @@ import unicodedata
 from typing import Iterator, Sequence
 
 
-def terminal_size() -> tuple[int, int]:
-    """Columns and lines, at least 20 by 10 even if the terminal reports none."""
-    width, height = shutil.get_terminal_size(fallback=(120, 24))
-    return max(width, 20), max(height, 10)
+def terminal_width() -> int:
+    """The terminal's columns, at least 10; 120 where there is no terminal."""
+    return max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str, width: int) -> Iterator[str]:
@@ -43,6 +42,7 @@ def display_width(text: str) -> int:
 
 
 def character_width(character: str) -> int:
+    """The columns that a terminal gives it: 0 for a combining mark, 2 for East Asian wide characters, else 1."""
     if unicodedata.category(character) in ("Mn", "Me"):  # a combining mark
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,12 +1,13 @@
 """How commands are read and answered: short forms, help, refusals in a line, Ctrl-C, never more than a screenful."""
 
 import cmd
+import shutil
 import sys
 from contextlib import nullcontext
 from typing import Any, Iterable, Mapping
 
 from ..cli.interrupts import interruptible_prompt
-from ..cli.tables import table, terminal_size
+from ..cli.tables import table
 from .grids import elided, fitted
 from .naming import Refused, nearest
 
@@ -80,3 +81,9 @@ def half_typed() -> bool:
     except ImportError:  # Windows
         return False
     return bool(readline.get_line_buffer())
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines, at least 20 by 10 even if the terminal reports none."""
+    width, height = shutil.get_terminal_size(fallback=(120, 24))
+    return max(width, 20), max(height, 10)

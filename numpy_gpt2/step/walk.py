@@ -11,13 +11,12 @@ from typing import Any, Sequence
 import numpy as np
 
 from ..cache import KVCache
-from ..cli.tables import terminal_size
 from ..config import GPT2Config
 from ..model import forward
 from ..tap import QUERY_BY_KEY, STAGES, Recorder, stage_names, stage_of
 from ..tokenizer import Tokenizer, quoted
 from ..weights import GPT2
-from .commands import Commands
+from .commands import Commands, terminal_size
 from .debugger import Debugger
 from .expressions import OPERATIONS, evaluate, explained
 from .frames import live_frames, making_lines

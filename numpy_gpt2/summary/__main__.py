@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 from ..cli.arguments import ArgumentParser, read_text, whole_number
 from ..cli.exits import BadInput, bad_input, run, say
+from ..cli.tables import terminal_width
 from ..config import SIZES
 from .metadata import Metadata, read_metadata, metadata_of_size
 from .report import SECTIONS, report_each
@@ -53,8 +53,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(reports, indent=2, allow_nan=False))
     else:
-        width = max(shutil.get_terminal_size(fallback=(120, 24)).columns, 10)
-        for line in text_report(reports, sections, args.parameters, width):
+        for line in text_report(reports, sections, args.parameters, terminal_width()):
             print(line)
     if args.plot:
         draw_reports(reports, args.plot)

@@ -112,7 +112,7 @@ def test_a_file_is_written_where_links_lead_unless_they_lead_in_a_circle(tmp_pat
     (tmp_path / "link.html").symlink_to("new.html")
     check_file("--html", tmp_path / "link.html", ".html")
     (tmp_path / "circle.html").symlink_to("circle.html")
-    with pytest.raises(ValueError, match="--html must be a regular file"):
+    with pytest.raises(ValueError, match="--html must be a file in an existing folder"):
         check_file("--html", tmp_path / "circle.html", ".html")
 
 

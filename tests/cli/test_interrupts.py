@@ -3,8 +3,12 @@
 import os
 import signal
 import sys
+import threading
+import time
 
 import pytest
+
+from numpy_gpt2.cli.interrupts import interruptible_prompt
 
 # Ctrl-C comes once the prompt is shown, before readline waits for a key: sent in C, since Python would notice at once.
 WITH_CTRL_C = """
@@ -26,3 +30,30 @@ def test_ctrl_c_is_noticed_as_soon_as_a_prompt_appears(command, answer):
                           timeout=30, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     child.expect(answer)
     child.close(force=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="timers of POSIX")
+def test_a_timer_of_the_caller_goes_on_while_a_prompt_waits():
+    rings = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rings.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with interruptible_prompt():
+            time.sleep(0.2)
+        assert rings == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_prompt_can_wait_in_a_thread_where_no_signal_is_handled():
+    done = []
+
+    def wait():
+        with interruptible_prompt():
+            done.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert done == [True]

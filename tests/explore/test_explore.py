@@ -103,7 +103,7 @@ def test_the_browser_is_told_to_open_the_page_and_its_absence_is_no_error(tmp_pa
 
 BAD_INPUT = {
     "missing folder": (["-o", "no/such/folder/page.html"], "existing folder. Got 'no/such/folder/page.html'"),
-    "output is a folder": (["-o", "."], "--output must be a regular file in an existing folder. Got '.'"),
+    "output is a folder": (["-o", "."], "--output must be a file. Got '.', which is a folder."),
     "output is no page": (["-o", "x.pdf"], "--output must be a file ending in .html or .htm. Got 'x.pdf'."),
     "prompt too long": (["king " * 500], "at most 128 tokens"),
     "unknown model": (["--model", "no-such-model"], "no-such-model"),
@@ -134,7 +134,7 @@ def test_a_pipe_is_not_replaced_by_a_page(tmp_path):
     os.mkfifo(pipe)
     process = explore("The fox", "-o", str(pipe))
     assert process.returncode == 2
-    assert last_line(process) == f"error: --output must be a regular file in an existing folder. Got {str(pipe)!r}."
+    assert last_line(process) == f"error: --output must be a file. Got {str(pipe)!r}, which is a device or a pipe."
     assert pipe.is_fifo()
 
 
