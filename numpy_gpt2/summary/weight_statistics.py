@@ -45,14 +45,16 @@ def describe(name: str, *arrays: np.ndarray) -> Statistics:
     all equal have no kurtosis, and go into the bin to the right of the mean.
     Source: Joanes and Gill, "Comparing measures of sample skewness and kurtosis", their g2.
     """
-    count = sum(array.size for array in arrays)
-    squares = sum(float(np.dot(chunk, chunk)) for chunk in chunks(*arrays))
+    count, total, squares = sum(array.size for array in arrays), 0.0, 0.0
+    for chunk in chunks(*arrays):
+        total += float(np.sum(chunk))
+        squares += float(np.dot(chunk, chunk))
     if not math.isfinite(squares):
         raise FloatingPointError(f"{name} has numbers that are not finite, or too large to square")
     smallest = min(float(np.min(array)) for array in arrays)
     largest = max(float(np.max(array)) for array in arrays)
     # exact for a constant array, whose sum may be rounded
-    mean = smallest if smallest == largest else sum(float(np.sum(chunk)) for chunk in chunks(*arrays)) / count
+    mean = smallest if smallest == largest else total / count
     std = math.sqrt(sum(float(np.sum((chunk - mean) ** 2)) for chunk in chunks(*arrays)) / count)
     fourth_powers, n_beyond, histogram = 0.0, 0, np.zeros(2 * HALF, np.int64)
     for chunk in chunks(*arrays):
