@@ -183,6 +183,7 @@ def dividing_place(text: str, encode: Callable[[str], list[int]]) -> int:
 
 
 def print_measures(facts: dict[str, Any], as_json: bool) -> None:
+    """Print the measures as lines or, with the other facts, as one JSON object."""
     if as_json:
         perplexity = facts["perplexity"] if math.isfinite(facts["perplexity"]) else None  # JSON has no infinity
         return print(json.dumps({**facts, "perplexity": perplexity}))
@@ -235,6 +236,7 @@ def draw_surprise(surprise: np.ndarray, path: Path) -> None:
 
 
 def token_facts(scores: Scores, i: int, token_id: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The i-th scored token as JSON: its log-probability (natural), its rank, and the alternatives."""
     top = [{**named_token(other_id, tokenizer), "log_prob": log_prob}
            for other_id, log_prob in zip(scores.top_ids[i].tolist(), scores.top_log_probs[i].tolist())]
     return {**named_token(token_id, tokenizer), "log_prob": float(scores.log_probs[i]), "rank": int(scores.ranks[i]),

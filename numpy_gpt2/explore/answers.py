@@ -254,6 +254,7 @@ def token_line(engine: Engine, logits: np.ndarray, ids: Sequence[int], token: in
 
 
 def names_of(engine: Engine, ids: Sequence[int]) -> dict[int, str | list[int]]:
+    """The text of each token, by id; its bytes where it is not whole characters."""
     return {token_id: token_name(engine.tokenizer, token_id) for token_id in sorted(set(ids))}
 
 

@@ -49,6 +49,7 @@ def parse_interventions(engine: Engine, given: Any, n_tokens: int) -> list[Inter
 
 
 def parse_intervention(engine: Engine, given: Any, n_tokens: int) -> Intervention:
+    """One intervention of a request for a pass over n_tokens. Raises ValueError."""
     check_keys("an intervention", given, [*COMMON_KEYS, "factor", "prompt", "ids"])
     kind = one_of("kind", given.get("kind"), KINDS)
     check_keys(f"an intervention of the kind {kind!r}", given, [*COMMON_KEYS, *KINDS[kind]])
@@ -69,6 +70,7 @@ def parse_intervention(engine: Engine, given: Any, n_tokens: int) -> Interventio
 
 
 def one_of(key: str, value: Any, allowed: Iterable[str]) -> str:
+    """The value of a key. Raises ValueError if it is not among the allowed ones."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{key!r} must be one of {', '.join(allowed)}. Got {shown(value)}.")
     return value
@@ -95,6 +97,7 @@ def parse_indices(key: str, given: Any, n: int) -> list[int] | None:
 
 
 def parse_factor(given: Any) -> float:
+    """A factor from -1e9 to 1e9. Raises ValueError for anything else."""
     if not isinstance(given, (int, float)) or isinstance(given, bool) or not abs(given) <= 1e9:
         raise ValueError(f"'factor' must be a number from -1e9 to 1e9. Got {shown(given)}.")
     return float(given)
@@ -124,12 +127,14 @@ def sources(interventions: Sequence[Intervention]) -> list[tuple[list[int], list
 
 
 def recorded_values(engine: Engine, ids: Sequence[int], names: Sequence[str], watch: Tap) -> Recorder:
+    """The arrays of these stages in a pass over another prompt."""
     acts = Recorder(names)
     transform(engine.model, ids, tap=chain(acts, watch))
     return acts
 
 
 def tap_of_one(intervention: Intervention, n_tokens: int, recorded: dict[tuple[int, ...], Recorder]) -> Tap:
+    """The tap for one intervention. recorded: the source prompts' arrays, by their ids."""
     kind, name, heads, positions, factor, source = intervention
     if kind == "zero":
         return ablate(name, heads, positions)
@@ -171,6 +176,7 @@ def last_lines() -> list[str]:
 
 
 def code_of_one(intervention: Intervention, others: dict[tuple[int, ...], str]) -> str:
+    """The Python expression of the same tap. others: the variable of each source prompt's Recorder, by its ids."""
     kind, name, heads, positions, factor, source = intervention
     where = "".join(f", {key}={indices}" for key, indices in (("positions", positions), ("heads", heads))
                     if indices is not None)

@@ -62,6 +62,7 @@ def check_fits_page(model: GPT2, ids: Sequence[int]) -> None:
 
 
 def most_tokens(config: GPT2Config) -> int:
+    """The longest prompt that a page of this model shows."""
     return min(MAX_TOKENS, config.n_positions)
 
 

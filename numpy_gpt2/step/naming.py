@@ -33,6 +33,7 @@ def short_names(names: Sequence[str], block: str) -> dict[str, str]:
 
 
 def is_meant(name: str, glob: str) -> bool:
+    """Whether a glob matches a stage's name in full or in one of its short forms."""
     return any(fnmatchcase(form, glob) for form in forms_of(name))
 
 

@@ -74,6 +74,7 @@ def metadata_of_size(size: str, source: str = "the released settings (numpy_gpt2
 
 
 def metadata_from_hub(name: str, repo: str) -> Metadata:
+    """The metadata of a repository that is not in the cache: see `read_metadata`."""
     try:
         config_path = checkpoint_files(name, None, (CONFIG,))["config.json"]
         commit = config_path.parent.name  # the cache's layout: snapshots/<commit>/config.json

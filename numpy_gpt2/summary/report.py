@@ -99,6 +99,7 @@ def fractions(counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def report_cost(cost: PassCost) -> Report:
+    """A pass's cost in all, and per new token: operations, and bytes by the type that is stored."""
     weight_bytes = {name: cost.weights_read * size / cost.n_new for name, size in MEMORY_TYPES.items()}
     cache_bytes = {name: cost.cache_read * size / cost.n_new for name, size in MEMORY_TYPES.items()}
     return {**asdict(cost), "flops": cost.flops, "flops_per_token": cost.flops / cost.n_new,
@@ -128,6 +129,7 @@ def report_weights(name: str, wanted: Collection[str], text: str | None) -> Repo
 
 
 def report_values(model: GPT2) -> Report:
+    """The statistics of all weights: by tensor, layer, depth and purpose. Raises FloatingPointError if not finite."""
     blocks = [f"h.{i}" for i in range(model.config.n_layer)]
     arrays = dict(named_parameters(model))
     tensors = {name: describe(name, array) for name, array in arrays.items()}

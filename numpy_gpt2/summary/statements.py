@@ -13,6 +13,8 @@ GROWS = math.sqrt(0.5)  # it grows with depth if the correlation exceeds this: d
 
 @dataclass(frozen=True)
 class Statement:
+    """What the course says, whether it holds, and what was measured."""
+
     said: str  # by the course
     holds: bool
     found: str  # the measured values
@@ -62,6 +64,7 @@ def percentages(fractions: Sequence[Mapping[str, float]], kind: str, decimals: i
 
 
 def matching(fractions: Sequence[Mapping[str, float]], kind: str, said: Sequence[int]) -> str:
+    """A remark if the course's percentages are these fractions, rounded down."""
     cut = [int(100 * one[kind]) for one in fractions]
     return " (rounded down, these are the course's figures)" if cut == list(said) else ""
 
