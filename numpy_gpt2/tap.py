@@ -285,6 +285,7 @@ def stage_of(name: str) -> Stage:
     return {stage.name: stage for stage in STAGES}[row]
 
 
+@cache  # each patch asks: a page makes dozens, an experiment thousands
 def stages_of(glob: str) -> list[Stage]:
     """The stages that a glob matches in some GPT-2: two for `h.3.attn.[qk]`. Raises ValueError if there are none."""
     blocks = {*range(100), *map(int, re.findall(r"\d+", glob))}  # and any larger block number in the glob
